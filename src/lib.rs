@@ -1,1 +1,5 @@
-//! .
+//! The worker. (The floor plan is written here when the floors stand.)
+
+pub mod config;
+pub mod kafka;
+pub mod task;

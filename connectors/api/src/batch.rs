@@ -1,0 +1,479 @@
+//! How records travel: one partition's records in offset order, as column arenas laid out like Arrow's binary columns
+//! (i32 ends, one values buffer, validity bits), so that a file format wraps them without a copy though this crate
+//! knows no Arrow type.
+//!
+//! A batch is built once, by a consumer or a file reader, and is unchangeable and cheap to clone and slice after that.
+//! Null is not empty: presence has bits of its own. Two faces: the columns ([`Batch::keys`], ...) and the rows
+//! ([`Batch::rows`]); typed records exist only where a connector asked for them ([`Batch::with_records`]).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::budget::Permit;
+use crate::record::{Record, TimestampType, TopicPartition};
+
+/// The value of [`Batch::timestamps`] for a record without timestamp, as Kafka's own protocol has it.
+pub const NO_TIMESTAMP: i64 = -1;
+
+/// Records of one topic-partition, in offset order.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    arena: Arc<Arena>,
+    rows: Range<usize>,
+    next_offset: i64,
+    records: Option<Arc<[Record]>>,
+}
+
+#[derive(Debug)]
+struct Arena {
+    partition: TopicPartition,
+    offsets: Vec<i64>,
+    timestamps: Vec<i64>,
+    timestamp_types: Vec<Option<TimestampType>>,
+    leader_epoch: Option<i32>,
+    keys: Column,
+    values: Column,
+    headers: Headers,
+    _permit: Option<Permit>,
+}
+
+/// A column of optional byte strings: row `i` is `values[ends[i]..ends[i + 1]]` where bit `i` of `validity` is set.
+#[derive(Debug, Clone, Default)]
+pub struct Column {
+    ends: Vec<i32>,
+    values: Bytes,
+    validity: Vec<u8>,
+    nulls: usize,
+}
+
+/// The headers of every row: row `i` owns the entries `row_ends[i]..row_ends[i + 1]` of the two columns.
+#[derive(Debug, Clone, Default)]
+pub struct Headers {
+    row_ends: Vec<i32>,
+    keys: Column,
+    values: Column,
+}
+
+/// One record seen through its batch; borrows, never copies.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    batch: &'a Batch,
+    at: usize,
+}
+
+impl Batch {
+    /// A batch without records that only says how far the position is: control records, aborted data and compacted
+    /// offsets are passed without any record.
+    pub fn position_only(partition: TopicPartition, next_offset: i64) -> Self {
+        BatchBuilder::new(partition).build(next_offset)
+    }
+
+    /// The partition every record of it belongs to.
+    pub fn partition(&self) -> &TopicPartition {
+        &self.arena.partition
+    }
+
+    /// How many records it holds.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True where it only carries a position.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The position after it: every offset below is a record of this or an earlier batch, or is no record at all.
+    pub fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    /// The leader epoch of its last record, where the broker told.
+    pub fn leader_epoch(&self) -> Option<i32> {
+        self.arena.leader_epoch
+    }
+
+    /// Offsets, ascending.
+    pub fn offsets(&self) -> &[i64] {
+        &self.arena.offsets[self.rows.clone()]
+    }
+
+    /// Timestamps in milliseconds, [`NO_TIMESTAMP`] where there is none.
+    pub fn timestamps(&self) -> &[i64] {
+        &self.arena.timestamps[self.rows.clone()]
+    }
+
+    /// Who stamped each record.
+    pub fn timestamp_types(&self) -> &[Option<TimestampType>] {
+        &self.arena.timestamp_types[self.rows.clone()]
+    }
+
+    /// The whole key column of the arena; the rows of this batch are [`Batch::row_range`].
+    pub fn keys(&self) -> &Column {
+        &self.arena.keys
+    }
+
+    /// The whole value column of the arena; the rows of this batch are [`Batch::row_range`].
+    pub fn values(&self) -> &Column {
+        &self.arena.values
+    }
+
+    /// The whole header column of the arena; the rows of this batch are [`Batch::row_range`].
+    pub fn headers(&self) -> &Headers {
+        &self.arena.headers
+    }
+
+    /// Which rows of the arena's columns are this batch's.
+    pub fn row_range(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Bytes of keys, values and headers of its rows: what it costs to buffer, near enough.
+    pub fn raw_bytes(&self) -> usize {
+        let entries = self.arena.headers.entries(self.rows.clone());
+        self.arena.keys.byte_len(self.rows.clone())
+            + self.arena.values.byte_len(self.rows.clone())
+            + self.arena.headers.keys.byte_len(entries.clone())
+            + self.arena.headers.values.byte_len(entries)
+    }
+
+    /// The rows `range` of this batch as a batch of its own, sharing the arenas. Its position is the offset of the
+    /// first record that it leaves out, or this batch's where it reaches the end.
+    ///
+    /// # Panics
+    /// Where `range` is not within `0..self.len()`.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "slice {range:?} of {} rows", self.len());
+        let next_offset = match self.offsets().get(range.end) {
+            Some(offset) => *offset,
+            None => self.next_offset,
+        };
+        let records = self.records.as_ref().map(|records| Arc::from(&records[range.clone()]));
+        let rows = self.rows.start + range.start..self.rows.start + range.end;
+        Self { arena: Arc::clone(&self.arena), rows, next_offset, records }
+    }
+
+    /// The row face.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
+        self.rows.clone().map(move |at| Row { batch: self, at })
+    }
+
+    /// Row `index` of this batch.
+    pub fn row(&self, index: usize) -> Row<'_> {
+        assert!(index < self.len(), "row {index} of {}", self.len());
+        Row { batch: self, at: self.rows.start + index }
+    }
+
+    /// The same batch with its decoded records, for connectors of [`RecordForm::Typed`](crate::RecordForm::Typed).
+    /// Filtered and skipped records are missing from it.
+    #[must_use]
+    pub fn with_records(mut self, records: Vec<Record>) -> Self {
+        self.records = Some(records.into());
+        self
+    }
+
+    /// The decoded records; empty where the connector did not ask for them.
+    pub fn records(&self) -> &[Record] {
+        self.records.as_deref().unwrap_or_default()
+    }
+}
+
+impl Column {
+    /// `len + 1` ends: row `i` spans `ends[i]..ends[i + 1]` of [`Column::bytes`].
+    pub fn ends(&self) -> &[i32] {
+        &self.ends
+    }
+
+    /// All values, one after the other.
+    pub fn bytes(&self) -> &Bytes {
+        &self.values
+    }
+
+    /// One bit a row, least significant first; set where the value is present.
+    pub fn validity(&self) -> &[u8] {
+        &self.validity
+    }
+
+    /// How many rows are null.
+    pub fn nulls(&self) -> usize {
+        self.nulls
+    }
+
+    /// Row `index`; `None` where it is null.
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        let present = self.validity[index / 8] >> (index % 8) & 1 == 1;
+        present.then(|| &self.values[self.ends[index] as usize..self.ends[index + 1] as usize])
+    }
+
+    /// Row `index` as a slice that shares the column's buffer.
+    pub fn get_bytes(&self, index: usize) -> Option<Bytes> {
+        self.get(index).map(|value| self.values.slice_ref(value))
+    }
+
+    /// Bytes of the rows of `range`.
+    pub fn byte_len(&self, range: Range<usize>) -> usize {
+        if range.is_empty() { 0 } else { (self.ends[range.end] - self.ends[range.start]) as usize }
+    }
+}
+
+impl Headers {
+    /// `len + 1` ends: row `i` owns the entries `row_ends[i]..row_ends[i + 1]`.
+    pub fn row_ends(&self) -> &[i32] {
+        &self.row_ends
+    }
+
+    /// Header keys (UTF-8, never null), one row an entry.
+    pub fn keys(&self) -> &Column {
+        &self.keys
+    }
+
+    /// Header values, one row an entry.
+    pub fn values(&self) -> &Column {
+        &self.values
+    }
+
+    /// The entries that the rows of `rows` own.
+    pub fn entries(&self, rows: Range<usize>) -> Range<usize> {
+        if rows.is_empty() { 0..0 } else { self.row_ends[rows.start] as usize..self.row_ends[rows.end] as usize }
+    }
+}
+
+impl<'a> Row<'a> {
+    /// Its offset.
+    pub fn offset(&self) -> i64 {
+        self.batch.arena.offsets[self.at]
+    }
+
+    /// Its timestamp in milliseconds; `None` where Kafka has none.
+    pub fn timestamp(&self) -> Option<i64> {
+        Some(self.batch.arena.timestamps[self.at]).filter(|timestamp| *timestamp != NO_TIMESTAMP)
+    }
+
+    /// Who stamped it.
+    pub fn timestamp_type(&self) -> Option<TimestampType> {
+        self.batch.arena.timestamp_types[self.at]
+    }
+
+    /// Its key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.batch.arena.keys.get(self.at)
+    }
+
+    /// Its value.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.batch.arena.values.get(self.at)
+    }
+
+    /// Its key, sharing the arena.
+    pub fn key_bytes(&self) -> Option<Bytes> {
+        self.batch.arena.keys.get_bytes(self.at)
+    }
+
+    /// Its value, sharing the arena.
+    pub fn value_bytes(&self) -> Option<Bytes> {
+        self.batch.arena.values.get_bytes(self.at)
+    }
+
+    /// Its headers in order: key and value.
+    pub fn headers(&self) -> impl ExactSizeIterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        let headers = &self.batch.arena.headers;
+        headers.entries(self.at..self.at + 1).map(move |entry| {
+            let key = headers.keys.get(entry).unwrap_or_default();
+            (std::str::from_utf8(key).unwrap_or_default(), headers.values.get(entry))
+        })
+    }
+}
+
+/// Fills the arenas of one [`Batch`].
+#[derive(Debug)]
+pub struct BatchBuilder {
+    partition: TopicPartition,
+    offsets: Vec<i64>,
+    timestamps: Vec<i64>,
+    timestamp_types: Vec<Option<TimestampType>>,
+    leader_epoch: Option<i32>,
+    keys: ColumnBuilder,
+    values: ColumnBuilder,
+    header_row_ends: Vec<i32>,
+    header_keys: ColumnBuilder,
+    header_values: ColumnBuilder,
+}
+
+#[derive(Debug)]
+struct ColumnBuilder {
+    ends: Vec<i32>,
+    values: Vec<u8>,
+    validity: Vec<u8>,
+    nulls: usize,
+}
+
+impl BatchBuilder {
+    /// An empty batch of `partition`.
+    pub fn new(partition: TopicPartition) -> Self {
+        Self {
+            partition,
+            offsets: Vec::new(),
+            timestamps: Vec::new(),
+            timestamp_types: Vec::new(),
+            leader_epoch: None,
+            keys: ColumnBuilder::new(),
+            values: ColumnBuilder::new(),
+            header_row_ends: vec![0],
+            header_keys: ColumnBuilder::new(),
+            header_values: ColumnBuilder::new(),
+        }
+    }
+
+    /// Appends a record; call [`BatchBuilder::header`] for each of its headers afterwards. `timestamp` is
+    /// [`NO_TIMESTAMP`] where Kafka has none.
+    pub fn push(
+        &mut self,
+        offset: i64,
+        (timestamp, timestamp_type): (i64, Option<TimestampType>),
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) {
+        debug_assert!(self.offsets.last().is_none_or(|last| *last < offset), "offsets ascend");
+        self.offsets.push(offset);
+        self.timestamps.push(timestamp);
+        self.timestamp_types.push(timestamp_type);
+        self.keys.push(key);
+        self.values.push(value);
+        self.header_row_ends.push(self.header_keys.len() as i32);
+    }
+
+    /// Appends a header to the record pushed last.
+    pub fn header(&mut self, key: &str, value: Option<&[u8]>) {
+        self.header_keys.push(Some(key.as_bytes()));
+        self.header_values.push(value);
+        if let Some(end) = self.header_row_ends.last_mut() {
+            *end = self.header_keys.len() as i32;
+        }
+    }
+
+    /// Notes the leader epoch of the record pushed last.
+    pub fn leader_epoch(&mut self, epoch: Option<i32>) {
+        self.leader_epoch = epoch.or(self.leader_epoch);
+    }
+
+    /// Records pushed so far.
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// True where nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Bytes of keys, values and headers pushed so far. A batch ends long before any of its arenas reaches 2 GiB.
+    pub fn raw_bytes(&self) -> usize {
+        [&self.keys, &self.values, &self.header_keys, &self.header_values]
+            .iter()
+            .map(|column| column.values.len())
+            .sum()
+    }
+
+    /// The offset pushed last.
+    pub fn last_offset(&self) -> Option<i64> {
+        self.offsets.last().copied()
+    }
+
+    /// The finished batch, whose position is `next_offset`.
+    pub fn build(self, next_offset: i64) -> Batch {
+        self.build_with(next_offset, None)
+    }
+
+    /// The finished batch, holding `permit` until its last clone and slice are gone.
+    pub fn build_with(self, next_offset: i64, permit: Option<Permit>) -> Batch {
+        debug_assert!(self.offsets.last().is_none_or(|last| *last < next_offset), "the position is past the records");
+        let rows = 0..self.offsets.len();
+        let headers = Headers {
+            row_ends: self.header_row_ends,
+            keys: self.header_keys.build(),
+            values: self.header_values.build(),
+        };
+        let arena = Arena {
+            partition: self.partition,
+            offsets: self.offsets,
+            timestamps: self.timestamps,
+            timestamp_types: self.timestamp_types,
+            leader_epoch: self.leader_epoch,
+            keys: self.keys.build(),
+            values: self.values.build(),
+            headers,
+            _permit: permit,
+        };
+        Batch { arena: Arc::new(arena), rows, next_offset, records: None }
+    }
+}
+
+impl ColumnBuilder {
+    fn new() -> Self {
+        Self { ends: vec![0], values: Vec::new(), validity: Vec::new(), nulls: 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
+    fn push(&mut self, value: Option<&[u8]>) {
+        let row = self.len();
+        if row.is_multiple_of(8) {
+            self.validity.push(0);
+        }
+        match value {
+            Some(value) => {
+                self.values.extend_from_slice(value);
+                self.validity[row / 8] |= 1 << (row % 8);
+            }
+            None => self.nulls += 1,
+        }
+        self.ends.push(self.values.len() as i32);
+    }
+
+    fn build(self) -> Column {
+        Column { ends: self.ends, values: Bytes::from(self.values), validity: self.validity, nulls: self.nulls }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Batch {
+        let mut builder = BatchBuilder::new(TopicPartition::new("orders", 2));
+        builder.push(5, (1_000, Some(TimestampType::Create)), Some(b"k"), Some(b"first"));
+        builder.header("a", Some(b"1"));
+        builder.header("a", None);
+        builder.push(7, (NO_TIMESTAMP, None), None, Some(b""));
+        builder.push(9, (0, Some(TimestampType::Append)), Some(b""), None);
+        builder.header("b", Some(b""));
+        builder.build(12)
+    }
+
+    #[test]
+    fn null_is_not_empty_and_headers_keep_order_duplicates_and_nulls() {
+        let batch = sample();
+        let rows: Vec<_> = batch.rows().collect();
+        assert_eq!(rows[0].headers().collect::<Vec<_>>(), [("a", Some(&b"1"[..])), ("a", None)]);
+        assert_eq!((rows[1].key(), rows[1].value()), (None, Some(&b""[..])));
+        assert_eq!((rows[2].key(), rows[2].value()), (Some(&b""[..]), None));
+        assert_eq!(rows[1].headers().len(), 0);
+        assert_eq!((rows[1].timestamp(), rows[2].timestamp()), (None, Some(0)));
+    }
+
+    #[test]
+    fn a_slice_knows_its_rows_bytes_and_position() {
+        let batch = sample();
+        let (head, tail) = (batch.slice(0..1), batch.slice(1..3));
+        assert_eq!((head.next_offset(), tail.next_offset()), (7, 12));
+        assert_eq!(tail.offsets(), [7, 9]);
+        assert_eq!(head.raw_bytes() + tail.raw_bytes(), batch.raw_bytes());
+        assert_eq!(tail.row(1).headers().collect::<Vec<_>>(), [("b", Some(&b""[..]))]);
+        assert!(batch.slice(3..3).is_empty());
+    }
+}

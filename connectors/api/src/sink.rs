@@ -1,0 +1,167 @@
+//! The contract of a sink task and what it may ask of the worker.
+//!
+//! The loop that owns the task calls every method, one at a time. `put` and the others may await I/O, but the loop
+//! answers nothing else meanwhile, so long work is started in `put`, finished in later calls, and reported by
+//! `flush`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::batch::Batch;
+use crate::budget::Budget;
+use crate::clock::Clock;
+use crate::config_def::Config;
+use crate::error::Result;
+use crate::executor::Executor;
+pub use crate::record::TopicPartition;
+
+/// The next offset to read, by partition.
+pub type Positions = BTreeMap<TopicPartition, i64>;
+
+/// Why partitions are closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// The group takes them away or the task stops: publish what is whole before the deadline.
+    Revoked,
+    /// They are gone already: discard, publish nothing.
+    Lost,
+}
+
+/// A sink task.
+#[async_trait]
+pub trait SinkTask: Send {
+    /// Called once, before anything else.
+    ///
+    /// # Errors
+    /// Any error fails the task.
+    async fn start(&mut self, context: Arc<dyn SinkContext>, config: &Config) -> Result<()>;
+
+    /// Partitions were assigned. The result says where to read those whose position the task keeps itself; the others
+    /// start at the group's committed offset. No record of a partition is put before its `open` returned.
+    ///
+    /// # Errors
+    /// `Retriable`: called again with backoff, the partitions stay paused. Others fail the task.
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Positions>;
+
+    /// Takes batches of open partitions; each batch continues its partition. An empty slice is the tick: it comes
+    /// several times a second, with and without data.
+    ///
+    /// # Errors
+    /// `Retriable`: the same batches come again, byte for byte, and nothing else in between but ticks. The task has
+    /// then taken **none** of them. Others fail the task.
+    async fn put(&mut self, batches: &[Batch]) -> Result<()>;
+
+    /// What is durable now, at most what is in `consumed`; the worker commits it to Kafka. Must not wait for what is
+    /// not yet due.
+    ///
+    /// # Errors
+    /// `Retriable` is counted and tried again at the next interval. Others fail the task.
+    async fn flush(&mut self, consumed: &Positions) -> Result<Positions>;
+
+    /// Partitions go away; see [`Closing`]. The result is what is durable of them. Their records are not put again
+    /// before another `open`.
+    ///
+    /// # Errors
+    /// Logged; the partitions are gone all the same.
+    async fn close(&mut self, partitions: &[TopicPartition], why: Closing) -> Result<Positions>;
+
+    /// Called once, last, after every partition was closed.
+    async fn stop(&mut self) {}
+}
+
+/// What Kafka knows of a partition, asked fresh from the broker: never from a cache.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartitionView {
+    /// The topic's id; `None` where the broker gives none.
+    pub topic_id: Option<String>,
+    /// The earliest offset that the broker still has.
+    pub log_start_offset: i64,
+    /// The end that a `read_committed` consumer can reach.
+    pub last_stable_offset: i64,
+    /// The consumer's position, where it has one.
+    pub position: Option<i64>,
+}
+
+/// What Kafka knows of a topic; what a restore needs to make it again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TopicView {
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Replication factor.
+    pub replication_factor: u32,
+    /// Configs that were set on the topic (not the broker's defaults).
+    pub configs: BTreeMap<String, String>,
+}
+
+/// Where to start a partition that has neither archive nor committed offset: Connect's `auto.offset.reset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// The log's start.
+    Earliest,
+    /// The log's end.
+    Latest,
+    /// Fail.
+    None,
+}
+
+/// What a sink task may ask of the worker and of Kafka. Cheap to clone behind its `Arc`; usable from the task's own
+/// spawned work.
+#[async_trait]
+pub trait SinkContext: Send + Sync {
+    /// The connector's name.
+    fn connector(&self) -> &str;
+    /// The task's number.
+    fn task(&self) -> u32;
+    /// The worker's id, `host:port`.
+    fn worker_id(&self) -> &str;
+    /// The consumer group.
+    fn group(&self) -> &str;
+    /// The consumer's `auto.offset.reset`.
+    fn offset_reset(&self) -> OffsetReset;
+    /// Time.
+    fn clock(&self) -> Arc<dyn Clock>;
+    /// Where heavy work runs.
+    fn executor(&self) -> Arc<dyn Executor>;
+    /// The worker's byte budget.
+    fn budget(&self) -> Budget;
+    /// Where bytes that fit no buffer may wait on disk, and how many; `None`: nowhere.
+    fn spill(&self) -> Option<(std::path::PathBuf, u64)>;
+    /// A new random id.
+    fn random_id(&self) -> u128;
+
+    /// The id of the Kafka cluster.
+    ///
+    /// # Errors
+    /// `Retriable` while no broker answers.
+    async fn cluster_id(&self) -> Result<String>;
+
+    /// What the broker says of `partition`, in a request sent now.
+    ///
+    /// # Errors
+    /// `NotFound` where the topic or partition does not exist; `Retriable` while no broker answers.
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView>;
+
+    /// What the broker says of `topic`, in a request sent now.
+    ///
+    /// # Errors
+    /// As [`SinkContext::partition`].
+    async fn topic(&self, topic: &str) -> Result<TopicView>;
+
+    /// The group's committed offsets of `partitions`; those without are missing.
+    ///
+    /// # Errors
+    /// `Retriable` while no broker answers.
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions>;
+
+    /// Commits synchronously, with the member's generation.
+    ///
+    /// # Errors
+    /// `Fenced` where the group no longer gives these partitions to this member; `Retriable` while no broker answers.
+    async fn commit(&self, positions: &Positions) -> Result<()>;
+
+    /// Asks the loop to read `partition` from `offset` on; what was fetched before is dropped. Takes effect before
+    /// the next `put` of that partition.
+    fn seek(&self, partition: &TopicPartition, offset: i64);
+}

@@ -1,0 +1,157 @@
+//! The only door to a broker: what the worker's loops need of Kafka, as traits. `consumer`, `producer` and `admin`
+//! implement them on librdkafka; no Kafka client type leaves this folder (A3).
+//!
+//! Who calls: `task` (consumer, producer), `worker` (admin), `cli` (all three). Deliberately absent: retries beyond
+//! the client's own (the loops decide by [`Kind`](lakeferry_api::Kind)) and any knowledge of connectors.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use lakeferry_api::record::RawRecord;
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{Batch, ConnectError, PartitionView, Positions, Result, TopicPartition, TopicView};
+
+/// What a consumer has to say. Order matters: what a task hears is the order in which it happened.
+#[derive(Debug)]
+pub enum Event {
+    /// New partitions. They are paused until [`Consumer::start_at`] says where each begins.
+    Assigned(Vec<TopicPartition>),
+    /// These partitions go to another member as soon as [`Consumer::release`] is called (or `max.poll.interval.ms`
+    /// is over). No batch of them follows.
+    Revoked(Vec<TopicPartition>),
+    /// These partitions are gone already. No batch of them follows; nothing may be committed for them.
+    Lost(Vec<TopicPartition>),
+    /// Records and positions, in order within each partition.
+    Batches(Vec<Batch>),
+    /// Something failed; the kind says what the loop does. The consumer goes on after a retriable one.
+    Error(ConnectError),
+}
+
+/// A member of a consumer group that reads `read_committed`, has no automatic commit and starts partitions only where
+/// it is told.
+#[async_trait]
+pub trait Consumer: Send {
+    /// The next event. Cancel-safe: nothing is lost where the future is dropped.
+    async fn next(&mut self) -> Event;
+
+    /// Begins (or begins again) to fetch newly assigned partitions, each at its offset.
+    fn start_at(&mut self, positions: &Positions);
+
+    /// Lets the partitions of the last [`Event::Revoked`] go.
+    fn release(&mut self);
+
+    /// Reads `partition` from `offset` on; what was fetched of it before does not come any more.
+    fn seek(&mut self, partition: &TopicPartition, offset: i64);
+
+    /// Stops fetching these partitions; the group membership is kept.
+    fn pause(&mut self, partitions: &[TopicPartition]);
+
+    /// Fetches them again.
+    fn resume(&mut self, partitions: &[TopicPartition]);
+
+    /// The part of the consumer that spawned work may use.
+    fn group(&self) -> Arc<dyn GroupMember>;
+
+    /// Leaves the group and frees the client. No event follows.
+    async fn close(&mut self);
+}
+
+/// What can be asked with a member's identity.
+#[async_trait]
+pub trait GroupMember: Send + Sync {
+    /// Commits synchronously with the member's generation.
+    ///
+    /// # Errors
+    /// `Fenced` where the member does not own them any more; `Retriable` while no broker answers.
+    async fn commit(&self, positions: &Positions) -> Result<()>;
+
+    /// The group's committed offsets; those without are missing.
+    ///
+    /// # Errors
+    /// `Retriable` while no broker answers.
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions>;
+
+    /// The consumer's position in `partition`, where it has one.
+    fn position(&self, partition: &TopicPartition) -> Option<i64>;
+}
+
+/// Where a record was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivered {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// Resolves once the broker has acknowledged (acks=all) or the delivery failed for good.
+pub type Delivery = BoxFuture<'static, Result<Delivered>>;
+
+/// What a source consumer of topics subscribes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subscription {
+    /// These topics.
+    Topics(Vec<String>),
+    /// Every topic that the regular expression matches as a whole.
+    Pattern(String),
+}
+
+/// Writes records. Per-partition order is the order of the calls.
+#[async_trait]
+pub trait Producer: Send + Sync {
+    /// Hands over one record; waits while the client's queue is full.
+    ///
+    /// # Errors
+    /// `Data` for a record that the client refuses; `Fatal` where the producer cannot be used any more.
+    async fn send(&self, record: RawRecord) -> Result<Delivery>;
+
+    /// Hands over every record of `batch` to the partition that it names, with the timestamps it has, and resolves to
+    /// one delivery for all: done when the last is acknowledged, failed when any failed. One call a batch keeps the
+    /// cost of a replay at the client's own.
+    ///
+    /// # Errors
+    /// `Data` where a record's timestamp is 0 or missing (the client library would stamp it now): nothing of the
+    /// batch is sent; else as [`Producer::send`].
+    async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>>;
+
+    /// Waits until nothing is in flight.
+    ///
+    /// # Errors
+    /// `Retriable` where that takes longer than `timeout`.
+    async fn flush(&self, timeout: Duration) -> Result<()>;
+}
+
+/// A topic's partition numbers with their current earliest and latest offsets.
+pub type Watermarks = BTreeMap<i32, (i64, i64)>;
+
+/// Asks and changes what a cluster knows. Every answer is fresh from a broker.
+#[async_trait]
+pub trait Admin: Send + Sync {
+    /// The cluster's id.
+    async fn cluster_id(&self) -> Result<String>;
+    /// Topic id and offsets of a partition. `NotFound` where it does not exist.
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView>;
+    /// Shape and configs of a topic. `NotFound` where it does not exist.
+    async fn topic(&self, topic: &str) -> Result<TopicView>;
+    /// The names of all topics.
+    async fn topics(&self) -> Result<Vec<String>>;
+    /// A topic as a target: effective configs and offsets; `None` where it does not exist.
+    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>>;
+    /// Creates a topic and waits until it can be written to.
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()>;
+    /// Sets topic configs (incrementally).
+    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, String>) -> Result<()>;
+    /// All committed offsets of a group; empty where the group does not exist.
+    async fn group_offsets(&self, group: &str) -> Result<Positions>;
+    /// True where the group has members now.
+    async fn group_is_live(&self, group: &str) -> Result<bool>;
+    /// Sets offsets of a group without members. `Conflict` where it has some.
+    async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()>;
+    /// Removes offsets of a group without members. `Conflict` where it has some.
+    async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()>;
+    /// Removes a group; one that does not exist is fine. `Conflict` where it has members.
+    async fn delete_group(&self, group: &str) -> Result<()>;
+}
