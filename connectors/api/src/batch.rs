@@ -22,6 +22,7 @@ pub const NO_TIMESTAMP: i64 = -1;
 pub struct Batch {
     arena: Arc<Arena>,
     rows: Range<usize>,
+    base_offset: i64,
     next_offset: i64,
     records: Option<Arc<[Record]>>,
 }
@@ -64,10 +65,10 @@ pub struct Row<'a> {
 }
 
 impl Batch {
-    /// A batch without records that only says how far the position is: control records, aborted data and compacted
+    /// A batch without records that only says how far the position went: control records, aborted data and compacted
     /// offsets are passed without any record.
-    pub fn position_only(partition: TopicPartition, next_offset: i64) -> Self {
-        BatchBuilder::new(partition).build(next_offset)
+    pub fn position_only(partition: TopicPartition, base_offset: i64, next_offset: i64) -> Self {
+        BatchBuilder::new(partition, base_offset).build(next_offset)
     }
 
     /// The partition every record of it belongs to.
@@ -83,6 +84,13 @@ impl Batch {
     /// True where it only carries a position.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
+    }
+
+    /// The position before it: the previous batch's [`Batch::next_offset`], or where reading began. An offset from here
+    /// on that is no record of this batch was passed by the broker. A receiver whose own position differs has missed
+    /// something and must not go on.
+    pub fn base_offset(&self) -> i64 {
+        self.base_offset
     }
 
     /// The position after it: every offset below is a record of this or an earlier batch, or is no record at all.
@@ -139,21 +147,21 @@ impl Batch {
             + self.arena.headers.values.byte_len(entries)
     }
 
-    /// The rows `range` of this batch as a batch of its own, sharing the arenas. Its position is the offset of the
-    /// first record that it leaves out, or this batch's where it reaches the end.
+    /// The rows `range` of this batch as a batch of its own, sharing the arenas. It ends at the offset of the first
+    /// record that it leaves out, or where this batch does, and begins where the slice before it ends: slices that
+    /// touch are batches that continue each other.
     ///
     /// # Panics
     /// Where `range` is not within `0..self.len()`.
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len(), "slice {range:?} of {} rows", self.len());
-        let next_offset = match self.offsets().get(range.end) {
-            Some(offset) => *offset,
-            None => self.next_offset,
-        };
+        let boundary = |row: usize| self.offsets().get(row).copied().unwrap_or(self.next_offset);
+        let base_offset = if range.start == 0 { self.base_offset } else { boundary(range.start) };
+        let next_offset = boundary(range.end);
         let records = self.records.as_ref().map(|records| Arc::from(&records[range.clone()]));
         let rows = self.rows.start + range.start..self.rows.start + range.end;
-        Self { arena: Arc::clone(&self.arena), rows, next_offset, records }
+        Self { arena: Arc::clone(&self.arena), rows, base_offset, next_offset, records }
     }
 
     /// The row face.
@@ -291,6 +299,7 @@ impl<'a> Row<'a> {
 #[derive(Debug)]
 pub struct BatchBuilder {
     partition: TopicPartition,
+    base_offset: i64,
     offsets: Vec<i64>,
     timestamps: Vec<i64>,
     timestamp_types: Vec<Option<TimestampType>>,
@@ -311,10 +320,11 @@ struct ColumnBuilder {
 }
 
 impl BatchBuilder {
-    /// An empty batch of `partition`.
-    pub fn new(partition: TopicPartition) -> Self {
+    /// An empty batch of `partition` that begins at position `base_offset`; see [`Batch::base_offset`].
+    pub fn new(partition: TopicPartition, base_offset: i64) -> Self {
         Self {
             partition,
+            base_offset,
             offsets: Vec::new(),
             timestamps: Vec::new(),
             timestamp_types: Vec::new(),
@@ -407,7 +417,7 @@ impl BatchBuilder {
             headers,
             _permit: permit,
         };
-        Batch { arena: Arc::new(arena), rows, next_offset, records: None }
+        Batch { arena: Arc::new(arena), rows, base_offset: self.base_offset, next_offset, records: None }
     }
 }
 
@@ -445,7 +455,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Batch {
-        let mut builder = BatchBuilder::new(TopicPartition::new("orders", 2));
+        let mut builder = BatchBuilder::new(TopicPartition::new("orders", 2), 3);
         builder.push(5, (1_000, Some(TimestampType::Create)), Some(b"k"), Some(b"first"));
         builder.header("a", Some(b"1"));
         builder.header("a", None);
@@ -470,7 +480,8 @@ mod tests {
     fn a_slice_knows_its_rows_bytes_and_position() {
         let batch = sample();
         let (head, tail) = (batch.slice(0..1), batch.slice(1..3));
-        assert_eq!((head.next_offset(), tail.next_offset()), (7, 12));
+        assert_eq!((head.base_offset(), head.next_offset()), (3, 7));
+        assert_eq!((tail.base_offset(), tail.next_offset()), (7, 12));
         assert_eq!(tail.offsets(), [7, 9]);
         assert_eq!(head.raw_bytes() + tail.raw_bytes(), batch.raw_bytes());
         assert_eq!(tail.row(1).headers().collect::<Vec<_>>(), [("b", Some(&b""[..]))]);

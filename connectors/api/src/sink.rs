@@ -161,6 +161,10 @@ pub trait SinkContext: Send + Sync {
     /// `Fenced` where the group no longer gives these partitions to this member; `Retriable` while no broker answers.
     async fn commit(&self, positions: &Positions) -> Result<()>;
 
+    /// Says what is wrong at the moment, or that nothing is any more: shown with the task's status while it goes on
+    /// RUNNING (a store that does not answer is retried, not failed).
+    fn trouble(&self, what: Option<String>);
+
     /// Asks the loop to read `partition` from `offset` on; what was fetched before is dropped. Takes effect before
     /// the next `put` of that partition.
     fn seek(&self, partition: &TopicPartition, offset: i64);
