@@ -21,15 +21,16 @@ pub const NO_TIMESTAMP: i64 = -1;
 #[derive(Debug, Clone)]
 pub struct Batch {
     arena: Arc<Arena>,
+    partition: TopicPartition,
     rows: Range<usize>,
     base_offset: i64,
     next_offset: i64,
+    permit: Option<Arc<Permit>>,
     records: Option<Arc<[Record]>>,
 }
 
 #[derive(Debug)]
 struct Arena {
-    partition: TopicPartition,
     offsets: Vec<i64>,
     timestamps: Vec<i64>,
     timestamp_types: Vec<Option<TimestampType>>,
@@ -37,7 +38,6 @@ struct Arena {
     keys: Column,
     values: Column,
     headers: Headers,
-    _permit: Option<Permit>,
 }
 
 /// A column of optional byte strings: row `i` is `values[ends[i]..ends[i + 1]]` where bit `i` of `validity` is set.
@@ -73,7 +73,7 @@ impl Batch {
 
     /// The partition every record of it belongs to.
     pub fn partition(&self) -> &TopicPartition {
-        &self.arena.partition
+        &self.partition
     }
 
     /// How many records it holds.
@@ -161,7 +161,44 @@ impl Batch {
         let next_offset = boundary(range.end);
         let records = self.records.as_ref().map(|records| Arc::from(&records[range.clone()]));
         let rows = self.rows.start + range.start..self.rows.start + range.end;
-        Self { arena: Arc::clone(&self.arena), rows, base_offset, next_offset, records }
+        Self { arena: Arc::clone(&self.arena), rows, base_offset, next_offset, records, ..self.clone() }
+    }
+
+    /// The same records as records of `partition`: what a replay writes. Offsets stay those of the origin.
+    #[must_use]
+    pub fn retarget(mut self, partition: TopicPartition) -> Self {
+        self.partition = partition;
+        self
+    }
+
+    /// The same batch, holding `permit` in place of the permit it was built with until its last clone and slice are
+    /// gone.
+    #[must_use]
+    pub fn holding(mut self, permit: Permit) -> Self {
+        self.permit = Some(Arc::new(permit));
+        self
+    }
+
+    /// The rows for which `keep` is true, with the positions of this batch: what is left out was passed. Copies, unless
+    /// it keeps one stretch of rows. Decoded records are not taken along.
+    ///
+    /// # Panics
+    /// Where `keep` does not have one entry a row.
+    #[must_use]
+    pub fn select(&self, keep: &[bool]) -> Self {
+        assert_eq!(keep.len(), self.len(), "one entry a row");
+        let kept = keep.iter().filter(|keep| **keep).count();
+        let first = keep.iter().position(|keep| *keep).unwrap_or(0);
+        if keep[first..first + kept].iter().all(|keep| *keep) {
+            let rows = self.rows.start + first..self.rows.start + first + kept;
+            return Self { rows, records: None, ..self.clone() };
+        }
+        let mut builder = BatchBuilder::new(self.partition.clone(), self.base_offset);
+        for (row, _) in self.rows().zip(keep).filter(|(_, keep)| **keep) {
+            builder.push_row(&row);
+        }
+        builder.leader_epoch(self.leader_epoch());
+        Self { permit: self.permit.clone(), ..builder.build(self.next_offset) }
     }
 
     /// The row face.
@@ -364,6 +401,15 @@ impl BatchBuilder {
         }
     }
 
+    /// Appends a record of another batch with its headers.
+    pub fn push_row(&mut self, row: &Row<'_>) {
+        let stamp = (row.timestamp().unwrap_or(NO_TIMESTAMP), row.timestamp_type());
+        self.push(row.offset(), stamp, row.key(), row.value());
+        for (key, value) in row.headers() {
+            self.header(key, value);
+        }
+    }
+
     /// Notes the leader epoch of the record pushed last.
     pub fn leader_epoch(&mut self, epoch: Option<i32>) {
         self.leader_epoch = epoch.or(self.leader_epoch);
@@ -407,7 +453,6 @@ impl BatchBuilder {
             values: self.header_values.build(),
         };
         let arena = Arena {
-            partition: self.partition,
             offsets: self.offsets,
             timestamps: self.timestamps,
             timestamp_types: self.timestamp_types,
@@ -415,9 +460,16 @@ impl BatchBuilder {
             keys: self.keys.build(),
             values: self.values.build(),
             headers,
-            _permit: permit,
         };
-        Batch { arena: Arc::new(arena), rows, base_offset: self.base_offset, next_offset, records: None }
+        Batch {
+            arena: Arc::new(arena),
+            partition: self.partition,
+            rows,
+            base_offset: self.base_offset,
+            next_offset,
+            permit: permit.map(Arc::new),
+            records: None,
+        }
     }
 }
 
@@ -486,5 +538,47 @@ mod tests {
         assert_eq!(head.raw_bytes() + tail.raw_bytes(), batch.raw_bytes());
         assert_eq!(tail.row(1).headers().collect::<Vec<_>>(), [("b", Some(&b""[..]))]);
         assert!(batch.slice(3..3).is_empty());
+    }
+
+    #[test]
+    fn a_selection_keeps_rows_whole_and_positions() {
+        let batch = sample();
+        for mask in 0..8u8 {
+            let keep = [mask & 1 != 0, mask & 2 != 0, mask & 4 != 0];
+            let selected = batch.select(&keep);
+            let wanted: Vec<_> = batch.rows().zip(keep).filter(|(_, keep)| *keep).map(|(row, _)| shown(&row)).collect();
+            assert_eq!(selected.rows().map(|row| shown(&row)).collect::<Vec<_>>(), wanted, "{keep:?}");
+            assert_eq!((selected.base_offset(), selected.next_offset()), (3, 12), "{keep:?}");
+        }
+        let tail = batch.slice(1..3);
+        assert_eq!(tail.select(&[false, true]).offsets(), [9]);
+        assert_eq!(tail.select(&[true, false]).offsets(), [7]);
+    }
+
+    #[test]
+    fn a_retargeted_batch_differs_in_its_partition_alone() {
+        let batch = sample();
+        let moved = batch.clone().retarget(TopicPartition::new("copy", 2));
+        assert_eq!(moved.partition().to_string(), "copy-2");
+        assert_eq!(moved.slice(0..1).select(&[true]).partition().to_string(), "copy-2");
+        assert_eq!(batch.partition().to_string(), "orders-2");
+        assert!(moved.rows().map(|row| shown(&row)).eq(batch.rows().map(|row| shown(&row))));
+    }
+
+    #[test]
+    fn the_permit_lives_as_long_as_the_last_piece() {
+        let budget = crate::budget::Budget::new(100);
+        let batch = sample().holding(budget.take(40));
+        let pieces = [batch.slice(0..1), batch.select(&[true, false, true])];
+        drop(batch);
+        assert_eq!(budget.used(), 40);
+        drop(pieces);
+        assert_eq!(budget.used(), 0);
+    }
+
+    fn shown(row: &Row<'_>) -> String {
+        let headers: Vec<_> = row.headers().collect();
+        let stamp = (row.timestamp(), row.timestamp_type());
+        format!("{} {stamp:?} {:?} {:?} {headers:?}", row.offset(), row.key(), row.value())
     }
 }
