@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lakeferry_api::record::RawRecord;
 use lakeferry_api::source::{NewTopic, TargetTopic};
-use lakeferry_api::{Batch, ConnectError, PartitionView, Positions, Result, TopicPartition, TopicView};
+use lakeferry_api::{Batch, Config, ConnectError, PartitionView, Positions, Result, TopicPartition, TopicView};
 
 /// What a consumer has to say. Order matters: what a task hears is the order in which it happened.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub enum Event {
     Lost(Vec<TopicPartition>),
     /// Records and positions, in order within each partition.
     Batches(Vec<Batch>),
+    /// The broker has no record at the position of this partition: retention overtook it, or the log was cut or made
+    /// anew. Nothing of it follows until [`Consumer::start_at`].
+    OutOfRange(TopicPartition),
     /// Something failed; the kind says what the loop does. The consumer goes on after a retriable one.
     Error(ConnectError),
 }
@@ -37,7 +40,8 @@ pub trait Consumer: Send {
     /// The next event. Cancel-safe: nothing is lost where the future is dropped.
     async fn next(&mut self) -> Event;
 
-    /// Begins (or begins again) to fetch newly assigned partitions, each at its offset.
+    /// Begins to fetch newly assigned partitions, each at its offset, or begins anew with any that it owns, whatever
+    /// their state (fetching, paused, [`Event::OutOfRange`]); what was fetched of them before does not come any more.
     fn start_at(&mut self, positions: &Positions);
 
     /// Lets the partitions of the last [`Event::Revoked`] go.
@@ -57,6 +61,28 @@ pub trait Consumer: Send {
 
     /// Leaves the group and frees the client. No event follows.
     async fn close(&mut self);
+}
+
+/// Makes clients from Kafka client properties (as Java's clients name them): the seam between the loops and the real or
+/// an embedded cluster.
+pub trait Clients: Send + Sync {
+    /// Joins the group that `properties` name; begins at once.
+    ///
+    /// # Errors
+    /// `Config` where the properties cannot be used.
+    fn consumer(&self, properties: &Config, subscription: &Subscription) -> Result<Box<dyn Consumer>>;
+
+    /// A producer.
+    ///
+    /// # Errors
+    /// `Config` where the properties cannot be used.
+    fn producer(&self, properties: &Config) -> Result<Arc<dyn Producer>>;
+
+    /// An admin client.
+    ///
+    /// # Errors
+    /// `Config` where the properties cannot be used.
+    fn admin(&self, properties: &Config) -> Result<Arc<dyn Admin>>;
 }
 
 /// What can be asked with a member's identity.

@@ -26,7 +26,8 @@ pub struct TaskSpec {
 
 /// Hears of every change of a task's state, in order. Must not block.
 pub trait StatusListener: Send + Sync {
-    /// `trace` stands with `FAILED` only.
+    /// `trace` says why it is `FAILED`, or what is wrong and retried while it goes on `RUNNING`; the same state comes
+    /// again where only the trace changes.
     fn task_changed(&self, id: &TaskId, state: State, trace: Option<String>);
     /// The task wrote to or read from `topic`.
     fn topic_used(&self, id: &TaskId, topic: &str);
