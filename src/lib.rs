@@ -1,5 +1,7 @@
 //! The worker. (The floor plan is written here when the floors stand.)
 
+pub mod cli;
 pub mod config;
 pub mod kafka;
+pub mod logging;
 pub mod task;

@@ -1,0 +1,146 @@
+//! The commands, one file each: a row in [`Command`], an arm in [`Command::run`], and a file that exports `Args` and
+//! `run(args, context) -> anyhow::Result<Exit>`.
+//!
+//! Exit codes: 0 done and true; 1 a check found a difference; 2 wrong usage or configuration; 3 a service failed.
+//! A command says 0 or 1 through [`Exit`]; its error says 2 or 3 by its kind. The first SIGTERM or Ctrl-C cancels
+//! [`Context::stop`], which every command obeys; the second ends the process at once.
+
+mod connect_standalone;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lakeferry_api::{ConnectError, Kind};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::logging::Loggers;
+
+/// A Kafka Connect-compatible worker that ferries topics to a lake and back.
+#[derive(Debug, Parser)]
+#[command(name = "lakeferry", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    ConnectStandalone(connect_standalone::Args),
+}
+
+/// What every command is given.
+#[derive(Clone)]
+pub struct Context {
+    /// Cancelled by the first signal: publish what is whole and return.
+    pub stop: CancellationToken,
+    /// The levels of the log.
+    pub loggers: Loggers,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done, and what was to be checked is true.
+    Done,
+    /// The check found a difference.
+    Difference,
+    /// Wrong usage or configuration.
+    Usage,
+    /// A service failed.
+    Failed,
+}
+
+impl Cli {
+    /// Runs the command to its end; an error goes to standard error with all its causes.
+    pub async fn run(self, context: Context) -> Exit {
+        match self.command.run(context).await {
+            Ok(exit) => exit,
+            Err(error) => {
+                tell(&error);
+                Exit::of_error(&error)
+            }
+        }
+    }
+}
+
+impl Command {
+    async fn run(self, context: Context) -> anyhow::Result<Exit> {
+        match self {
+            Self::ConnectStandalone(args) => connect_standalone::run(args, context).await,
+        }
+    }
+}
+
+impl Context {
+    /// A context that nobody has cancelled yet.
+    pub fn new(loggers: Loggers) -> Self {
+        Self { stop: CancellationToken::new(), loggers }
+    }
+}
+
+impl Exit {
+    /// The code of an error: 2 where the user's configuration is at fault, else 3.
+    fn of_error(error: &anyhow::Error) -> Self {
+        let kind = error.chain().find_map(|cause| cause.downcast_ref::<ConnectError>()).map(ConnectError::kind);
+        if kind == Some(Kind::Config) { Self::Usage } else { Self::Failed }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Difference => 1,
+            Exit::Usage => 2,
+            Exit::Failed => 3,
+        })
+    }
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT and ends the process at the second.
+pub async fn cancel_on_signal(stop: CancellationToken) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!("signals cannot be caught; the process ends at the first one");
+        return;
+    };
+    for count in 1.. {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if count == 1 {
+            tracing::info!("{name}: stopping; a second signal ends the process at once");
+            stop.cancel();
+        } else {
+            tracing::warn!("{name}: ending at once");
+            std::process::exit(130);
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "the last word of a command is for people, whatever the log level")]
+fn tell(error: &anyhow::Error) {
+    eprintln!("lakeferry: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_says_2_for_the_user_and_3_for_a_service() {
+        let user = anyhow::Error::new(ConnectError::config("no such key")).context("worker.properties");
+        assert_eq!(Exit::of_error(&user), Exit::Usage);
+        assert_eq!(Exit::of_error(&ConnectError::retriable("no broker").into()), Exit::Failed);
+        assert_eq!(Exit::of_error(&anyhow::anyhow!("disk full")), Exit::Failed);
+    }
+}
