@@ -1,3 +1,5 @@
-//! .
+//! The archive sink and the replay source. (The exactly-once argument is written here when both stand.)
 
 pub mod format;
+pub mod layout;
+pub mod manifest;
