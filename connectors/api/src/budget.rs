@@ -66,6 +66,11 @@ impl Permit {
         self.bytes = bytes;
     }
 
+    /// The budget it was taken from.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.bytes

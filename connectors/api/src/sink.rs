@@ -80,6 +80,9 @@ pub struct PartitionView {
     pub log_start_offset: i64,
     /// The end that a `read_committed` consumer can reach.
     pub last_stable_offset: i64,
+    /// The log's end (high watermark); `None` where the broker was not asked or cannot tell. A log that ends below what
+    /// was read of it was cut back.
+    pub end_offset: Option<i64>,
     /// The consumer's position, where it has one.
     pub position: Option<i64>,
 }
