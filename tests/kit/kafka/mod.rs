@@ -1,0 +1,243 @@
+//! A Kafka cluster in KRaft mode: one broker by default, three on request, each broker its own controller.
+//!
+//! Used by nearly every integration test and by the example. A cluster keeps its ports and its data when it is killed,
+//! stopped and restarted; both are its own, and so is its cluster id. Topics are made and asked after over the wire
+//! (`wire.rs`), the rest by Kafka's own tools. Nobody but the owner can stop a cluster: the shared one is only lent.
+
+mod distribution;
+mod node;
+mod wire;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use distribution::Distribution;
+pub use wire::Partition;
+
+use node::Node;
+
+use super::home::{self, Port};
+use super::java::Java;
+use super::poll::wait_until;
+use super::{Error, Result};
+
+/// From exec to ready: a second or two, on a starved machine much more.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+const TOOL_LIMIT: Duration = Duration::from_secs(120);
+const TOPIC_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    pub brokers: usize,
+    /// A second listener that wants SASL/PLAIN credentials; see [`Kafka::sasl_bootstrap`].
+    pub sasl: bool,
+    /// Lines of `server.properties`; they override the kit's own.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Default for KafkaOptions {
+    fn default() -> KafkaOptions {
+        KafkaOptions { brokers: 1, sasl: false, properties: Vec::new() }
+    }
+}
+
+impl KafkaOptions {
+    pub fn property(mut self, key: &str, value: &str) -> KafkaOptions {
+        self.properties.push((key.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// The user that the SASL listener lets in.
+pub const SASL_USER: &str = "alice";
+pub const SASL_PASSWORD: &str = "alice-secret";
+
+#[derive(Debug)]
+pub struct Kafka {
+    dir: PathBuf,
+    nodes: Vec<Node>,
+    distribution: &'static Distribution,
+}
+
+impl Kafka {
+    /// A cluster of one's own, ready for clients. It ends when the value is dropped.
+    pub fn start(options: KafkaOptions) -> Result<Kafka> {
+        Kafka::start_with(Distribution::provision()?, options, None)
+    }
+
+    /// `recorder`: options of a JVM that records its class data, in place of those that use the record.
+    fn start_with(
+        distribution: &'static Distribution,
+        options: KafkaOptions,
+        recorder: Option<Vec<OsString>>,
+    ) -> Result<Kafka> {
+        let dir = home::instance_dir("kafka")?;
+        let nodes = Node::prepare(distribution, &dir, &options)?;
+        let mut kafka = Kafka { dir, nodes, distribution };
+        let jvm_options = recorder.unwrap_or_else(|| distribution.broker_archive.options());
+        for node in &mut kafka.nodes {
+            node.set_jvm_options(jvm_options.clone());
+        }
+        kafka.restart()?;
+        Ok(kafka)
+    }
+
+    /// `127.0.0.1:port`, several with commas. No credentials, no encryption, every right.
+    pub fn bootstrap(&self) -> String {
+        join(self.nodes.iter().map(|node| &node.client_port))
+    }
+
+    /// The bootstrap servers that want [`SASL_USER`] and [`SASL_PASSWORD`] (`SASL_PLAINTEXT`, mechanism `PLAIN`).
+    /// Empty unless the options asked for it.
+    pub fn sasl_bootstrap(&self) -> String {
+        join(self.nodes.iter().filter_map(|node| node.sasl_port.as_ref()))
+    }
+
+    /// SIGKILL to every broker, and gone when this returns. Ports and data stay.
+    pub fn kill(&mut self) {
+        self.nodes.iter_mut().for_each(Node::kill);
+    }
+
+    /// SIGTERM to every broker, and gone when this returns.
+    pub fn stop(&mut self) -> Result<()> {
+        self.nodes.iter_mut().for_each(Node::ask_to_stop);
+        self.nodes.iter_mut().try_for_each(|node| node.stop(STOP_LIMIT))
+    }
+
+    /// Starts every broker that is down, on its old port and data, and waits until each of them knows all.
+    pub fn restart(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.start()?;
+        }
+        self.wait_ready()
+    }
+
+    /// SIGKILL to one broker, counted from 0.
+    pub fn kill_broker(&mut self, index: usize) {
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.kill();
+        }
+    }
+
+    /// Names a signal to one broker: `STOP` makes it hang, `CONT` goes on.
+    pub fn signal_broker(&mut self, index: usize, signal: &str) {
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.signal(signal);
+        }
+    }
+
+    /// The pid of each broker that runs.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(Node::pid).collect()
+    }
+
+    /// Creates a topic with as many replicas as there are brokers, up to three, and waits until it has leaders.
+    pub fn create_topic(&self, name: &str, partitions: usize, configs: &[(&str, &str)]) -> Result<()> {
+        let replicas = self.nodes.len().min(3);
+        let bootstrap = self.address()?;
+        wire::create_topic(&bootstrap, &wire::NewTopic { name, partitions, replicas, configs })?;
+        wait_until(&format!("topic {name} has its leaders"), TOPIC_LIMIT, || {
+            self.running().all(|broker| wire::topic(&broker, name).is_ok_and(|topic| has_leaders(topic, partitions)))
+        })
+    }
+
+    /// Deletes a topic and waits until no broker knows it, so that it can be created again.
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        wire::delete_topic(&self.address()?, name)?;
+        wait_until(&format!("topic {name} is gone"), TOPIC_LIMIT, || {
+            self.running().all(|broker| wire::topic(&broker, name).is_ok_and(|topic| topic.is_none()))
+        })
+    }
+
+    /// Deletes all records below `before`: moves the log start offset of one partition.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Result<()> {
+        wire::delete_records(&self.leader(topic, partition)?, topic, partition, before)
+    }
+
+    /// Log start offset and end offset (high watermark) of one partition.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        let leader = self.leader(topic, partition)?;
+        let start = wire::offset(&leader, topic, partition, wire::EARLIEST)?;
+        Ok((start, wire::offset(&leader, topic, partition, wire::LATEST)?))
+    }
+
+    /// The partitions of a topic with their leaders, or `None` if there is no such topic.
+    pub fn topic(&self, name: &str) -> Result<Option<Vec<Partition>>> {
+        wire::topic(&self.address()?, name)
+    }
+
+    /// Runs one of Kafka's tools against this cluster: `--bootstrap-server` is added. Its standard output.
+    pub fn tool(&self, class: &str, args: &[&str]) -> Result<String> {
+        self.tool_with_input(class, args, "")
+    }
+
+    /// The same, with something to read on standard input (`ConsoleProducer`).
+    pub fn tool_with_input(&self, class: &str, args: &[&str], input: &str) -> Result<String> {
+        let options = self.distribution.tool_archive.options();
+        self.run_tool(class, &[&["--bootstrap-server", &self.bootstrap()], args].concat(), input, options)
+    }
+
+    /// Runs any main class of the distribution (`DumpLogSegments`), with just these arguments. Its standard output.
+    pub fn java(&self, class: &str, args: &[&str]) -> Result<String> {
+        self.run_tool(class, args, "", self.distribution.tool_archive.options())
+    }
+
+    /// Where configs, data and logs of this cluster are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn run_tool(&self, class: &str, args: &[&str], input: &str, options: Vec<OsString>) -> Result<String> {
+        let scratch = home::instance_dir("tool")?;
+        fs::write(scratch.join("in"), input)?;
+        let jvm = self.distribution.jvm(class, options);
+        let launch = Java::find()?.launch(&jvm, &scratch.join("log")).args(args);
+        let answer = launch.stdin(scratch.join("in")).stdout(scratch.join("out")).run(TOOL_LIMIT)?;
+        fs::remove_dir_all(&scratch)?;
+        Ok(answer)
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let brokers = self.nodes.len();
+        self.nodes.iter_mut().try_for_each(|node| node.wait_ready(brokers, START_LIMIT))
+    }
+
+    /// Some broker that answers.
+    fn address(&self) -> Result<String> {
+        self.running().next().ok_or_else(|| Error::failed("no broker of this cluster is running"))
+    }
+
+    /// The addresses of those brokers that nobody has ended.
+    fn running(&self) -> impl Iterator<Item = String> {
+        self.nodes.iter().filter(|node| node.pid().is_some()).map(|node| node.client_port.address())
+    }
+
+    fn leader(&self, topic: &str, partition: i32) -> Result<String> {
+        let partitions = self.topic(topic)?.unwrap_or_default();
+        let leader = partitions.iter().find(|candidate| candidate.id == partition).map(|found| found.leader);
+        let node = leader.and_then(|leader| self.nodes.iter().find(|node| node.id == leader));
+        let node = node.ok_or_else(|| Error::failed(format!("{topic}-{partition} has no leader")))?;
+        Ok(node.client_port.address())
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.kill();
+        if !std::thread::panicking() {
+            // The logs stay; data nobody can reach is only a burden. A leftover is swept with its run.
+            self.nodes.iter().for_each(Node::remove_data);
+        }
+    }
+}
+
+fn has_leaders(topic: Option<Vec<Partition>>, count: usize) -> bool {
+    topic.is_some_and(|partitions| partitions.len() == count && partitions.iter().all(|one| one.leader >= 0))
+}
+
+fn join<'a>(ports: impl Iterator<Item = &'a Port>) -> String {
+    ports.map(Port::address).collect::<Vec<_>>().join(",")
+}
