@@ -4,10 +4,13 @@
 //! there into a connector's own struct. Below that line there are no string keys. The words of the messages are
 //! those of Kafka's `ConfigDef`, because scripts match them.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod parsed;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{ConnectError, Result};
+
+pub use parsed::{Parsed, ParsedConfig};
 
 /// Raw settings: key to text.
 pub type Config = BTreeMap<String, String>;
@@ -70,23 +73,6 @@ pub enum Default {
     Text(String),
 }
 
-/// A parsed value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Parsed {
-    /// No value.
-    Null,
-    /// A boolean.
-    Boolean(bool),
-    /// Any integer type.
-    Integer(i64),
-    /// Floating point.
-    Double(f64),
-    /// String, class or password.
-    Text(String),
-    /// A list.
-    List(Vec<String>),
-}
-
 /// A check beyond the type; the error is the detail behind `Invalid value V for configuration K: `.
 pub type Check = fn(&Parsed) -> std::result::Result<(), String>;
 
@@ -110,6 +96,8 @@ pub struct ConfigKey {
     pub one_of: Vec<String>,
     /// True where [`ConfigKey::one_of`] ignores case.
     pub ignore_case: bool,
+    /// True where a list must not repeat an item nor have an empty one.
+    pub distinct: bool,
     /// Further checks.
     pub checks: Vec<Check>,
     /// What to suggest.
@@ -143,7 +131,8 @@ pub struct ConfigDef {
 pub struct ConfigValue {
     /// The key.
     pub name: String,
-    /// The parsed value as text; passwords are `[hidden]`; `None` where unset or unparsable.
+    /// The parsed value as text, also where a check refused it; passwords are `[hidden]`; `None` where unset or
+    /// unparsable.
     pub value: Option<String>,
     /// What to suggest.
     pub recommended_values: Vec<String>,
@@ -151,12 +140,6 @@ pub struct ConfigValue {
     pub errors: Vec<String>,
     /// False where the key does not apply.
     pub visible: bool,
-}
-
-/// Settings that were checked against a [`ConfigDef`].
-#[derive(Debug, Clone, std::default::Default)]
-pub struct ParsedConfig {
-    values: BTreeMap<String, Parsed>,
 }
 
 /// What stands in place of a password in every answer and log.
@@ -175,6 +158,7 @@ impl ConfigKey {
             max: None,
             one_of: Vec::new(),
             ignore_case: false,
+            distinct: false,
             checks: Vec::new(),
             recommender: None,
             importance: Importance::Medium,
@@ -229,6 +213,13 @@ impl ConfigKey {
         self.one_of(words)
     }
 
+    /// A list that repeats no item and has no empty one.
+    #[must_use]
+    pub fn distinct(mut self) -> Self {
+        self.distinct = true;
+        self
+    }
+
     /// A further check.
     #[must_use]
     pub fn check(mut self, check: Check) -> Self {
@@ -277,19 +268,29 @@ impl ConfigKey {
     /// # Errors
     /// The whole message, as Kafka words it.
     pub fn parse(&self, text: Option<&str>) -> std::result::Result<Parsed, String> {
-        let text = match (text, &self.default) {
-            (Some(text), _) => text,
-            (None, Default::Text(default)) => default,
-            (None, Default::Null) => return Ok(Parsed::Null),
+        let (parsed, errors) = self.examine(text);
+        errors.into_iter().next().map_or(Ok(parsed), Err)
+    }
+
+    /// The value of `text` (or the default) and everything that is wrong with it. A value that parses but breaks a
+    /// check is still given, and a check sees [`Parsed::Null`] for text that does not parse: so Kafka's answers to
+    /// `validate` come out.
+    pub fn examine(&self, text: Option<&str>) -> (Parsed, Vec<String>) {
+        let mut errors = Vec::new();
+        let parsed = match (text, &self.default) {
+            (Some(text), _) => self.parse_type(trim(text)).unwrap_or_else(|detail| {
+                errors.push(self.invalid(if self.kind == ConfigType::Password { HIDDEN } else { text }, &detail));
+                Parsed::Null
+            }),
+            (None, Default::Text(default)) => self.parse_type(trim(default)).unwrap_or(Parsed::Null),
+            (None, Default::Null) => return (Parsed::Null, errors),
             (None, Default::Required) => {
-                return Err(format!("Missing required configuration \"{}\" which has no default value.", self.name));
+                errors.push(missing(&self.name));
+                Parsed::Null
             }
         };
-        let shown = if self.kind == ConfigType::Password { HIDDEN } else { text };
-        let invalid = |detail: String| format!("Invalid value {shown} for configuration {}: {detail}", self.name);
-        let parsed = self.parse_type(text.trim()).map_err(invalid)?;
-        self.check_value(&parsed).map_err(invalid)?;
-        Ok(parsed)
+        errors.extend(self.check_value(&parsed).err());
+        (parsed, errors)
     }
 
     fn parse_type(&self, text: &str) -> std::result::Result<Parsed, String> {
@@ -308,27 +309,53 @@ impl ConfigKey {
                 text.parse().map(Parsed::Double).map_err(|_| "Not a number of type DOUBLE".to_owned())
             }
             ConfigType::List if text.is_empty() => Ok(Parsed::List(Vec::new())),
-            ConfigType::List => Ok(Parsed::List(text.split(',').map(|item| item.trim().to_owned()).collect())),
+            ConfigType::List => Ok(Parsed::List(text.split(',').map(|item| trim(item).to_owned()).collect())),
             ConfigType::String | ConfigType::Class | ConfigType::Password => Ok(Parsed::Text(text.to_owned())),
         }
     }
 
+    fn invalid(&self, shown: &str, detail: &str) -> String {
+        format!("Invalid value {shown} for configuration {}: {detail}", self.name)
+    }
+
     fn check_value(&self, parsed: &Parsed) -> std::result::Result<(), String> {
-        if let Parsed::Integer(number) = parsed {
-            if let Some(min) = self.min.filter(|min| number < min) {
-                return Err(format!("Value must be at least {min}"));
-            }
-            if let Some(max) = self.max.filter(|max| number > max) {
-                return Err(format!("Value must be no more than {max}"));
-            }
+        let shown = match parsed {
+            Parsed::List(items) => format!("[{}]", items.join(", ")),
+            _ if self.kind == ConfigType::Password => HIDDEN.to_owned(),
+            other => other.to_string(),
+        };
+        let detail = self.check_range(parsed).and_then(|()| self.check_word(parsed));
+        let detail = detail.and_then(|()| self.checks.iter().try_for_each(|check| check(parsed)));
+        detail.map_err(|detail| self.invalid(&shown, &detail))?;
+        self.check_items(parsed)
+    }
+
+    fn check_range(&self, parsed: &Parsed) -> std::result::Result<(), String> {
+        let Parsed::Integer(number) = parsed else {
+            let bounded = self.min.is_some() || self.max.is_some();
+            return if bounded { Err("Value must be non-null".to_owned()) } else { Ok(()) };
+        };
+        if let Some(min) = self.min.filter(|min| number < min) {
+            return Err(format!("Value must be at least {min}"));
         }
-        if !self.one_of.is_empty() {
-            self.check_word(parsed)?;
+        self.max.filter(|max| number > max).map_or(Ok(()), |max| Err(format!("Value must be no more than {max}")))
+    }
+
+    fn check_items(&self, parsed: &Parsed) -> std::result::Result<(), String> {
+        let Parsed::List(items) = parsed else { return Ok(()) };
+        if self.distinct && items.iter().collect::<BTreeSet<_>>().len() != items.len() {
+            return Err(format!("Configuration '{}' values must not be duplicated.", self.name));
         }
-        self.checks.iter().try_for_each(|check| check(parsed))
+        if self.distinct && items.iter().any(String::is_empty) {
+            return Err(format!("Configuration '{}' values must not be empty.", self.name));
+        }
+        Ok(())
     }
 
     fn check_word(&self, parsed: &Parsed) -> std::result::Result<(), String> {
+        if self.one_of.is_empty() || *parsed == Parsed::Null {
+            return Ok(());
+        }
         let text = parsed.to_string();
         let words = self.one_of.join(", ");
         if self.ignore_case {
@@ -366,6 +393,17 @@ impl ConfigDef {
         &self.keys
     }
 
+    /// The groups of its keys in order of first use.
+    pub fn groups(&self) -> Vec<String> {
+        let mut groups: Vec<String> = Vec::new();
+        for group in self.keys.iter().filter_map(|key| key.group.as_ref()) {
+            if !groups.contains(group) {
+                groups.push(group.clone());
+            }
+        }
+        groups
+    }
+
     /// The key of this name.
     pub fn key(&self, name: &str) -> Option<&ConfigKey> {
         self.keys.iter().find(|key| key.name == name)
@@ -394,83 +432,23 @@ impl ConfigDef {
 }
 
 fn key_value(key: &ConfigKey, config: &Config) -> ConfigValue {
-    let (value, errors) = match key.parse(config.get(&key.name).map(String::as_str)) {
-        Ok(Parsed::Null) => (None, Vec::new()),
-        Ok(_) if key.kind == ConfigType::Password => (Some(HIDDEN.to_owned()), Vec::new()),
-        Ok(parsed) => (Some(parsed.to_string()), Vec::new()),
-        Err(error) => (None, vec![error]),
+    let (parsed, errors) = key.examine(config.get(&key.name).map(String::as_str));
+    let value = match parsed {
+        Parsed::Null => None,
+        _ if key.kind == ConfigType::Password => Some(HIDDEN.to_owned()),
+        parsed => Some(parsed.to_string()),
     };
     let recommended_values = key.recommender.map(|recommend| recommend(config)).unwrap_or_default();
     ConfigValue { name: key.name.clone(), value, recommended_values, errors, visible: true }
 }
 
-impl ParsedConfig {
-    /// The value of a defined key; [`Parsed::Null`] where it has none or is not defined.
-    pub fn get(&self, name: &str) -> &Parsed {
-        self.values.get(name).unwrap_or(&Parsed::Null)
-    }
-
-    /// A string, class or password that has a value.
-    ///
-    /// # Errors
-    /// `Config` where it has none.
-    pub fn text(&self, name: &str) -> Result<&str> {
-        self.text_if_set(name).ok_or_else(|| no_value(name))
-    }
-
-    /// A string, class or password; `None` where it has no value.
-    pub fn text_if_set(&self, name: &str) -> Option<&str> {
-        match self.get(name) {
-            Parsed::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// A number of any integer type that has a value.
-    ///
-    /// # Errors
-    /// `Config` where it has none.
-    pub fn integer(&self, name: &str) -> Result<i64> {
-        self.integer_if_set(name).ok_or_else(|| no_value(name))
-    }
-
-    /// A number of any integer type; `None` where it has no value.
-    pub fn integer_if_set(&self, name: &str) -> Option<i64> {
-        match self.get(name) {
-            Parsed::Integer(number) => Some(*number),
-            _ => None,
-        }
-    }
-
-    /// A boolean; false where it has no value.
-    pub fn boolean(&self, name: &str) -> bool {
-        matches!(self.get(name), Parsed::Boolean(true))
-    }
-
-    /// A list; empty where it has no value.
-    pub fn list(&self, name: &str) -> &[String] {
-        match self.get(name) {
-            Parsed::List(items) => items,
-            _ => &[],
-        }
-    }
+fn missing(name: &str) -> String {
+    format!("Missing required configuration \"{name}\" which has no default value.")
 }
 
-fn no_value(name: &str) -> ConnectError {
-    ConnectError::config(format!("Missing required configuration \"{name}\" which has no default value."))
-}
-
-impl fmt::Display for Parsed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Null => f.write_str("null"),
-            Self::Boolean(value) => write!(f, "{value}"),
-            Self::Integer(value) => write!(f, "{value}"),
-            Self::Double(value) => write!(f, "{value:?}"),
-            Self::Text(value) => f.write_str(value),
-            Self::List(items) => f.write_str(&items.join(",")),
-        }
-    }
+/// As Java's `String.trim`: everything up to the space, and nothing beyond ASCII.
+fn trim(text: &str) -> &str {
+    text.trim_matches(|letter| letter <= ' ')
 }
 
 impl ConfigType {
@@ -551,6 +529,27 @@ mod tests {
                 "Invalid value gz for configuration codec: String must be one of: none, zstd",
             ]
         );
+        assert_eq!(values[1].value.as_deref(), Some("0"), "a value that parses is shown though a check refused it");
         assert_eq!(values[4].value.as_deref(), Some(HIDDEN));
+    }
+
+    #[test]
+    fn a_number_that_does_not_parse_is_refused_by_its_range_too() {
+        let values = def().validate(&config(&[("topic", "t"), ("size", " x")]));
+        assert_eq!(
+            values[1].errors,
+            [
+                "Invalid value  x for configuration size: Not a number of type INT",
+                "Invalid value null for configuration size: Value must be non-null",
+            ]
+        );
+    }
+
+    #[test]
+    fn distinct_lists_refuse_repeated_and_empty_items() {
+        let key = ConfigKey::new("names", ConfigType::List).default("").distinct();
+        assert_eq!(key.parse(Some("a,b")).unwrap(), Parsed::List(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(key.parse(Some("a, a")).unwrap_err(), "Configuration 'names' values must not be duplicated.");
+        assert_eq!(key.parse(Some("a,")).unwrap_err(), "Configuration 'names' values must not be empty.");
     }
 }
