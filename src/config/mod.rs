@@ -2,3 +2,4 @@
 //! providers, and the catalog of plug-ins.
 
 pub mod catalog;
+pub mod properties;

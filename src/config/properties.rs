@@ -1,0 +1,247 @@
+//! Reads Java `.properties` files exactly as `java.util.Properties.load` does: logical lines, continuations, comments,
+//! the three separators and every escape. The worker's and the connectors' files, and the file config provider, come
+//! through here.
+//!
+//! Java takes the bytes as ISO-8859-1; bytes that are valid UTF-8 are read as such here, because people write them so.
+//! Invariant: no input panics; the only thing refused is a malformed `\u` escape, as in Java.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+use lakeferry_api::{Config, ConnectError, Result};
+
+/// The entries of a properties file; of a key given twice the last value counts.
+///
+/// # Errors
+/// `Config` for a `\u` that four hexadecimal digits do not follow.
+pub fn parse(bytes: &[u8]) -> Result<Config> {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    };
+    LogicalLines { letters: text.chars().peekable() }.map(|line| entry(&line)).collect()
+}
+
+/// Natural lines joined at continuations, without comments, blank lines and leading white space.
+struct LogicalLines<'a> {
+    letters: Peekable<Chars<'a>>,
+}
+
+impl Iterator for LogicalLines<'_> {
+    type Item = Vec<char>;
+
+    fn next(&mut self) -> Option<Vec<char>> {
+        let mut line = Vec::new();
+        loop {
+            self.skip_white_space();
+            if line.is_empty() && matches!(self.letters.peek(), Some('#' | '!')) {
+                self.skip_rest_of_line();
+                continue;
+            }
+            let continues = self.take_natural_line(&mut line);
+            let at_end = self.letters.peek().is_none();
+            // Java makes an entry of a file that ends in a lone backslash: the empty key.
+            if (at_end && continues) || (!line.is_empty() && (at_end || !continues)) {
+                return Some(line);
+            }
+            if at_end {
+                return None;
+            }
+        }
+    }
+}
+
+impl LogicalLines<'_> {
+    fn skip_white_space(&mut self) {
+        while self.letters.next_if(|letter| is_space(*letter)).is_some() {}
+    }
+
+    fn skip_rest_of_line(&mut self) {
+        while self.letters.next_if(|letter| !is_end(*letter)).is_some() {}
+    }
+
+    /// Appends up to the line's end; true where an odd number of backslashes stood before it (the last is dropped).
+    fn take_natural_line(&mut self, line: &mut Vec<char>) -> bool {
+        let mut escaped = false;
+        while let Some(letter) = self.letters.next_if(|letter| !is_end(*letter)) {
+            escaped = letter == '\\' && !escaped;
+            line.push(letter);
+        }
+        if escaped {
+            line.pop();
+        }
+        if self.letters.next() == Some('\r') {
+            self.letters.next_if_eq(&'\n');
+        }
+        escaped
+    }
+}
+
+fn entry(line: &[char]) -> Result<(String, String)> {
+    let mut escaped = false;
+    let ends_key = |letter: &char| {
+        let ends = !escaped && (matches!(letter, '=' | ':') || is_space(*letter));
+        escaped = *letter == '\\' && !escaped;
+        ends
+    };
+    let key_end = line.iter().position(ends_key).unwrap_or(line.len());
+    let mut value = trim_start(&line[key_end..]);
+    if let [first, rest @ ..] = value
+        && matches!(first, '=' | ':')
+    {
+        value = trim_start(rest);
+    }
+    Ok((unescape(&line[..key_end])?, unescape(value)?))
+}
+
+fn trim_start(letters: &[char]) -> &[char] {
+    let start = letters.iter().position(|letter| !is_space(*letter)).unwrap_or(letters.len());
+    &letters[start..]
+}
+
+/// Goes by UTF-16 units, because two `\u` escapes may make one letter.
+fn unescape(letters: &[char]) -> Result<String> {
+    let mut units: Vec<u16> = Vec::with_capacity(letters.len());
+    let mut rest = letters.iter();
+    while let Some(letter) = rest.next() {
+        let letter = match letter {
+            '\\' => match rest.next() {
+                Some('u') => {
+                    units.push(unicode_escape(rest.as_slice())?);
+                    rest = rest.as_slice()[4..].iter();
+                    continue;
+                }
+                Some('t') => '\t',
+                Some('r') => '\r',
+                Some('n') => '\n',
+                Some('f') => '\u{c}',
+                Some(other) => *other,
+                None => break,
+            },
+            plain => *plain,
+        };
+        units.extend_from_slice(letter.encode_utf16(&mut [0; 2]));
+    }
+    Ok(String::from_utf16_lossy(&units))
+}
+
+fn unicode_escape(rest: &[char]) -> Result<u16> {
+    let digits: Option<String> = rest.get(..4).map(|digits| digits.iter().collect());
+    let digits = digits.filter(|digits| digits.chars().all(|digit| digit.is_ascii_hexdigit()));
+    digits.and_then(|digits| u16::from_str_radix(&digits, 16).ok()).ok_or_else(|| {
+        let found: String = rest.iter().take(4).collect();
+        ConnectError::config(format!("Malformed \\uxxxx encoding: '\\u{found}'; write four hexadecimal digits"))
+    })
+}
+
+fn is_space(letter: char) -> bool {
+    matches!(letter, ' ' | '\t' | '\u{c}')
+}
+
+fn is_end(letter: char) -> bool {
+    matches!(letter, '\n' | '\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pairs(text: &str) -> Vec<(String, String)> {
+        parse(text.as_bytes()).unwrap().into_iter().collect()
+    }
+
+    fn one(text: &str) -> (String, String) {
+        let pairs = pairs(text);
+        assert_eq!(pairs.len(), 1, "{text:?} gave {pairs:?}");
+        pairs.into_iter().next().unwrap()
+    }
+
+    /// What `java.util.Properties.load` of OpenJDK 17 answers.
+    #[test]
+    fn reads_what_java_reads() {
+        let cases = [
+            ("Truth = Beauty", "Truth", "Beauty"),
+            (" Truth:Beauty", "Truth", "Beauty"),
+            ("Truth   \t:Beauty ", "Truth", "Beauty "),
+            ("Truth Beauty", "Truth", "Beauty"),
+            ("a==b", "a", "=b"),
+            ("a = = b", "a", "= b"),
+            ("a:=b", "a", "=b"),
+            ("cheeses", "cheeses", ""),
+            ("=v", "", "v"),
+            ("\\", "", ""),
+            ("a\\ b\\:c\\=d=e", "a b:c=d", "e"),
+            ("a=b\\\n   c", "a", "bc"),
+            ("a=b\\\r\n\tc\\\r d", "a", "bcd"),
+            ("a=b\\\\\n", "a", "b\\"),
+            ("a=b\\", "a", "b"),
+            ("a=b\\\n", "a", "b"),
+            ("a=b\\\n\n", "a", "b"),
+            ("a=b\\\n# c", "a", "b# c"),
+            ("# c\\\na=b", "a", "b"),
+            ("! c\r\ra=b", "a", "b"),
+            ("\\\n# c\na=b", "a", "b"),
+            ("a=\\t\\n\\r\\f\\z\\\"", "a", "\t\n\r\u{c}z\""),
+            ("a=\\u00e9\\u0020\\uD83D\\uDE00", "a", "\u{e9} \u{1f600}"),
+            ("\\#a=\\!b", "#a", "!b"),
+            ("a=1\na=2", "a", "2"),
+            ("a=b # no comment", "a", "b # no comment"),
+            ("a=\u{a0}b", "a", "\u{a0}b"),
+        ];
+        for (text, key, value) in cases {
+            assert_eq!(one(text), (key.to_owned(), value.to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn has_no_entry_where_java_has_none() {
+        for text in ["", "\n\n", "# a=b", "  ! a=b\\", "\\\n\n", " \t\u{c}\r\n"] {
+            assert_eq!(pairs(text), [], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn takes_utf8_where_it_is_valid_and_latin1_where_not() {
+        assert_eq!(one("a=\u{e9}").1, "\u{e9}");
+        assert_eq!(parse(b"a=\xe9").unwrap()["a"], "\u{e9}");
+    }
+
+    #[test]
+    fn refuses_malformed_escapes() {
+        for text in ["a=\\u12", "a=\\u12g4", "a\\u", "a=\\u+123"] {
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert!(error.message().starts_with("Malformed \\uxxxx encoding"), "{text:?}: {error}");
+        }
+    }
+
+    fn escaped(text: &str) -> String {
+        let plain = |letter: char| letter.is_ascii_alphanumeric();
+        let unit = |unit: u16| match u8::try_from(unit).map(char::from) {
+            Ok(letter) if plain(letter) => letter.to_string(),
+            Ok(letter @ (' ' | ':' | '=' | '#' | '!' | '\\')) => format!("\\{letter}"),
+            _ => format!("\\u{unit:04x}"),
+        };
+        text.encode_utf16().map(unit).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn no_text_of_syntax_panics(text in "[a\\\\=: \t\u{c}\r\n#!u0]{0,60}") {
+            let _ = parse(text.as_bytes());
+        }
+
+        #[test]
+        fn reads_back_what_was_escaped(entries in proptest::collection::btree_map(".{1,12}", ".{0,24}", 0..6)) {
+            let text: String =
+                entries.iter().map(|(key, value)| format!("{} = {}\n", escaped(key), escaped(value))).collect();
+            prop_assert_eq!(parse(text.as_bytes()).unwrap(), entries);
+        }
+    }
+}
