@@ -94,6 +94,11 @@ impl Layout {
         self.below(&format!("{}/{PARTITION}{}/{name}", partition.topic, partition.partition))
     }
 
+    /// The object that the probe called `id` writes and removes.
+    pub fn probe(&self, id: u128) -> Path {
+        self.below(&format!(".probe-{id:032x}"))
+    }
+
     /// The object at `path`, which is relative to `topics.dir` as manifests have it.
     ///
     /// # Errors

@@ -252,3 +252,6 @@ fn set_of_ranges(ranges: &[(i64, i64)]) -> Result<OffsetSet, String> {
     }
     Ok(ranges.iter().map(|&(from, to)| OffsetRange::new(from, to)).collect())
 }
+
+#[cfg(test)]
+mod tests;

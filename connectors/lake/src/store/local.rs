@@ -1,0 +1,39 @@
+//! `file:///dir`: a folder that exists, everything synced to disk before it counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lakeferry_api::{ConnectError, Result};
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use url::Url;
+
+use super::staged::Staged;
+use super::{Multipart, SEQUENTIAL, unknown_option};
+
+/// Opens the folder that `url` names.
+///
+/// # Errors
+/// `Config` where it is none. It is not made: a file system that is not mounted would be mistaken for an empty archive.
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn ObjectStore>, Multipart)> {
+    if let Some(option) = options.keys().next() {
+        return Err(unknown_option("file", option));
+    }
+    let path = url.to_file_path().map_err(|()| {
+        ConnectError::config(format!("store.url={url} names no local folder; write three slashes: file:///dir"))
+    })?;
+    let remedy = match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some("it is a file; name a folder".to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Some(format!("there is no such folder; create it (mkdir -p {}) or mount its disk", path.display()))
+        }
+        Err(error) => Some(format!("{error}; give the worker's user the right to read and write there")),
+    };
+    if let Some(remedy) = remedy {
+        return Err(ConnectError::config(format!("store.url={url} cannot be opened: {remedy}")));
+    }
+    let store = LocalFileSystem::new_with_prefix(&path)
+        .map_err(|error| super::explain(&format!("open {}", path.display()), error))?;
+    Ok((Arc::new(Staged::new(store.with_fsync(true))), SEQUENTIAL))
+}

@@ -1,0 +1,49 @@
+//! `s3://bucket/prefix`: S3 and what speaks its language, with the option names of the `object_store` crate.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakeferry_api::{ConnectError, Result};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::client::ClientConfigKey;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use url::Url;
+
+use super::{Multipart, path_of, unknown_option};
+
+/// S3's own limits; sent in parallel because one connection does not fill a network.
+const MULTIPART: Multipart = Multipart { min_part_bytes: 5 << 20, max_parts: 10_000, parallel_parts: 4 };
+/// How long a request is tried again here; the task tries again after that.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens the bucket and prefix that `url` names. The usual `AWS_` variables and the credentials of the machine hold
+/// where `options` say nothing else.
+///
+/// # Errors
+/// `Config` where an option is unknown or has a wrong value.
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn ObjectStore>, Multipart)> {
+    let bucket = url.host_str().ok_or_else(|| {
+        ConnectError::config(format!("store.url={url} names no bucket; write it as s3://bucket/prefix"))
+    })?;
+    let mut builder = AmazonS3Builder::from_env().with_retry(RetryConfig {
+        backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
+        max_retries: 10,
+        retry_timeout: RETRY_TIMEOUT,
+    });
+    for (option, value) in options {
+        let key = option.parse::<AmazonS3ConfigKey>().map_err(|_| unknown_option("s3", option))?;
+        builder = builder.with_config(key, value);
+    }
+    let insecure = |key| builder.get_config_value(&key).is_some_and(|value| value.starts_with("http://"));
+    if insecure(AmazonS3ConfigKey::Endpoint) || insecure(AmazonS3ConfigKey::S3Endpoint) {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp), "true");
+    }
+    let store = builder.with_bucket_name(bucket).build().map_err(|error| {
+        let names = options.keys().map(|option| format!("store.{option}")).collect::<Vec<_>>().join(", ");
+        ConnectError::config(format!("store.url={url} cannot be opened with the options {names}: {error}"))
+            .caused_by(error)
+    })?;
+    Ok((Arc::new(PrefixStore::new(store, path_of(url)?)), MULTIPART))
+}
