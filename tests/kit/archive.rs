@@ -31,31 +31,54 @@ impl Archive {
         if fs::metadata(&self.file).map_or(0, |file| file.len()) == 0 {
             return Vec::new();
         }
-        vec![option("-XX:SharedArchiveFile=", &self.file), "-Xlog:cds*=off".into()]
+        vec![option("-XX:SharedArchiveFile=", &self.file), quiet()]
     }
 
-    /// Records the archive unless that was done or tried before. `train` gets the options of the JVM that writes it,
-    /// and returns when that JVM has ended. An empty file says: tried, does not work here.
-    pub fn record(&self, train: impl FnOnce(Vec<OsString>) -> Result<()>) -> Result<()> {
-        if self.file.exists() {
+    /// Records the archives of programs that run together, unless that was done or tried before. `train` gets for each
+    /// the options of the JVM that writes it, and returns when these JVMs have ended. An empty file says: tried, does
+    /// not work here.
+    pub fn record<const N: usize>(
+        archives: [&Archive; N],
+        train: impl FnOnce([Vec<OsString>; N]) -> Result<()>,
+    ) -> Result<()> {
+        let [first, ..] = archives.as_slice() else { return Ok(()) };
+        let all_there = || archives.iter().all(|archive| archive.file.exists());
+        if all_there() {
             return Ok(());
         }
-        let _one_at_a_time = home::lock(&format!("cds-{}", self.name))?;
-        if self.file.exists() {
+        let _one_at_a_time = home::lock(&format!("cds-{}", first.name))?;
+        if all_there() {
             return Ok(());
         }
-        if let Some(folder) = self.file.parent() {
+        say(&format!(
+            "kit: recording class data of {} (once)",
+            archives.map(|archive| archive.name.as_str()).join(", ")
+        ));
+        if let Some(folder) = first.file.parent() {
             fs::create_dir_all(folder)?;
         }
-        let fresh = self.file.with_extension("part");
-        let trained = train(vec![option("-XX:ArchiveClassesAtExit=", &fresh), "-Xlog:cds*=off".into()]);
-        let written = trained.and_then(|()| Ok(fs::rename(&fresh, &self.file)?));
-        if let Err(error) = written {
-            say(&format!("kit: no class data archive {} ({error}); services start slower", self.file.display()));
-            fs::write(&self.file, "")?;
+        let trained =
+            train(archives.map(|archive| vec![option("-XX:ArchiveClassesAtExit=", &archive.part()), quiet()]));
+        if let Err(error) = &trained {
+            say(&format!("kit: no class data archives, services start slower: {error}"));
+        }
+        for archive in archives {
+            let kept = trained.is_ok() && fs::rename(archive.part(), &archive.file).is_ok();
+            if !kept {
+                fs::write(&archive.file, "")?;
+            }
         }
         Ok(())
     }
+
+    fn part(&self) -> PathBuf {
+        self.file.with_extension("part")
+    }
+}
+
+/// An archive that does not fit is no news.
+fn quiet() -> OsString {
+    "-Xlog:cds*=off".into()
 }
 
 fn option(flag: &str, file: &Path) -> OsString {

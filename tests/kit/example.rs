@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use kit::{Kafka, KafkaOptions, S3, S3Options, S3Server};
+use kit::{Hdfs, HdfsOptions, Kafka, KafkaOptions, S3, S3Options, S3Server};
 
 const USAGE: &str = "usage: cargo run --example kit -- [--brokers N] [--sasl] SERVICE...
 services:
   kafka    a broker (with --brokers 3: three; with --sasl: a second listener that wants credentials)
   s3       versitygw, objects are plain files
+  hdfs     a NameNode and a DataNode, with WebHDFS
   minio    another S3 server, with true flat keys (a long build)";
 
 fn main() -> ExitCode {
@@ -60,6 +61,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Wanted, String> {
 /// What runs; dropped in order of declaration, users of a service before the service.
 #[derive(Default)]
 struct Services {
+    hdfs: Option<Hdfs>,
     s3: Vec<S3>,
     kafka: Option<Kafka>,
 }
@@ -69,6 +71,7 @@ impl Services {
         for service in &wanted.services {
             let started = match service.as_str() {
                 "kafka" => self.start_kafka(&wanted.kafka),
+                "hdfs" => self.start_hdfs(),
                 "s3" => self.start_s3(S3Server::Versitygw),
                 "minio" => self.start_s3(S3Server::Minio),
                 other => return Err(format!("there is no service `{other}`\n{USAGE}")),
@@ -92,6 +95,16 @@ impl Services {
             println!("sasl.username={}\nsasl.password={}", kit::kafka::SASL_USER, kit::kafka::SASL_PASSWORD);
         }
         self.kafka = Some(kafka);
+        Ok(())
+    }
+
+    fn start_hdfs(&mut self) -> kit::Result<()> {
+        let hdfs = Hdfs::start(HdfsOptions::default())?;
+        println!("\n# HDFS 3.5.0, in {}", hdfs.dir().display());
+        println!("{}", hdfs.url());
+        println!("export HADOOP_CONF_DIR={}", hdfs.conf_dir().display());
+        println!("curl '{}/?op=LISTSTATUS'", hdfs.webhdfs());
+        self.hdfs = Some(hdfs);
         Ok(())
     }
 

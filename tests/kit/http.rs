@@ -28,7 +28,11 @@ pub fn request(method: &str, address: &str, path: &str, body: &str) -> Result<(u
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     let answer = String::from_utf8_lossy(&bytes);
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let (mut head, mut body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    // A DataNode says `100 Continue` to whoever sends a body.
+    while let Some(rest) = head.starts_with("HTTP/1.1 100").then(|| body.split_once("\r\n\r\n")).flatten() {
+        (head, body) = rest;
+    }
     let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
     let status = status.ok_or_else(|| Error::failed(format!("{method} {path} at {address}: no HTTP in `{head}`")))?;
     Ok((status, body.to_owned()))

@@ -30,10 +30,12 @@ mod provision;
 #[cfg(test)]
 mod tests;
 
+pub mod hdfs;
 pub mod kafka;
 pub mod s3;
 
 pub use error::{Error, Missing, Result};
+pub use hdfs::{Hdfs, HdfsOptions};
 pub use home::run_dir;
 pub use kafka::{Kafka, KafkaOptions};
 pub use poll::{poll_until, wait_until};
@@ -51,6 +53,12 @@ pub fn kafka() -> Result<&'static Kafka> {
 pub fn s3() -> Result<&'static S3> {
     static SHARED: OnceLock<Result<S3>> = OnceLock::new();
     shared(&SHARED, || S3::start(S3Options::default()))
+}
+
+/// The HDFS that this process shares. Tests keep apart by their folders.
+pub fn hdfs() -> Result<&'static Hdfs> {
+    static SHARED: OnceLock<Result<Hdfs>> = OnceLock::new();
+    shared(&SHARED, || Hdfs::start(HdfsOptions::default()))
 }
 
 /// Takes what the kit offers out of its `Result`, or ends the test: as skipped, by name, when a toolchain is missing,

@@ -147,6 +147,24 @@ fn s3_keeps_port_and_objects_over_kill() {
     assert_eq!(std::fs::read(&object).unwrap(), b"bytes");
 }
 
+#[test]
+fn hdfs_keeps_ports_and_files_over_kill() {
+    let mut hdfs = need!(Hdfs::start(HdfsOptions::default()));
+    hdfs.write("/kit/before", "before").unwrap();
+    let url = hdfs.url();
+    hdfs.kill_name_node();
+    assert!(hdfs.read("/kit/before").is_err());
+    hdfs.restart().unwrap();
+    assert_eq!(hdfs.url(), url);
+    // Ready means that it takes a file at once.
+    hdfs.write("/kit/after", "after").unwrap();
+    assert_eq!(hdfs.read("/kit/before").unwrap(), "before");
+    hdfs.kill();
+    hdfs.restart().unwrap();
+    assert_eq!(hdfs.read("/kit/after").unwrap(), "after");
+    assert!(hdfs.list("/kit").unwrap().contains("\"pathSuffix\":\"before\""));
+}
+
 fn sasl_describe(kafka: &Kafka, password: &str) -> Result<String> {
     let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
     let user = kafka::SASL_USER;

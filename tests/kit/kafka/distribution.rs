@@ -56,14 +56,11 @@ impl Distribution {
 
     /// A broker for the broker's archive, and a tool that speaks to it for the tools'.
     fn record(&'static self) -> Result<()> {
-        self.broker_archive.record(|recorder| {
-            let mut kafka = Kafka::start_with(self, KafkaOptions::default(), Some(recorder))?;
+        Archive::record([&self.broker_archive, &self.tool_archive], |[broker, tool]| {
+            let mut kafka = Kafka::start_with(self, KafkaOptions::default(), Some(broker))?;
             kafka.create_topic("train", 1, &[])?;
             kafka.tool_with_input("org.apache.kafka.tools.ConsoleProducer", &["--topic", "train"], "one\n")?;
-            self.tool_archive.record(|recorder| {
-                let args = ["--bootstrap-server", &kafka.bootstrap(), "--describe"];
-                kafka.run_tool(TOPIC_COMMAND, &args, "", recorder).map(drop)
-            })?;
+            kafka.run_tool(TOPIC_COMMAND, &["--bootstrap-server", &kafka.bootstrap(), "--describe"], "", tool)?;
             kafka.stop()
         })
     }
