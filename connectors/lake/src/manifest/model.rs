@@ -191,6 +191,8 @@ pub struct FileEntry {
     pub min_timestamp: Option<i64>,
     /// The largest.
     pub max_timestamp: Option<i64>,
+    /// How many records have no timestamp.
+    pub untimed: u64,
     /// Its size.
     pub stored_bytes: u64,
     /// Bytes of keys, values and headers in it.

@@ -20,6 +20,7 @@ fn full() -> Entry {
         missing: Missing::from([(Reason::Transaction, 10)]),
         min_timestamp: Some(1_763_712_000_000),
         max_timestamp: None,
+        untimed: 990,
         stored_bytes: 51_200,
         raw_bytes: 204_800,
         sha256: Digest::of(b"file").to_string(),
@@ -74,7 +75,7 @@ fn the_bytes_are_those_of_the_specification() {
          \"files\":[{{\"path\":\"orders/partition=0/00000000000000000000-0000000001-0-0b9f12ab.parquet\",\"route\":\"\",\
          \"format\":\"archive.parquet\",\"codec\":\"zstd\",\"span_from\":0,\"span_to\":999,\"first_offset\":0,\
          \"last_offset\":998,\"records\":990,\"missing\":{{\"transaction\":10}},\"min_timestamp\":1763712000000,\
-         \"max_timestamp\":null,\"stored_bytes\":51200,\"raw_bytes\":204800,\"sha256\":\"{file}\",\
+         \"max_timestamp\":null,\"untimed\":990,\"stored_bytes\":51200,\"raw_bytes\":204800,\"sha256\":\"{file}\",\
          \"blocks\":[{{\"at\":0,\"len\":50100,\"sha256\":\"{block}\"}},{{\"at\":50100,\"len\":1100,\"sha256\":\"{block}\"}}]}}],\
          \"missing\":{{\"compaction_or_transaction\":2,\"unknown\":1}},\
          \"gaps\":[{{\"from\":1000,\"to\":1001,\"reason\":\"log_start_moved\"}}],\"resume_offset\":1002,\
