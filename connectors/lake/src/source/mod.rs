@@ -1,0 +1,4 @@
+//! From the lake back to Kafka: the replay source.
+
+pub mod cut;
+pub mod plan;
