@@ -14,12 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use kit::{Hdfs, HdfsOptions, Kafka, KafkaOptions, S3, S3Options, S3Server};
+use kit::{ConnectOptions, ConnectWorker, Hdfs, HdfsOptions, Kafka, KafkaOptions, S3, S3Options, S3Server};
 
 const USAGE: &str = "usage: cargo run --example kit -- [--brokers N] [--sasl] SERVICE...
 services:
   kafka    a broker (with --brokers 3: three; with --sasl: a second listener that wants credentials)
   s3       versitygw, objects are plain files
+  connect  a JVM Connect worker, standalone, on a broker of the kit
+  python   only says where a Python with pyarrow, duckdb, fastavro, confluent-kafka and the flights is
   hdfs     a NameNode and a DataNode, with WebHDFS
   minio    another S3 server, with true flat keys (a long build)";
 
@@ -61,6 +63,7 @@ fn parse(args: impl Iterator<Item = String>) -> Result<Wanted, String> {
 /// What runs; dropped in order of declaration, users of a service before the service.
 #[derive(Default)]
 struct Services {
+    connect: Option<ConnectWorker>,
     hdfs: Option<Hdfs>,
     s3: Vec<S3>,
     kafka: Option<Kafka>,
@@ -71,6 +74,8 @@ impl Services {
         for service in &wanted.services {
             let started = match service.as_str() {
                 "kafka" => self.start_kafka(&wanted.kafka),
+                "connect" => self.start_connect(&wanted.kafka),
+                "python" => kit::python().map(|python| println!("\n# Python\n{}", python.path().display())),
                 "hdfs" => self.start_hdfs(),
                 "s3" => self.start_s3(S3Server::Versitygw),
                 "minio" => self.start_s3(S3Server::Minio),
@@ -95,6 +100,16 @@ impl Services {
             println!("sasl.username={}\nsasl.password={}", kit::kafka::SASL_USER, kit::kafka::SASL_PASSWORD);
         }
         self.kafka = Some(kafka);
+        Ok(())
+    }
+
+    fn start_connect(&mut self, kafka: &KafkaOptions) -> kit::Result<()> {
+        self.start_kafka(kafka)?;
+        let bootstrap = self.kafka.as_ref().map(Kafka::bootstrap).unwrap_or_default();
+        let worker = ConnectWorker::start(ConnectOptions::new(bootstrap))?;
+        println!("\n# JVM Connect worker 4.3.1, in {}", worker.dir().display());
+        println!("curl {}/connector-plugins", worker.rest_url());
+        self.connect = Some(worker);
         Ok(())
     }
 

@@ -27,18 +27,22 @@ mod java;
 mod poll;
 mod process;
 mod provision;
+mod python;
 #[cfg(test)]
 mod tests;
 
+pub mod connect;
 pub mod hdfs;
 pub mod kafka;
 pub mod s3;
 
+pub use connect::{ConnectOptions, ConnectWorker};
 pub use error::{Error, Missing, Result};
 pub use hdfs::{Hdfs, HdfsOptions};
 pub use home::run_dir;
 pub use kafka::{Kafka, KafkaOptions};
 pub use poll::{poll_until, wait_until};
+pub use python::Python;
 pub use s3::{S3, S3Options, S3Server};
 
 use std::sync::OnceLock;
@@ -59,6 +63,18 @@ pub fn s3() -> Result<&'static S3> {
 pub fn hdfs() -> Result<&'static Hdfs> {
     static SHARED: OnceLock<Result<Hdfs>> = OnceLock::new();
     shared(&SHARED, || Hdfs::start(HdfsOptions::default()))
+}
+
+/// The JVM Connect worker that this process shares, on the shared broker. Tests keep apart by their connectors' names.
+pub fn connect_worker() -> Result<&'static ConnectWorker> {
+    static SHARED: OnceLock<Result<ConnectWorker>> = OnceLock::new();
+    shared(&SHARED, || ConnectWorker::start(ConnectOptions::new(kafka()?.bootstrap())))
+}
+
+/// The Python of this machine's kit, with the readers that judge our files.
+pub fn python() -> Result<&'static Python> {
+    static SHARED: OnceLock<Result<Python>> = OnceLock::new();
+    shared(&SHARED, Python::provision)
 }
 
 /// Takes what the kit offers out of its `Result`, or ends the test: as skipped, by name, when a toolchain is missing,

