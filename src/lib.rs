@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod herder;
 pub mod kafka;
 pub mod logging;
 pub mod task;

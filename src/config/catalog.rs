@@ -62,6 +62,11 @@ impl PluginKind {
         }
     }
 
+    /// True for sinks and sources.
+    pub fn is_connector(self) -> bool {
+        matches!(self, Self::Sink | Self::Source)
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Self::Sink | Self::Source => "Connector",
@@ -94,9 +99,34 @@ impl Catalog {
         &self.plugins
     }
 
-    /// The plug-in of this class name or alias.
+    /// The plug-in of this class name or alias; of a class that is several kinds, the first.
     pub fn find(&self, name: &str) -> Option<&Plugin> {
-        self.index_by_alias.get(name).map(|index| &self.plugins[*index])
+        self.index_by_alias.get(name.trim()).map(|index| &self.plugins[*index])
+    }
+
+    /// The plug-in of this class name or alias that is of a kind that `wanted` picks.
+    pub fn find_kind(&self, name: &str, wanted: impl Fn(PluginKind) -> bool) -> Option<&Plugin> {
+        let class = self.find(name)?.class;
+        self.plugins.iter().find(|plugin| plugin.class == class && wanted(plugin.kind))
+    }
+
+    /// The versions of every plug-in of this class.
+    pub fn versions(&self, class: &str) -> Vec<String> {
+        self.plugins.iter().filter(|plugin| plugin.class == class).filter_map(|plugin| plugin.version.clone()).collect()
+    }
+
+    /// The connector of this class or alias.
+    ///
+    /// # Errors
+    /// `Config` naming what exists, in Connect's words.
+    pub fn connector_plugin(&self, name: &str) -> Result<&Plugin> {
+        self.find_kind(name, PluginKind::is_connector).ok_or_else(|| {
+            ConnectError::config(format!(
+                "Failed to find any class that implements Connector and which name matches {name}, available \
+                 connectors are: {}",
+                self.classes(PluginKind::is_connector).join(", ")
+            ))
+        })
     }
 
     /// A new connector of this class or alias.
@@ -104,13 +134,9 @@ impl Catalog {
     /// # Errors
     /// `Config` naming what exists, in Connect's words.
     pub fn connector(&self, name: &str) -> Result<Box<dyn Connector>> {
-        match self.find(name).map(|plugin| plugin.make) {
-            Some(Make::Connector(make)) => Ok(make()),
-            _ => Err(ConnectError::config(format!(
-                "Failed to find any class that implements Connector and which name matches {name}, available \
-                 connectors are: {}",
-                self.classes(|kind| matches!(kind, PluginKind::Sink | PluginKind::Source)).join(", ")
-            ))),
+        match self.connector_plugin(name)?.make {
+            Make::Connector(make) => Ok(make()),
+            _ => Err(ConnectError::config(format!("{name} is no connector"))),
         }
     }
 
@@ -119,11 +145,7 @@ impl Catalog {
     /// # Errors
     /// `Config` where there is none of that name.
     pub fn converter(&self, name: &str) -> Result<Box<dyn Converter>> {
-        let of_kind = self
-            .plugins
-            .iter()
-            .find(|plugin| plugin.kind == PluginKind::Converter && aliases(plugin).iter().any(|alias| alias == name));
-        match of_kind.map(|plugin| plugin.make) {
+        match self.find_kind(name, |kind| kind == PluginKind::Converter).map(|plugin| plugin.make) {
             Some(Make::Converter(make)) => Ok(make()),
             _ => Err(ConnectError::config(format!("Class {name} could not be found."))),
         }
@@ -134,10 +156,7 @@ impl Catalog {
     /// # Errors
     /// `Config` where there is none of that name.
     pub fn header_converter(&self, name: &str) -> Result<Box<dyn HeaderConverter>> {
-        let of_kind = self.plugins.iter().find(|plugin| {
-            plugin.kind == PluginKind::HeaderConverter && aliases(plugin).iter().any(|alias| alias == name)
-        });
-        match of_kind.map(|plugin| plugin.make) {
+        match self.find_kind(name, |kind| kind == PluginKind::HeaderConverter).map(|plugin| plugin.make) {
             Some(Make::HeaderConverter(make)) => Ok(make()),
             _ => Err(ConnectError::config(format!("Class {name} could not be found."))),
         }

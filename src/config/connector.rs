@@ -142,21 +142,26 @@ pub fn listed_topics(items: &[String]) -> Vec<String> {
     topics
 }
 
+/// The keys of every connector.
+pub fn common_def() -> ConfigDef {
+    base_def().define_all(errors_def())
+}
+
 /// The keys of sinks, those of every connector first.
 pub fn sink_def() -> ConfigDef {
-    common_def().define_all(errors_def()).define_all(sink_additions())
+    common_def().define_all(sink_additions())
 }
 
 /// The keys of sources, those of every connector first.
 pub fn source_def() -> ConfigDef {
-    common_def().define_all(errors_def()).define_all(source_additions())
+    common_def().define_all(source_additions())
 }
 
 fn row(name: &str, kind: ConfigType, importance: Importance, doc: &str) -> ConfigKey {
     ConfigKey::new(name, kind).importance(importance).doc(doc)
 }
 
-fn common_def() -> ConfigDef {
+fn base_def() -> ConfigDef {
     use ConfigType::{Boolean, Int, List, String};
     use Importance::{High, Low, Medium};
     let common = "Common";
@@ -347,13 +352,13 @@ fn source_additions() -> ConfigDef {
         .define(
             row("exactly.once.support", String, Medium, "requested, or required: refused where it cannot be had.")
                 .default("requested")
-                .one_of_ignoring_case(&["REQUESTED", "REQUIRED"])
+                .one_of_ignoring_case(&["REQUIRED", "REQUESTED"])
                 .shown(exactly_once, 2, Width::Short, "Exactly once support"),
         )
         .define(
             row("transaction.boundary", String, Medium, "What ends a transaction: poll, interval or connector.")
                 .default("poll")
-                .one_of_ignoring_case(&["POLL", "INTERVAL", "CONNECTOR"])
+                .one_of_ignoring_case(&["INTERVAL", "POLL", "CONNECTOR"])
                 .shown(exactly_once, 3, Width::Short, "Transaction Boundary"),
         )
         .define(

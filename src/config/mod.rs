@@ -8,6 +8,7 @@ pub mod overrides;
 pub mod properties;
 pub mod provider;
 pub mod rest;
+pub mod version;
 pub mod worker;
 
 use lakeferry_api::Config;

@@ -1,0 +1,3 @@
+//! The herder: folds the config log into what should run here and makes it so.
+
+pub mod validate;

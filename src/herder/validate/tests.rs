@@ -1,0 +1,1 @@
+//! Validation against the answers of a Java worker.
