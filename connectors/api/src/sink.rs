@@ -158,6 +158,12 @@ pub trait SinkContext: Send + Sync {
     /// `Retriable` while no broker answers.
     async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions>;
 
+    /// True where the consumer group has members now.
+    ///
+    /// # Errors
+    /// `Retriable` while no broker answers.
+    async fn group_is_live(&self) -> Result<bool>;
+
     /// Commits synchronously, with the member's generation.
     ///
     /// # Errors
