@@ -7,6 +7,13 @@
 //!
 //! To add a format: a file beside this one with its [`FileFormat`] row, and the row in [`FORMATS`].
 
+mod archive;
+mod arrow_schema;
+mod avro;
+mod metadata;
+mod output;
+mod rows;
+
 use bytes::Bytes;
 use lakeferry_api::{Batch, ConnectError, Result, TopicPartition};
 use serde::{Deserialize, Serialize};
@@ -137,13 +144,16 @@ pub struct FileFormat {
     pub extension: &'static str,
     /// The codecs it knows.
     pub codecs: &'static [Codec],
-    encoder: fn(FileHeader, Compression) -> Result<Box<dyn FileEncoder>>,
+    encoder: BeginFile,
     prelude: fn(&[Block]) -> usize,
-    decoder: fn(Bytes, &[Block], &TopicPartition) -> Result<Box<dyn FileDecoder>>,
+    decoder: OpenFile,
 }
 
+type BeginFile = fn(FileHeader, Compression) -> Result<Box<dyn FileEncoder>>;
+type OpenFile = fn(Bytes, &[Block], &TopicPartition) -> Result<Box<dyn FileDecoder>>;
+
 /// Every format that a sink can write and a source can read.
-pub static FORMATS: &[FileFormat] = &[];
+pub static FORMATS: &[FileFormat] = &[archive::FORMAT, avro::FORMAT];
 
 /// The format called `name`.
 ///
@@ -251,3 +261,6 @@ fn hex(digest: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+//! The way back from `archive.parquet`: row groups to batches.
+//!
+//! Invariant: nothing is believed. The footer is compared with the schema that is written and with the file's blocks,
+//! so that the reader below never looks outside the block it was given; every row is held to the partition and to ascending
+//! offsets.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMillisecondType};
+use arrow_array::{Array, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow_buffer::OffsetBuffer;
+use bytes::{Buf, Bytes};
+use lakeferry_api::batch::NO_TIMESTAMP;
+use lakeferry_api::error::Context;
+use lakeferry_api::{Batch, ConnectError, Kind, Result, TopicPartition};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::super::rows::{Gatherer, STEP_BYTES, STEP_ROWS, timestamp_type};
+use super::super::{Batches, Block, FileDecoder, FileMetadata};
+use super::parquet_schema;
+
+const MAGIC: &[u8] = b"PAR1";
+
+struct ParquetDecoder {
+    partition: TopicPartition,
+    blocks: Vec<Block>,
+    reader: ArrowReaderMetadata,
+    metadata: FileMetadata,
+}
+
+/// A decoder of the file whose last block is `prelude`.
+pub(super) fn decoder(prelude: Bytes, blocks: &[Block], partition: &TopicPartition) -> Result<Box<dyn FileDecoder>> {
+    let footer = footer(&prelude, blocks)?;
+    let pairs = footer.file_metadata().key_value_metadata();
+    let metadata = FileMetadata::read(|key| {
+        let pair = pairs.into_iter().flatten().find(|pair| pair.key == key);
+        pair.and_then(|pair| pair.value.as_deref())
+    })?;
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let reader = ArrowReaderMetadata::try_new(Arc::new(footer), options).context(Kind::Fatal, damaged)?;
+    Ok(Box::new(ParquetDecoder { partition: partition.clone(), blocks: blocks.to_vec(), reader, metadata }))
+}
+
+impl FileDecoder for ParquetDecoder {
+    fn metadata(&self) -> &FileMetadata {
+        &self.metadata
+    }
+
+    fn decode(&self, index: usize, bytes: Bytes) -> Result<Batches> {
+        let groups = self.reader.metadata().num_row_groups();
+        if index == groups && index + 1 == self.blocks.len() {
+            return Ok(Box::new(std::iter::empty()));
+        }
+        let Some(block) = self.blocks.get(index).filter(|_| index < groups) else {
+            return Err(ConnectError::fatal(format!("a file of {} blocks has no block {index}", self.blocks.len())));
+        };
+        let group = self.reader.metadata().row_group(index);
+        let source = BlockSource { at: block.at, bytes };
+        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(source, self.reader.clone())
+            .with_row_groups(vec![index])
+            .with_batch_size(rows_at_once(group))
+            .build()
+            .context(Kind::Fatal, damaged)?;
+        let gatherer = Gatherer::new(self.partition.clone());
+        Ok(Box::new(Rows { rows, current: None, gatherer, ended: false }))
+    }
+}
+
+/// The rows of one row group, gathered into batches.
+struct Rows {
+    rows: ParquetRecordBatchReader,
+    current: Option<Cursor>,
+    gatherer: Gatherer,
+    ended: bool,
+}
+
+impl Rows {
+    fn next_batch(&mut self) -> Result<Option<Batch>> {
+        loop {
+            if let Some(cursor) = &mut self.current {
+                while cursor.at < cursor.offsets.len() {
+                    if let Some(batch) = cursor.gather_row(&mut self.gatherer)? {
+                        return Ok(Some(batch));
+                    }
+                }
+            }
+            match self.rows.next() {
+                Some(columns) => {
+                    let columns = columns.context(Kind::Fatal, damaged)?;
+                    self.current = Some(Cursor::new(&columns, self.gatherer.partition())?);
+                }
+                None => return Ok(self.gatherer.finish()),
+            }
+        }
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let batch = self.next_batch().transpose();
+        self.ended = !matches!(batch, Some(Ok(_)));
+        batch
+    }
+}
+
+/// Some decoded rows and how many of them were gathered.
+struct Cursor {
+    at: usize,
+    offsets: Int64Array,
+    timestamps: TimestampMillisecondArray,
+    timestamp_types: StringArray,
+    keys: BinaryArray,
+    values: BinaryArray,
+    header_ends: OffsetBuffer<i32>,
+    header_keys: StringArray,
+    header_values: BinaryArray,
+}
+
+impl Cursor {
+    fn new(columns: &RecordBatch, partition: &TopicPartition) -> Result<Self> {
+        let (topics, partitions) =
+            (columns.column(0).as_string::<i32>(), columns.column(1).as_primitive::<Int32Type>());
+        for (topic, number) in topics.iter().flatten().zip(partitions.values()) {
+            if topic != &*partition.topic || *number != partition.partition {
+                let message = format!("the file holds rows of {topic}-{number}, but {partition} is read");
+                return Err(ConnectError::fatal(message));
+            }
+        }
+        let headers = columns.column(7).as_list::<i32>();
+        let entries = headers.values().as_struct();
+        Ok(Self {
+            at: 0,
+            offsets: columns.column(2).as_primitive::<Int64Type>().clone(),
+            timestamps: columns.column(3).as_primitive::<TimestampMillisecondType>().clone(),
+            timestamp_types: columns.column(4).as_string::<i32>().clone(),
+            keys: columns.column(5).as_binary::<i32>().clone(),
+            values: columns.column(6).as_binary::<i32>().clone(),
+            header_ends: headers.offsets().clone(),
+            header_keys: entries.column(0).as_string::<i32>().clone(),
+            header_values: entries.column(1).as_binary::<i32>().clone(),
+        })
+    }
+
+    /// Gathers the row it stands at and moves on.
+    fn gather_row(&mut self, gatherer: &mut Gatherer) -> Result<Option<Batch>> {
+        let at = self.at;
+        self.at += 1;
+        let timestamp = if self.timestamps.is_null(at) { NO_TIMESTAMP } else { self.timestamps.value(at) };
+        let stamped = self.timestamp_types.is_valid(at).then(|| self.timestamp_types.value(at));
+        let key = self.keys.is_valid(at).then(|| self.keys.value(at));
+        let value = self.values.is_valid(at).then(|| self.values.value(at));
+        let full = gatherer.push(
+            self.offsets.value(at),
+            (timestamp, timestamp_type(stamped.map(str::as_bytes))?),
+            key,
+            value,
+        )?;
+        for entry in self.header_ends[at] as usize..self.header_ends[at + 1] as usize {
+            let value = self.header_values.is_valid(entry).then(|| self.header_values.value(entry));
+            gatherer.header(self.header_keys.value(entry), value);
+        }
+        Ok(full)
+    }
+}
+
+/// A block's bytes at their place in the file.
+struct BlockSource {
+    at: u64,
+    bytes: Bytes,
+}
+
+impl BlockSource {
+    fn slice(&self, start: u64, len: Option<usize>) -> Result<Bytes, ParquetError> {
+        let from = start.checked_sub(self.at).and_then(|from| usize::try_from(from).ok());
+        let from = from.filter(|from| *from <= self.bytes.len());
+        let to = from.and_then(|from| len.map_or(Some(self.bytes.len()), |len| from.checked_add(len)));
+        match (from, to) {
+            (Some(from), Some(to)) if to <= self.bytes.len() => Ok(self.bytes.slice(from..to)),
+            _ => Err(ParquetError::EOF(format!("{len:?} bytes at {start} are outside the block at {}", self.at))),
+        }
+    }
+}
+
+impl Length for BlockSource {
+    fn len(&self) -> u64 {
+        self.at + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for BlockSource {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(self.slice(start, None)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.slice(start, Some(length))
+    }
+}
+
+/// The footer, which fits the blocks of the file and the archive's columns.
+fn footer(last: &Bytes, blocks: &[Block]) -> Result<ParquetMetaData> {
+    let footer = last
+        .strip_suffix(MAGIC)
+        .and_then(|rest| rest.split_last_chunk::<4>())
+        .and_then(|(rest, len)| rest.len().checked_sub(u32::from_le_bytes(*len) as usize).map(|from| &rest[from..]));
+    let footer = footer.ok_or_else(|| ConnectError::fatal("the file does not end as a Parquet file does"))?;
+    let footer = ParquetMetaDataReader::decode_metadata(footer).context(Kind::Fatal, damaged)?;
+    let columns = footer.file_metadata().schema_descr();
+    let expected = parquet_schema().context(Kind::Fatal, damaged)?;
+    if columns.root_schema().get_fields() != expected.root_schema().get_fields() {
+        return Err(ConnectError::fatal("the Parquet file does not have the columns of archive.parquet"));
+    }
+    if footer.num_row_groups() + 1 != blocks.len() {
+        let message = format!("the file has {} row groups, but {} blocks", footer.num_row_groups(), blocks.len());
+        return Err(ConnectError::fatal(message));
+    }
+    for (group, block) in footer.row_groups().iter().zip(blocks) {
+        check_group(group, block)?;
+    }
+    Ok(footer)
+}
+
+/// Holds every column of `group` to the bytes of `block` and to numbers that fit them.
+fn check_group(group: &RowGroupMetaData, block: &Block) -> Result<()> {
+    let end = block.at.saturating_add(block.len);
+    for column in group.columns() {
+        let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+        let inside = u64::try_from(start).is_ok_and(|start| start >= block.at)
+            && u64::try_from(column.compressed_size())
+                .is_ok_and(|len| (start as u64).checked_add(len).is_some_and(|column_end| column_end <= end));
+        if !inside {
+            let path = column.column_path();
+            return Err(ConnectError::fatal(format!("column {path} lies outside its block at {}", block.at)));
+        }
+    }
+    if group.num_rows() < 0 || group.total_byte_size() < 0 {
+        return Err(ConnectError::fatal(format!("the row group at {} has a negative size", block.at)));
+    }
+    Ok(())
+}
+
+/// How many rows of `group` are about [`STEP_BYTES`].
+fn rows_at_once(group: &RowGroupMetaData) -> usize {
+    let row_bytes = group.total_byte_size() / group.num_rows().max(1);
+    (STEP_BYTES / (row_bytes as usize).max(1)).clamp(1, STEP_ROWS)
+}
+
+fn damaged() -> String {
+    "the Parquet file is damaged, or Lakeferry did not write it".to_owned()
+}
