@@ -5,8 +5,10 @@
 //! (only equal bytes are "ours", an error is never "absent"). Nothing here changes or deletes an entry.
 
 pub mod digest;
+pub mod invariants;
 pub mod model;
 pub mod offsets;
+pub mod read;
 pub mod wire;
 
 use std::sync::Arc;
@@ -116,11 +118,7 @@ impl ManifestStore {
         let Some(bytes) = self.fetch(&path).await? else { return Ok(None) };
         let entry = wire::decode(path.as_ref(), &bytes)?;
         if entry.seq != seq || entry.partition() != *partition {
-            return Err(ConnectError::fatal(format!(
-                "manifest {path} is refused: it says that it is entry {} of {}; bring back the one that belongs there",
-                entry.seq,
-                entry.partition()
-            )));
+            return Err(misplaced(&path, &entry));
         }
         Ok(Some((entry, bytes)))
     }
@@ -249,6 +247,14 @@ impl ManifestStore {
         }
         Ok(None)
     }
+}
+
+fn misplaced(path: &Path, entry: &Entry) -> ConnectError {
+    ConnectError::fatal(format!(
+        "manifest {path} is refused: it says that it is entry {} of {}; bring back the one that belongs there",
+        entry.seq,
+        entry.partition()
+    ))
 }
 
 fn removed(partition: &TopicPartition, evidence: String) -> ConnectError {

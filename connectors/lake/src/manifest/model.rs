@@ -332,15 +332,16 @@ impl Totals {
     /// The sums with one more entry's files, missing offsets and gaps.
     #[must_use]
     pub fn plus(mut self, files: &[FileEntry], missing: &Missing, gaps: &[Gap]) -> Self {
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         for file in files {
-            self.records += file.records;
-            self.missing += file.missing.values().sum::<u64>();
-            self.files += 1;
-            self.stored_bytes += file.stored_bytes;
-            self.raw_bytes += file.raw_bytes;
+            add(&mut self.records, file.records);
+            file.missing.values().for_each(|count| add(&mut self.missing, *count));
+            add(&mut self.files, 1);
+            add(&mut self.stored_bytes, file.stored_bytes);
+            add(&mut self.raw_bytes, file.raw_bytes);
         }
-        self.missing += missing.values().sum::<u64>();
-        self.gaps += gaps.iter().map(|gap| gap.range().width()).sum::<u64>();
+        missing.values().for_each(|count| add(&mut self.missing, *count));
+        gaps.iter().for_each(|gap| add(&mut self.gaps, gap.range().width()));
         self
     }
 }

@@ -1,0 +1,498 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::layout::ObjectName;
+use crate::manifest::model::*;
+use crate::manifest::tests::entry as opening;
+use crate::manifest::wire;
+
+/// A writer that follows the rules, with accounting of the simplest kind: one set of published offsets a lineage.
+pub(crate) struct Scribe {
+    pub(crate) chain: Vec<Link>,
+    published: BTreeMap<u32, BTreeSet<i64>>,
+    files: u32,
+}
+
+/// What one lineage lacks is in front of its resume offset.
+fn resume_of(published: &BTreeSet<i64>, first: i64) -> i64 {
+    (first..).find(|offset| !published.contains(offset)).unwrap()
+}
+
+fn runs(offsets: impl IntoIterator<Item = i64>) -> Vec<OffsetRange> {
+    offsets.into_iter().collect::<OffsetSet>().ranges().collect()
+}
+
+impl Scribe {
+    pub(crate) fn new(first: i64) -> Self {
+        let mut entry = opening(0);
+        entry.source.first = Some(first);
+        entry.lineages[0].first = Some(first);
+        entry.resume_offset = Some(first);
+        let mut scribe = Self { chain: Vec::new(), published: BTreeMap::from([(1, BTreeSet::new())]), files: 0 };
+        scribe.push(entry);
+        scribe
+    }
+
+    fn push(&mut self, entry: Entry) {
+        let bytes = wire::encode(&entry).unwrap();
+        assert_eq!(wire::decode("x", &bytes).unwrap(), entry);
+        self.chain.push(Link { entry, sha256: Digest::of(&bytes) });
+    }
+
+    pub(crate) fn end(&self) -> &Entry {
+        &self.chain.last().unwrap().entry
+    }
+
+    fn published(&self) -> &BTreeSet<i64> {
+        &self.published[&self.end().source.lineage]
+    }
+
+    pub(crate) fn resume(&self) -> i64 {
+        self.end().resume_offset.unwrap()
+    }
+
+    /// The next entry of `kind`, as empty as can be.
+    fn next(&self, kind: EntryKind) -> Entry {
+        let last = self.chain.last().unwrap();
+        let mut entry = last.entry.clone();
+        entry.seq += 1;
+        entry.previous_sha256 = Some(last.sha256);
+        entry.kind = kind;
+        entry.epoch += u32::from(kind != EntryKind::Commit);
+        if kind != EntryKind::Commit {
+            entry.writer.id = format!("{:08x}000000000000000000000000", entry.seq);
+        }
+        entry.topic = (kind != EntryKind::Commit).then(|| opening(0).topic.unwrap());
+        (entry.files, entry.missing, entry.gaps) = (Vec::new(), Missing::new(), Vec::new());
+        entry
+    }
+
+    pub(crate) fn open(&mut self) {
+        let mut entry = self.next(EntryKind::Open);
+        if entry.resume_offset.is_none() {
+            let first = Some(40);
+            (entry.resume_offset, entry.source.first) = (first, first);
+            entry.lineages.last_mut().unwrap().first = first;
+        }
+        self.push(entry);
+    }
+
+    fn file(&mut self, entry: &Entry, offsets: &[i64]) -> FileEntry {
+        self.files += 1;
+        let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+        let name = ObjectName {
+            first_offset: first,
+            epoch: entry.epoch,
+            n: self.files,
+            writer: u32::from_str_radix(&entry.writer.id[..8], 16).unwrap(),
+            extension: "parquet".into(),
+        };
+        let block = |at, len, text: &[u8]| Block { at, len, sha256: Digest::of(text).to_string() };
+        FileEntry {
+            path: format!("orders/partition=0/{name}"),
+            route: String::new(),
+            format: "archive.parquet".into(),
+            codec: "zstd".into(),
+            span_from: None,
+            span_to: None,
+            first_offset: first,
+            last_offset: last,
+            records: offsets.len() as u64,
+            missing: Missing::new(),
+            min_timestamp: Some(1000 + first),
+            max_timestamp: Some(1000 + last),
+            stored_bytes: 300,
+            raw_bytes: 1000,
+            sha256: Digest::of(b"file").to_string(),
+            blocks: vec![block(0, 200, b"one"), block(200, 100, b"two")],
+        }
+    }
+
+    /// Publishes `entry`'s files, its missing offsets and gaps: `new` is what they answer for.
+    fn commit(&mut self, mut entry: Entry, new: impl IntoIterator<Item = i64>) {
+        let lineage = entry.source.lineage;
+        let published = self.published.get_mut(&lineage).unwrap();
+        for offset in new {
+            assert!(published.insert(offset), "{offset} twice");
+        }
+        let resume = resume_of(published, entry.source.first.unwrap());
+        entry.resume_offset = Some(resume);
+        entry.ahead = published.range(resume..).copied().collect();
+        entry.totals = entry.totals.plus(&entry.files, &entry.missing, &entry.gaps);
+        self.push(entry);
+    }
+
+    /// A contiguous file of `width` offsets; those in `holes` (counted from its start) have no record.
+    pub(crate) fn contiguous(&mut self, width: i64, holes: &BTreeSet<i64>) {
+        let (from, to) = (self.resume(), self.resume() + width - 1);
+        let unpublished: Vec<i64> = (from..=to).filter(|offset| !self.published().contains(offset)).collect();
+        let (missing, records): (Vec<i64>, Vec<i64>) =
+            unpublished.iter().copied().partition(|offset| holes.contains(&(offset - from)));
+        if records.is_empty() {
+            return;
+        }
+        let mut entry = self.next(EntryKind::Commit);
+        let mut file = self.file(&entry, &records);
+        (file.span_from, file.span_to) = (Some(from), Some(to));
+        if !missing.is_empty() {
+            file.missing.insert(Reason::Transaction, missing.len() as u64);
+        }
+        entry.files.push(file);
+        self.commit(entry, unpublished);
+    }
+
+    /// A routed file of the offsets in `picked` (counted from the resume offset) that are not published; those in
+    /// `holes` have no record, which is counted when the resume offset passes them.
+    pub(crate) fn routed(&mut self, picked: &BTreeSet<i64>, holes: &BTreeSet<i64>) {
+        let resume = self.resume();
+        let fresh = |offset: &i64| !self.published().contains(offset);
+        let records: Vec<i64> = picked.iter().map(|at| resume + at).filter(fresh).collect();
+        let holes: Vec<i64> =
+            holes.iter().map(|at| resume + at).filter(fresh).filter(|offset| !records.contains(offset)).collect();
+        if records.is_empty() {
+            return;
+        }
+        let mut reached: BTreeSet<i64> = self.published().clone();
+        reached.extend(records.iter().chain(&holes));
+        let reached = resume_of(&reached, resume);
+        let passed: Vec<i64> = holes.into_iter().filter(|offset| *offset < reached).collect();
+
+        let mut entry = self.next(EntryKind::Commit);
+        let mut file = self.file(&entry, &records);
+        file.route = "day=1".into();
+        file.path = file.path.replace("/partition=0", "/day=1");
+        entry.files.push(file);
+        if !passed.is_empty() {
+            entry.missing.insert(Reason::Compaction, passed.len() as u64);
+        }
+        self.commit(entry, records.into_iter().chain(passed));
+    }
+
+    /// A gap of up to `width` offsets from the resume offset on.
+    pub(crate) fn gap(&mut self, width: i64) {
+        let resume = self.resume();
+        let lost: Vec<i64> = (resume..resume + width).filter(|offset| !self.published().contains(offset)).collect();
+        let mut entry = self.next(EntryKind::Commit);
+        entry.gaps = gaps(&lost, Reason::LogStartMoved);
+        self.commit(entry, lost);
+    }
+
+    /// Begins a lineage in `entry` that continues the present one before `before`, or nothing.
+    fn begin(&mut self, mut entry: Entry, before: Option<i64>, started_by: StartedBy, resume: Option<i64>) {
+        let old = entry.source.lineage;
+        let first = before.map_or(resume, |before| Some(before.min(self.resume())));
+        let lineage = entry.lineages.len() as u32 + 1;
+        let continues = before.map(|before| Continues { lineage: old, before });
+        let topic_id = entry.source.topic_id.clone();
+        entry.lineages.push(Lineage { lineage, topic_id, first, continues });
+        (entry.source.lineage, entry.source.first) = (lineage, first);
+        (entry.source.started_by, entry.source.continues) = (started_by, continues);
+        let inherited: BTreeSet<i64> = match (before, first) {
+            (Some(before), Some(first)) => self.published[&old].range(first..before).copied().collect(),
+            _ => BTreeSet::new(),
+        };
+        entry.totals = Totals { records: inherited.len() as u64, ..Totals::default() };
+        self.published.insert(lineage, inherited);
+        match (resume, first) {
+            (Some(resume), Some(first)) => {
+                let jumped: Vec<i64> = (first..resume).filter(|at| !self.published[&lineage].contains(at)).collect();
+                entry.gaps = gaps(&jumped, Reason::Altered);
+                self.commit(entry, jumped);
+            }
+            _ => {
+                (entry.resume_offset, entry.ahead) = (None, OffsetSet::new());
+                self.push(entry);
+            }
+        }
+    }
+
+    /// The log is cut back at `before`.
+    pub(crate) fn truncate(&mut self, before: i64) {
+        let entry = self.next(EntryKind::Open);
+        let resume = before.min(self.resume());
+        self.begin(entry, Some(before), StartedBy::Truncation, Some(resume));
+    }
+
+    /// The topic is made anew.
+    pub(crate) fn recreate(&mut self, first: i64) {
+        let mut entry = self.next(EntryKind::Open);
+        entry.source.topic_id = Some(format!("id{}", entry.seq));
+        self.begin(entry, None, StartedBy::Created, Some(first));
+    }
+
+    /// Somebody sets the offset to `to`, or resets it.
+    pub(crate) fn alter(&mut self, to: Option<i64>) {
+        let entry = self.next(EntryKind::Lineage);
+        self.begin(entry, to, StartedBy::Altered, to);
+        self.open();
+    }
+}
+
+fn gaps(offsets: &[i64], reason: Reason) -> Vec<Gap> {
+    runs(offsets.iter().copied()).into_iter().map(|run| Gap { from: run.from, to: run.to, reason }).collect()
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Open,
+    Contiguous(i64, BTreeSet<i64>),
+    Routed(BTreeSet<i64>, BTreeSet<i64>),
+    Gap(i64),
+    Truncate(i64),
+    Recreate(i64),
+    Alter(Option<i64>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let few = || proptest::collection::btree_set(0..25i64, 0..9);
+    prop_oneof![
+        2 => Just(Step::Open),
+        5 => (1..20i64, few()).prop_map(|(width, holes)| Step::Contiguous(width, holes)),
+        5 => (few(), few()).prop_map(|(picked, holes)| Step::Routed(picked, holes)),
+        2 => (1..20i64).prop_map(Step::Gap),
+        1 => (-15..15i64).prop_map(Step::Truncate),
+        1 => (0..50i64).prop_map(Step::Recreate),
+        1 => proptest::option::weighted(0.8, -15..25i64).prop_map(Step::Alter),
+    ]
+}
+
+pub(crate) fn written(steps: Vec<Step>) -> Scribe {
+    let mut scribe = Scribe::new(20);
+    for step in steps {
+        let near = |by: i64| (scribe.resume() + by).max(0);
+        match step {
+            Step::Open => scribe.open(),
+            Step::Contiguous(width, holes) => scribe.contiguous(width, &holes),
+            Step::Routed(picked, holes) => scribe.routed(&picked, &holes),
+            Step::Gap(width) => scribe.gap(width),
+            Step::Truncate(by) => scribe.truncate(near(by)),
+            Step::Recreate(first) => scribe.recreate(first),
+            Step::Alter(by) => scribe.alter(by.map(near)),
+        }
+    }
+    scribe
+}
+
+/// A chain with a bit of everything.
+fn rich() -> Scribe {
+    let set = |offsets: &[i64]| offsets.iter().copied().collect::<BTreeSet<i64>>();
+    written(vec![
+        Step::Contiguous(10, set(&[3, 9])),
+        Step::Gap(5),
+        Step::Open,
+        Step::Routed(set(&[2, 3, 7]), set(&[])),
+        Step::Routed(set(&[0, 12]), set(&[1])),
+        Step::Truncate(6),
+        Step::Contiguous(6, set(&[0])),
+        Step::Recreate(3),
+        Step::Contiguous(8, set(&[])),
+        Step::Alter(Some(6)),
+        Step::Contiguous(4, set(&[1, 2])),
+        Step::Alter(None),
+        Step::Routed(set(&[0, 1]), set(&[])),
+    ])
+}
+
+fn explained(violations: &[Violation]) -> String {
+    violations.iter().map(|violation| format!("{violation}\n")).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_follows_the_rules_breaks_no_law(steps in proptest::collection::vec(step(), 0..25)) {
+        let chain = written(steps).chain;
+        let violations = check_chain(&chain);
+        prop_assert!(violations.is_empty(), "{}", explained(&violations));
+        // Where nobody goes back to an older lineage, the entry before is all that a writer needs.
+        for pair in chain.windows(2) {
+            let [before, now] = pair else { unreachable!() };
+            let before = Before::following(&before.entry, before.sha256, &now.entry);
+            let violations = check_entry(&now.entry, &before);
+            prop_assert!(violations.is_empty(), "{}", explained(&violations));
+        }
+    }
+
+    #[test]
+    fn no_document_makes_a_law_panic(
+        at in any::<prop::sample::Index>(), number in prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), -3..3i64],
+        which in any::<prop::sample::Index>(),
+    ) {
+        let chain = rich().chain;
+        let seq = at.index(chain.len());
+        let mut leaves = Vec::new();
+        numbers(&document(&chain[seq].entry), &mut Vec::new(), &mut leaves);
+        let path = &leaves[which.index(leaves.len())];
+        if let Some(changed) = with(&chain, seq, path, number.into()) {
+            let _ = check_chain(&changed);
+        }
+    }
+}
+
+#[test]
+fn a_lineage_that_was_left_is_gone_on_with() {
+    let mut scribe = Scribe::new(0);
+    scribe.contiguous(10, &BTreeSet::new());
+    let old = scribe.end().clone();
+    scribe.recreate(0);
+    let mut back = scribe.next(EntryKind::Open);
+    (back.source, back.resume_offset, back.totals) = (old.source.clone(), old.resume_offset, old.totals);
+    scribe.push(back);
+    scribe.contiguous(5, &BTreeSet::new());
+    assert_eq!(explained(&check_chain(&scribe.chain)), "");
+
+    let mut again = scribe.next(EntryKind::Open);
+    again.source.topic_id = scribe.chain[0].entry.source.topic_id.clone();
+    scribe.begin(again, None, StartedBy::Created, Some(0));
+    let broken = check_chain(&scribe.chain);
+    assert_eq!(broken.len(), 1, "{}", explained(&broken));
+    assert_eq!((broken[0].law, broken[0].field.as_str()), ("the lineage begun", "source.topic_id"));
+}
+
+#[test]
+fn the_end_alone_says_the_sums_of_its_lineage() {
+    let scribe = rich();
+    let mut files: BTreeMap<u32, u64> = BTreeMap::new();
+    for link in &scribe.chain {
+        let count = files.entry(link.entry.source.lineage).or_default();
+        *count += link.entry.files.len() as u64;
+        assert_eq!(link.entry.totals.files, *count);
+    }
+    assert!(files.len() >= 4, "{files:?}");
+}
+
+fn document(entry: &Entry) -> Value {
+    serde_json::from_slice(&wire::encode(entry).unwrap()).unwrap()
+}
+
+type LeafPath = Vec<String>;
+
+/// The paths of all members that are no lists and no objects.
+fn leaves(value: &Value, path: &mut LeafPath, found: &mut Vec<(LeafPath, Value)>) {
+    let mut deeper = |key: String, value: &Value| {
+        path.push(key);
+        leaves(value, path, found);
+        path.pop();
+    };
+    match value {
+        Value::Object(members) => members.iter().for_each(|(key, value)| deeper(key.clone(), value)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(at, value)| deeper(at.to_string(), value)),
+        leaf => found.push((path.clone(), leaf.clone())),
+    }
+}
+
+fn numbers(value: &Value, path: &mut LeafPath, found: &mut Vec<LeafPath>) {
+    let mut all = Vec::new();
+    leaves(value, path, &mut all);
+    found.extend(all.into_iter().filter(|(_, leaf)| leaf.is_number() || leaf.is_null()).map(|(path, _)| path));
+}
+
+/// The chain with one member changed and every hash made anew, so that only the other laws can tell; `None` where such
+/// a document cannot even be read.
+fn with(chain: &[Link], seq: usize, path: &LeafPath, new: Value) -> Option<Vec<Link>> {
+    let mut changed = chain.to_vec();
+    let mut value = document(&chain[seq].entry);
+    *path.iter().fold(&mut value, |value, key| match value {
+        Value::Array(items) => &mut items[key.parse::<usize>().unwrap()],
+        value => &mut value[key.as_str()],
+    }) = new;
+    let body = value.as_object_mut().unwrap();
+    body.shift_remove("self_sha256");
+    let body = serde_json::to_vec(&value).unwrap();
+    let seal = Digest::of(&body);
+    let mut bytes = body[..body.len() - 1].to_vec();
+    bytes.extend_from_slice(format!(",\"self_sha256\":\"{seal}\"}}").as_bytes());
+    changed[seq] = Link { entry: wire::decode("x", &bytes).ok()?, sha256: Digest::of(&bytes) };
+    for at in seq + 1..changed.len() {
+        let before = changed[at - 1].sha256;
+        changed[at].entry.previous_sha256 = Some(before);
+        changed[at].sha256 = Digest::of(&wire::encode(&changed[at].entry).unwrap());
+    }
+    Some(changed)
+}
+
+/// What no other member repeats (of paths the extension, of last offsets those before a hole): only the hashes of the
+/// documents guard it, and the look at the files themselves.
+const GUARDED_BY_HASHES_ONLY: &[&str] = &[
+    "written_at",
+    "owner.cluster_id",
+    "owner.group",
+    "writer.id",
+    "writer.connector",
+    "writer.task",
+    "writer.worker",
+    "writer.version",
+    "source.started_by",
+    "topic.partitions",
+    "topic.replication_factor",
+    "files.path",
+    "files.last_offset",
+    "files.route",
+    "files.format",
+    "files.codec",
+    "files.min_timestamp",
+    "files.max_timestamp",
+    "files.sha256",
+    "files.blocks.sha256",
+    "log.start_offset",
+    "log.last_stable_offset",
+    "log.leader_epoch",
+    "log.isolation",
+];
+
+#[test]
+fn every_member_that_another_one_repeats_is_guarded_by_a_law() {
+    let chain = rich().chain;
+    assert_eq!(explained(&check_chain(&chain)), "");
+    let mut unguarded: BTreeSet<String> = BTreeSet::new();
+    let mut checked = 0;
+    for seq in 0..chain.len() {
+        let mut found = Vec::new();
+        leaves(&document(&chain[seq].entry), &mut Vec::new(), &mut found);
+        found.retain(|(path, _)| path != &["self_sha256"]);
+        for (path, value) in found {
+            let new: Value = match &value {
+                Value::Number(number) => (number.as_i64().unwrap() + 1).into(),
+                Value::String(text) if text.parse::<Digest>().is_ok() => Digest::of(text.as_bytes()).to_string().into(),
+                Value::String(text) if text.contains('T') => text.replacen("20", "21", 1).into(),
+                Value::String(text) => format!("{text}x").into(),
+                Value::Null => 1.into(),
+                other => panic!("{other}"),
+            };
+            checked += 1;
+            if with(&chain, seq, &path, new).is_some_and(|changed| check_chain(&changed).is_empty()) {
+                let named: Vec<_> =
+                    path.iter().filter(|key| key.parse::<usize>().is_err()).map(String::as_str).collect();
+                unguarded.insert(named.join("."));
+            }
+        }
+    }
+    assert!(checked > 500, "{checked}");
+    let surprising: Vec<_> = unguarded.iter().filter(|name| !GUARDED_BY_HASHES_ONLY.contains(&name.as_str())).collect();
+    assert!(surprising.is_empty(), "no law guards {surprising:?}");
+}
+
+#[test]
+fn a_violation_names_entry_member_and_law() {
+    let mut chain = rich().chain;
+    chain[1].entry.files[0].records += 1;
+    let violations = check_chain(&chain);
+    let text = explained(&violations);
+    assert!(text.contains("entry 1, files[0].records: 9 records, 2 missing and 0 archived before"), "{text}");
+    assert!(text.contains("entry 1, totals.records: 8, but the entries of the lineage add up to 9"), "{text}");
+    assert!(text.contains("(law of file spans)"), "{text}");
+
+    let mut swapped = rich().chain;
+    swapped.swap(3, 4);
+    let text = explained(&check_chain(&swapped));
+    assert!(text.contains("entry 4, seq: 4, but 3 comes next"), "{text}");
+    assert!(text.contains("entry 4, previous_sha256:"), "{text}");
+
+    let mut doubled = rich().chain;
+    let path = doubled[1].entry.files[0].path.clone();
+    doubled[4].entry.files[0].path = path;
+    let text = explained(&check_chain(&doubled));
+    assert!(text.contains("named a second time"), "{text}");
+}

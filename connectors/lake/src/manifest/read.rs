@@ -1,0 +1,238 @@
+//! A whole archive seen through its manifests: which topics and partitions there are, their chains, and which rows of
+//! which files make up an incarnation of a partition's log. Called by the source, `restore`, `inspect` and `verify`.
+//!
+//! Invariant: a [`Chain`] is unbroken (no number missing, every hash right), or there is none. It reads no data object,
+//! and judges no entry beyond that: the other laws are [`check_chain`]'s.
+
+use futures::{StreamExt, TryStreamExt, stream};
+use lakeferry_api::{ConnectError, Result, TopicPartition};
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use super::invariants::{Link, Violation, check_chain};
+use super::model::{Digest, Entry, FileEntry, Gap, OffsetRange, TopicSettings};
+use super::{ManifestStore, removed, wire};
+use crate::store::explain;
+
+/// How many requests of one call are under way at once.
+const PARALLEL: usize = 16;
+
+/// The archive below a URL.
+#[derive(Clone)]
+pub struct Archive {
+    manifests: ManifestStore,
+}
+
+/// All entries of a partition.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Its entries from 0 on; at least one.
+    pub links: Vec<Link>,
+}
+
+/// Rows of one file that belong to a lineage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Piece<'a> {
+    /// The entry that names the file.
+    pub seq: u64,
+    /// The lineage that archived it.
+    pub lineage: u32,
+    /// The file.
+    pub file: &'a FileEntry,
+    /// Its rows with these offsets belong; others, if it has any, do not.
+    pub offsets: OffsetRange,
+}
+
+impl Archive {
+    /// The archive whose chains are `manifests`.
+    pub fn new(manifests: ManifestStore) -> Self {
+        Self { manifests }
+    }
+
+    /// Its chains.
+    pub fn manifests(&self) -> &ManifestStore {
+        &self.manifests
+    }
+
+    /// The topics that have manifests, sorted.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub async fn topics(&self) -> Result<Vec<String>> {
+        let folders = self.folders(self.manifests.layout.topics_dir()).await?;
+        let names: Vec<_> = folders.iter().filter_map(|folder| self.manifests.layout.relative(folder)).collect();
+        let archived = stream::iter(names.into_iter().map(|topic| async move {
+            let archived = !self.partitions(&topic).await?.is_empty();
+            Ok::<_, ConnectError>(archived.then_some(topic))
+        }));
+        let topics: Vec<Option<String>> = archived.buffered(PARALLEL).try_collect().await?;
+        let mut topics: Vec<String> = topics.into_iter().flatten().collect();
+        topics.sort();
+        Ok(topics)
+    }
+
+    /// The partitions of `topic` that have manifests, sorted.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub async fn partitions(&self, topic: &str) -> Result<Vec<TopicPartition>> {
+        let folders = self.folders(&self.manifests.layout.manifests_dir(topic)).await?;
+        let parse = |folder: &Path| self.manifests.layout.parse_chain_dir(folder);
+        let mut partitions: Vec<_> = folders.iter().filter_map(parse).collect();
+        partitions.sort();
+        Ok(partitions)
+    }
+
+    /// The numbers and bytes of all entries of `partition`, whatever they say.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub async fn entries(&self, partition: &TopicPartition) -> Result<Vec<(u64, bytes::Bytes)>> {
+        let dir = self.manifests.layout.chain_dir(partition);
+        let listed: Vec<_> = self
+            .manifests
+            .store
+            .list(Some(&dir))
+            .try_collect()
+            .await
+            .map_err(|error| explain(&format!("list {dir}"), error))?;
+        let parse = |path: &Path| self.manifests.layout.parse_entry(path);
+        let mut numbers: Vec<u64> =
+            listed.iter().filter_map(|meta| parse(&meta.location)).map(|(_, seq)| seq).collect();
+        numbers.sort_unstable();
+        let entries = stream::iter(numbers.into_iter().map(|seq| async move {
+            let bytes = self.manifests.read_bytes(partition, seq).await?;
+            let bytes = bytes.ok_or_else(|| removed(partition, format!("entry {seq} vanished")))?;
+            Ok::<_, ConnectError>((seq, bytes))
+        }));
+        entries.buffered(PARALLEL).try_collect().await
+    }
+
+    /// The chain of `partition`; `None` where nothing was ever archived.
+    ///
+    /// # Errors
+    /// `Fatal` where an entry is missing, damaged, of a newer version or not the one that the next names; otherwise as
+    /// [`explain`].
+    pub async fn chain(&self, partition: &TopicPartition) -> Result<Option<Chain>> {
+        let mut links: Vec<Link> = Vec::new();
+        for (seq, bytes) in self.entries(partition).await? {
+            let next = links.len() as u64;
+            if seq != next {
+                return Err(removed(partition, format!("entry {seq} is there, entry {next} is not")));
+            }
+            let path = self.manifests.layout.entry(partition, seq);
+            let entry = wire::decode(path.as_ref(), &bytes)?;
+            if entry.seq != seq || entry.partition() != *partition {
+                return Err(super::misplaced(&path, &entry));
+            }
+            let named = entry.previous_sha256;
+            if named != links.last().map(|link| link.sha256) {
+                return Err(ConnectError::fatal(format!(
+                    "manifest {path} is refused: the entry before it is not the one that it names; bring back the \
+                     entries that belong together from a copy or from the bucket's versions"
+                )));
+            }
+            links.push(Link { entry, sha256: Digest::of(&bytes) });
+        }
+        Ok((!links.is_empty()).then(|| Chain { partition: partition.clone(), links }))
+    }
+
+    async fn folders(&self, dir: &Path) -> Result<Vec<Path>> {
+        let listed = self.manifests.store.list_with_delimiter(Some(dir)).await;
+        listed.map(|listed| listed.common_prefixes).map_err(|error| explain(&format!("list {dir}"), error))
+    }
+}
+
+impl Chain {
+    /// Its last entry.
+    pub fn end(&self) -> &Entry {
+        // A chain has at least one entry; see `Archive::chain`.
+        &self.links[self.links.len() - 1].entry
+    }
+
+    /// The incarnation that is archived now: with what it continues, the log as it was last known.
+    pub fn latest_lineage(&self) -> u32 {
+        self.end().source.lineage
+    }
+
+    /// The topic's settings when somebody last looked.
+    pub fn topic_settings(&self) -> Option<&TopicSettings> {
+        self.links.iter().rev().find_map(|link| link.entry.topic.as_ref())
+    }
+
+    /// Every law that it breaks.
+    pub fn check(&self) -> Vec<Violation> {
+        check_chain(&self.links)
+    }
+
+    /// The rows of `lineage`: its own and those of the lineage it continues below the border, and so on. In the order of
+    /// their first offsets; routed files overlap, but no row is in two pieces.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such lineage; `Fatal` where lineages continue each other in a circle.
+    pub fn pieces(&self, lineage: u32) -> Result<Vec<Piece<'_>>> {
+        let mut pieces = Vec::new();
+        for (lineage, last) in self.history(lineage)? {
+            for entry in self.entries_of(lineage) {
+                let clipped = entry.files.iter().map(|file| Piece {
+                    seq: entry.seq,
+                    lineage,
+                    file,
+                    offsets: OffsetRange::new(file.first_offset, file.last_offset.min(last)),
+                });
+                pieces.extend(clipped.filter(|piece| piece.offsets.width() > 0));
+            }
+        }
+        pieces.sort_by_key(|piece| (piece.offsets.from, piece.seq));
+        Ok(pieces)
+    }
+
+    /// The gaps of `lineage`, put together as [`Chain::pieces`] are, in order.
+    ///
+    /// # Errors
+    /// As [`Chain::pieces`].
+    pub fn gaps(&self, lineage: u32) -> Result<Vec<Gap>> {
+        let mut gaps = Vec::new();
+        for (lineage, last) in self.history(lineage)? {
+            let own = self.entries_of(lineage).flat_map(|entry| &entry.gaps);
+            gaps.extend(own.map(|gap| Gap { to: gap.to.min(last), ..*gap }).filter(|gap| gap.range().width() > 0));
+        }
+        gaps.sort_by_key(|gap| gap.from);
+        Ok(gaps)
+    }
+
+    /// `lineage` and those it continues, newest first, each with the last offset of it that counts.
+    ///
+    /// # Errors
+    /// As [`Chain::pieces`].
+    pub fn history(&self, lineage: u32) -> Result<Vec<(u32, i64)>> {
+        let lines = &self.end().lineages;
+        let (mut next, mut last) = (Some(lineage), i64::MAX);
+        let mut history = Vec::new();
+        while let Some(number) = next {
+            let line = lines.iter().find(|line| line.lineage == number).ok_or_else(|| {
+                let partition = &self.partition;
+                ConnectError::not_found(format!("{partition} has no lineage {number}; there are 1 to {}", lines.len()))
+            })?;
+            history.push((number, last));
+            next = line.continues.map(|continues| continues.lineage);
+            if let Some(continues) = line.continues {
+                last = last.min(continues.before.saturating_sub(1));
+                if continues.lineage >= number {
+                    let partition = &self.partition;
+                    return Err(ConnectError::fatal(format!("lineage {number} of {partition} continues a later one")));
+                }
+            }
+        }
+        Ok(history)
+    }
+
+    fn entries_of(&self, lineage: u32) -> impl Iterator<Item = &Entry> {
+        self.links.iter().map(|link| &link.entry).filter(move |entry| entry.source.lineage == lineage)
+    }
+}
+
+#[cfg(test)]
+mod tests;
