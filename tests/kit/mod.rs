@@ -34,6 +34,7 @@ mod tests;
 pub mod connect;
 pub mod hdfs;
 pub mod kafka;
+pub mod proxy;
 pub mod s3;
 
 pub use connect::{ConnectOptions, ConnectWorker};
