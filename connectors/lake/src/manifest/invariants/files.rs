@@ -88,14 +88,21 @@ fn spans(case: &Case<'_>, findings: &mut Findings) {
     });
 }
 
-/// The smallest and the largest timestamp are both there or both not, and in order.
+/// The smallest and the largest timestamp are in order, and null just where no record has one.
 fn timestamps(case: &Case<'_>, findings: &mut Findings) {
-    each(case, |file, field| match (file.min_timestamp, file.max_timestamp) {
-        (Some(min), Some(max)) => {
+    each(case, |file, field| {
+        let timed = file.records.checked_sub(file.untimed);
+        findings.expect(timed.is_some(), field("untimed"), || {
+            format!("{}, but there are {} records", file.untimed, file.records)
+        });
+        for (member, timestamp) in [("min_timestamp", file.min_timestamp), ("max_timestamp", file.max_timestamp)] {
+            findings.expect(timestamp.is_none() == (timed == Some(0)), field(member), || {
+                format!("{timestamp:?}, but {} of {} records have no timestamp", file.untimed, file.records)
+            });
+        }
+        if let (Some(min), Some(max)) = (file.min_timestamp, file.max_timestamp) {
             findings.expect(min <= max, field("min_timestamp"), || format!("{min} is above max_timestamp {max}"));
         }
-        (None, None) => {}
-        _ => findings.add(field("max_timestamp"), "only one of min_timestamp and max_timestamp is there"),
     });
 }
 
