@@ -1,0 +1,318 @@
+//! Typed settings of the lake connectors, lowered once from their `ConfigDef` tables; below this file there are no
+//! string keys. The keys that both connectors share (where the lake is) stand here once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono_tz::Tz;
+use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance, Parsed, Width};
+use lakeferry_api::{Config, ConfigDef, ConnectError, ParsedConfig, Result};
+use object_store::ObjectStore;
+
+use crate::store;
+
+/// Where the lake is and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakeSettings {
+    /// `store.url`.
+    pub url: String,
+    /// `store.<option>` without the prefix.
+    pub options: BTreeMap<String, String>,
+    /// `hadoop.conf.dir`.
+    pub hadoop_conf_dir: Option<String>,
+    /// `topics.dir`.
+    pub topics_dir: String,
+}
+
+/// The settings of the archive sink.
+#[derive(Debug, Clone)]
+pub struct SinkSettings {
+    /// Where the lake is.
+    pub lake: LakeSettings,
+    /// `format`: a name of the formats' table.
+    pub format: String,
+    /// `codec`; `None`: the format's default.
+    pub codec: Option<String>,
+    /// `codec.level`; `None`: the codec's default.
+    pub codec_level: Option<i32>,
+    /// When a file is full.
+    pub rotation: Rotation,
+    /// `archive.takeover`: the owner whose chains may be continued.
+    pub takeover: Option<String>,
+    /// `errors.on.gap=fail`.
+    pub fail_on_gap: bool,
+    /// `lakeferry.part.bytes`: the size of an upload part.
+    pub part_bytes: usize,
+}
+
+/// When a file is full; every bound that is `None` does not apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotation {
+    /// `flush.size`: records in a file.
+    pub records: u64,
+    /// `rotate.bytes`: stored bytes in a file, near enough.
+    pub bytes: u64,
+    /// `rotate.interval.ms`: span of record time in a file.
+    pub record_time_ms: Option<i64>,
+    /// `rotate.schedule.interval.ms`: wall-clock boundaries in `timezone`.
+    pub schedule_ms: Option<i64>,
+    /// `rotate.age.ms`: time since the file's first record was fetched.
+    pub age_ms: i64,
+    /// `timezone`: where the boundaries of `schedule_ms` are counted from midnight.
+    pub timezone: Tz,
+}
+
+const LAKE: &str = "Lake";
+const FILES: &str = "Files";
+const ARCHIVE: &str = "Archive";
+/// An S3 store takes no smaller part, except the last.
+const MIN_PART_BYTES: i64 = 5 * 1024 * 1024;
+
+/// The keys that say where the lake is; both connectors have them.
+pub fn lake_def() -> ConfigDef {
+    use ConfigType::{Password, String};
+    let option = |name: &str, kind: ConfigType, doc: &str, order: i32| {
+        ConfigKey::new(format!("store.{name}"), kind).default_null().importance(Importance::Medium).doc(doc).shown(
+            LAKE,
+            order,
+            Width::Medium,
+            name,
+        )
+    };
+    ConfigDef::new()
+        .define(
+            ConfigKey::new("store.url", String)
+                .importance(Importance::High)
+                .doc(
+                    "Where the lake is: file:///dir, s3://bucket/prefix, hdfs://host:port/dir or \
+                     hdfs://nameservice/dir.",
+                )
+                .shown(LAKE, 1, Width::Long, "Lake URL"),
+        )
+        .define(
+            ConfigKey::new("topics.dir", String)
+                .default("topics")
+                .check(plain_folder)
+                .importance(Importance::Low)
+                .doc("The first folder below the URL.")
+                .shown(LAKE, 2, Width::Medium, "Topics folder"),
+        )
+        .define(
+            ConfigKey::new("hadoop.conf.dir", String)
+                .default_null()
+                .importance(Importance::Medium)
+                .doc("Folder of core-site.xml and hdfs-site.xml; without it HADOOP_CONF_DIR counts.")
+                .shown(LAKE, 3, Width::Long, "Hadoop configuration folder"),
+        )
+        .define(option("aws_endpoint", String, "Endpoint of an S3-compatible store.", 4))
+        .define(option("aws_region", String, "Region of the bucket.", 5))
+        .define(option("aws_access_key_id", String, "Access key.", 6))
+        .define(option("aws_secret_access_key", Password, "Secret of the access key.", 7))
+        .define(option("aws_session_token", Password, "Token of temporary credentials.", 8))
+}
+
+/// The definition of the sink.
+pub fn sink_def() -> ConfigDef {
+    file_keys(lake_def()).define_all(archive_keys())
+}
+
+fn file_keys(def: ConfigDef) -> ConfigDef {
+    use ConfigType::{Int, Long, String};
+    let row = |name: &str, kind: ConfigType| ConfigKey::new(name, kind).importance(Importance::Medium);
+    def.define(
+        row("format", String)
+            .default("archive.parquet")
+            .one_of(&["archive.parquet", "archive.avro"])
+            .importance(Importance::High)
+            .doc("The form of the files: archive.parquet or archive.avro, both byte-exact.")
+            .shown(FILES, 1, Width::Medium, "Format"),
+    )
+    .define(
+        row("codec", String)
+            .default_null()
+            .doc(
+                "Compression. Parquet: none, snappy, gzip, lz4_raw, zstd (the default); Avro: null, deflate, snappy, \
+                 zstandard (the default).",
+            )
+            .shown(FILES, 2, Width::Short, "Codec"),
+    )
+    .define(
+        row("codec.level", Int)
+            .default_null()
+            .importance(Importance::Low)
+            .doc("Level of the codec, where it has levels.")
+            .shown(FILES, 3, Width::Short, "Codec level"),
+    )
+    .define(
+        row("flush.size", Long)
+            .default("1000000")
+            .at_least(1)
+            .importance(Importance::High)
+            .doc("Records in a file.")
+            .shown(FILES, 4, Width::Short, "Records in a file"),
+    )
+    .define(
+        row("rotate.bytes", Long)
+            .default("134217728")
+            .at_least(1)
+            .doc("Stored bytes in a file, near enough (within a row group or block).")
+            .shown(FILES, 5, Width::Short, "Bytes in a file"),
+    )
+    .define(
+        row("rotate.interval.ms", Long)
+            .default("-1")
+            .at_least(-1)
+            .doc("Span of record time in a file; -1: any.")
+            .shown(FILES, 6, Width::Short, "Record-time span"),
+    )
+    .define(
+        row("rotate.schedule.interval.ms", Long)
+            .default("-1")
+            .at_least(-1)
+            .doc("Wall-clock boundaries at which files end, counted from midnight in timezone; -1: none.")
+            .shown(FILES, 7, Width::Short, "Scheduled rotation"),
+    )
+    .define(
+        row("timezone", String)
+            .default("UTC")
+            .check(known_timezone)
+            .importance(Importance::Low)
+            .doc("Time zone of rotate.schedule.interval.ms.")
+            .shown(FILES, 8, Width::Medium, "Time zone"),
+    )
+    .define(
+        row("rotate.age.ms", Long)
+            .default("600000")
+            .at_least(1)
+            .doc("A file is published at most this long after its first record: how much an accident can cost.")
+            .shown(FILES, 9, Width::Short, "Age of a file"),
+    )
+}
+
+fn archive_keys() -> ConfigDef {
+    ConfigDef::new()
+        .define(
+            ConfigKey::new("archive.takeover", ConfigType::String)
+                .default_null()
+                .importance(Importance::Low)
+                .doc("<cluster id>/<group>: go on with the chains that this other owner wrote.")
+                .shown(ARCHIVE, 1, Width::Long, "Take over from"),
+        )
+        .define(
+            ConfigKey::new("errors.on.gap", ConfigType::String)
+                .default("continue")
+                .one_of(&["continue", "fail"])
+                .importance(Importance::Medium)
+                .doc("What to do where offsets were lost to retention before they were archived.")
+                .shown(ARCHIVE, 2, Width::Short, "On a gap"),
+        )
+        .define(
+            ConfigKey::new("lakeferry.part.bytes", ConfigType::Int)
+                .default("8388608")
+                .at_least(MIN_PART_BYTES)
+                .importance(Importance::Low)
+                .doc("Size of an upload part; smaller files go up in one request.")
+                .shown(ARCHIVE, 3, Width::Short, "Upload part"),
+        )
+}
+
+impl LakeSettings {
+    /// Lowers the keys of [`lake_def`].
+    ///
+    /// # Errors
+    /// `Config` naming the key, the value and the remedy.
+    pub fn parse(config: &Config, parsed: &ParsedConfig) -> Result<Self> {
+        let options = config
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix("store.")?.to_owned(), value.clone())))
+            .filter(|(key, _)| key != "url")
+            .collect();
+        Ok(Self {
+            url: parsed.text("store.url")?.to_owned(),
+            options,
+            hadoop_conf_dir: parsed.text_if_set("hadoop.conf.dir").map(str::to_owned),
+            topics_dir: parsed.text("topics.dir")?.to_owned(),
+        })
+    }
+
+    /// Opens the store that they name.
+    ///
+    /// # Errors
+    /// `Config` where they cannot name one.
+    pub fn open(&self) -> Result<Arc<dyn ObjectStore>> {
+        store::open(&self.url, &self.options, self.hadoop_conf_dir.as_deref()).map(|lake| lake.store)
+    }
+}
+
+impl SinkSettings {
+    /// Checks and lowers a sink's config.
+    ///
+    /// # Errors
+    /// `Config` naming the key, the value and the remedy.
+    pub fn parse(config: &Config) -> Result<Self> {
+        let parsed = sink_def().parse(config)?;
+        let span = |name: &str| parsed.integer(name).map(|ms| Some(ms).filter(|ms| *ms > 0));
+        let rotation = Rotation {
+            records: parsed.integer("flush.size")? as u64,
+            bytes: parsed.integer("rotate.bytes")? as u64,
+            record_time_ms: span("rotate.interval.ms")?,
+            schedule_ms: span("rotate.schedule.interval.ms")?,
+            age_ms: parsed.integer("rotate.age.ms")?,
+            timezone: timezone(parsed.text("timezone")?)?,
+        };
+        Ok(Self {
+            lake: LakeSettings::parse(config, &parsed)?,
+            format: parsed.text("format")?.to_owned(),
+            codec: parsed.text_if_set("codec").map(str::to_owned),
+            codec_level: parsed.integer_if_set("codec.level").map(|level| level as i32),
+            rotation,
+            takeover: parsed.text_if_set("archive.takeover").map(str::to_owned),
+            fail_on_gap: parsed.text("errors.on.gap")? == "fail",
+            part_bytes: parsed.integer("lakeferry.part.bytes")? as usize,
+        })
+    }
+}
+
+fn timezone(name: &str) -> Result<Tz> {
+    name.parse().map_err(|_| {
+        ConnectError::config(format!("timezone: '{name}' is no IANA time zone; write one like UTC or Europe/Berlin"))
+    })
+}
+
+fn known_timezone(value: &Parsed) -> std::result::Result<(), String> {
+    timezone(&value.to_string()).map(drop).map_err(|error| error.message().to_owned())
+}
+
+fn plain_folder(value: &Parsed) -> std::result::Result<(), String> {
+    let text = value.to_string();
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    let ok = text.split('/').all(plain);
+    if ok { Ok(()) } else { Err("must be a relative folder such as topics or archive/topics".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn options_reach_the_store_without_their_prefix() {
+        let settings =
+            SinkSettings::parse(&config(&[("store.url", "s3://b/p"), ("store.aws_region", "eu-west-1")])).unwrap();
+        assert_eq!(settings.lake.options, config(&[("aws_region", "eu-west-1")]));
+        assert_eq!(settings.rotation.record_time_ms, None);
+        assert_eq!(settings.rotation.age_ms, 600_000);
+    }
+
+    #[test]
+    fn a_bad_value_names_key_value_and_remedy() {
+        let error = SinkSettings::parse(&config(&[("store.url", "file:///x"), ("timezone", "Mars/Base")])).unwrap_err();
+        assert!(error.message().contains("Mars/Base") && error.message().contains("timezone"), "{error}");
+        let error = SinkSettings::parse(&config(&[("store.url", "file:///x"), ("topics.dir", "../up")])).unwrap_err();
+        assert!(error.message().contains("topics.dir"), "{error}");
+        assert!(SinkSettings::parse(&Config::new()).unwrap_err().message().contains("store.url"));
+    }
+}

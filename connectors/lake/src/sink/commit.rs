@@ -1,0 +1,330 @@
+//! The entries a writer makes, and the jobs that put them into the chain.
+//!
+//! Building an entry is pure; a job asks the broker for the topic's id first (in a request that is sent after the last
+//! record of the entry's files was fetched), builds the entry once, freezes its bytes and sends exactly these until
+//! its number is settled. Losing a number while opening is a race, not a fence; losing it while committing means that
+//! somebody opened a higher epoch, and the group decides whose the partition is.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lakeferry_api::{ConnectError, Kind, PartitionView, Positions, Result, SinkContext, TopicPartition, TopicView};
+use object_store::path::Path;
+use uuid::Uuid;
+
+use super::partition::{Shared, backoff};
+use super::start::Start;
+use super::writer::Contents;
+use crate::format::{FileFormat, Tail};
+use crate::layout::ObjectName;
+use crate::manifest::invariants::{self, Before};
+use crate::manifest::model::{Entry, EntryKind, FileEntry, Gap, Isolation, LogState, Missing, Owner, Reason, Writer};
+use crate::manifest::{Digest, End, Outcome, wire};
+
+/// Whether the topic still exists, and what the broker says of the partition if so.
+type FreshView = Option<PartitionView>;
+
+/// Who writes.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) cluster_id: String,
+    pub(crate) group: String,
+    pub(crate) writer_id: Uuid,
+    pub(crate) connector: String,
+    pub(crate) task: u32,
+    pub(crate) worker: String,
+}
+
+/// A stretch of offsets that is ready to be named.
+#[derive(Debug, Clone)]
+pub(crate) enum Segment {
+    /// A durable object.
+    File { contents: Contents, path: Path, tail: Tail },
+    /// Offsets without records that no file answers for, both inclusive.
+    Gap { from: i64, to: i64 },
+}
+
+impl Identity {
+    /// The identity of the task that `context` belongs to, with a new writer id.
+    pub(crate) fn of(context: &dyn SinkContext, cluster_id: String) -> Self {
+        Self {
+            cluster_id,
+            group: context.group().to_owned(),
+            writer_id: Uuid::from_u128(context.random_id()),
+            connector: context.connector().to_owned(),
+            task: context.task(),
+            worker: context.worker_id().to_owned(),
+        }
+    }
+
+    /// Who archives here.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { cluster_id: self.cluster_id.clone(), group: self.group.clone() }
+    }
+
+    /// A name that no other file has or will have.
+    pub(crate) fn object_name(&self, first_offset: i64, epoch: u32, n: u32, format: &FileFormat) -> ObjectName {
+        let writer = (self.writer_id.as_u128() >> 96) as u32;
+        ObjectName { first_offset, epoch, n, writer, extension: format.extension.to_owned() }
+    }
+
+    /// Which task writes, as entries name it.
+    pub(super) fn writer(&self) -> Writer {
+        Writer {
+            id: self.writer_id.simple().to_string(),
+            connector: self.connector.clone(),
+            task: self.task,
+            worker: self.worker.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// Opens an epoch behind `start`'s end.
+///
+/// # Errors
+/// `Retriable` where another writer was first or the topic is another by now: begin again from the chain's end.
+pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start) -> Result<End> {
+    let topic_id = start.source.topic_id.as_deref();
+    let gone = || ConnectError::retriable(format!("{name}: the topic was deleted before its archive was opened"));
+    let view = fresh_view(&shared, &name, topic_id).await?.ok_or_else(gone)?;
+    let topic = shared.context.topic(&name.topic).await?;
+    let entry = open_entry(&shared, &start, &view, topic);
+    check_laws(&entry, &before_opening(&start))?;
+    match create(&shared, &name, entry).await? {
+        Some(end) => Ok(end),
+        None => Err(ConnectError::retriable(format!("{name}: another writer opened the archive at the same moment"))),
+    }
+}
+
+/// Publishes `segments`, which continue `end` in order.
+///
+/// # Errors
+/// `Fenced` where the group gave the partition to somebody else; `Config` where another owner took over; `Retriable`
+/// where the partition is still ours and must begin again from the chain's end.
+pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, segments: Vec<Segment>) -> Result<End> {
+    let view = fresh_view(&shared, &name, end.entry.source.topic_id.as_deref()).await?;
+    let without_record = reason_of_holes(&shared, &name).await?;
+    let entry = commit_entry(&shared, &end, segments, view.as_ref(), without_record)?;
+    check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
+    match create(&shared, &name, entry).await? {
+        Some(end) => Ok(end),
+        None => Err(fenced(&shared, &name, end.entry.epoch).await?),
+    }
+}
+
+/// Asks whether the topic is still the one with this id.
+///
+/// # Errors
+/// `Retriable` where it is another: begin again.
+pub(crate) async fn check_topic(shared: Arc<Shared>, name: TopicPartition, topic_id: Option<String>) -> Result<()> {
+    fresh_view(&shared, &name, topic_id.as_deref()).await.map(drop)
+}
+
+/// What the broker says now, as long as the topic is the one with this id. A topic that is gone has no newer
+/// incarnation that could have mixed with it: what was read of it may be published.
+async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&str>) -> Result<FreshView> {
+    let mut attempt = 0;
+    loop {
+        match shared.context.partition(name).await {
+            Ok(view) if view.topic_id.as_deref() == topic_id => return Ok(Some(view)),
+            Ok(view) => {
+                let id = view.topic_id.as_deref().unwrap_or("none");
+                return Err(ConnectError::retriable(format!(
+                    "{name} was created again (topic id {id}, archived was {}); a new lineage begins",
+                    topic_id.unwrap_or("none")
+                )));
+            }
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) if error.is_retriable() => wait(shared, &error, &mut attempt).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Why offsets between records have none: the cleaner may have been at work only where the topic is compacted.
+async fn reason_of_holes(shared: &Shared, name: &TopicPartition) -> Result<Reason> {
+    match shared.context.topic(&name.topic).await {
+        Ok(topic) => {
+            let compacted = topic.configs.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+            Ok(if compacted { Reason::CompactionOrTransaction } else { Reason::Transaction })
+        }
+        Err(error) if error.kind() == Kind::NotFound => Ok(Reason::Unknown),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends the frozen entry until its number is settled; `None` where the number is another's.
+async fn create(shared: &Shared, name: &TopicPartition, entry: Entry) -> Result<Option<End>> {
+    let frozen: Bytes = wire::encode(&entry)?;
+    let mut attempt = 0;
+    loop {
+        match shared.manifests.create(name, entry.seq, frozen.clone()).await {
+            Ok(Outcome::Committed) => return Ok(Some(End { sha256: Digest::of(&frozen), entry, bytes: frozen })),
+            Ok(Outcome::Lost) => return Ok(None),
+            Err(error) if error.is_retriable() => wait(shared, &error, &mut attempt).await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn before_opening(start: &Start) -> Before<'_> {
+    let of = |lineage: u32| start.known.as_ref().filter(|entry| entry.source.lineage == lineage);
+    Before {
+        previous: start.end.as_ref().map(|end| (&end.entry, end.sha256)),
+        lineage: of(start.source.lineage),
+        continued: start.source.continues.and_then(|continues| of(continues.lineage)),
+    }
+}
+
+/// The last look before an entry is frozen: one that breaks a law is our fault, and must never be written.
+pub(super) fn check_laws(entry: &Entry, before: &Before<'_>) -> Result<()> {
+    let broken: Vec<_> = invariants::check_entry(entry, before).iter().map(ToString::to_string).collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    Err(ConnectError::fatal(format!(
+        "{}: an entry that breaks the laws of manifests was not written; please report this: {}",
+        entry.partition(),
+        broken.join("; ")
+    )))
+}
+
+async fn wait(shared: &Shared, error: &ConnectError, attempt: &mut u32) {
+    tracing::warn!(attempt = *attempt, "trying again: {}", error.trace());
+    shared.context.trouble(Some(error.trace()));
+    shared.context.clock().sleep(backoff(*attempt)).await;
+    *attempt += 1;
+}
+
+/// What a lost commit means: the group is asked whose the partition is.
+async fn fenced(shared: &Shared, name: &TopicPartition, epoch: u32) -> Result<ConnectError> {
+    let end = shared.manifests.end(name).await?.ok_or_else(|| {
+        ConnectError::fatal(format!(
+            "{name}: the chain has vanished while it was written to; nothing is written any more"
+        ))
+    })?;
+    if end.entry.owner != shared.identity.owner() {
+        return Ok(ConnectError::config(format!(
+            "{name}: {} took over this archive with epoch {}; this connector stops writing to it",
+            end.entry.owner, end.entry.epoch
+        )));
+    }
+    let positions: Positions = end.entry.resume_offset.map(|resume| (name.clone(), resume)).into_iter().collect();
+    Ok(match shared.context.commit(&positions).await {
+        Ok(()) => ConnectError::retriable(format!(
+            "{name}: epoch {epoch} was fenced by epoch {}, but the group says that the partition is ours; opening again",
+            end.entry.epoch
+        )),
+        Err(error) => error,
+    })
+}
+
+fn open_entry(shared: &Shared, start: &Start, view: &PartitionView, topic: TopicView) -> Entry {
+    let previous = start.end.as_ref();
+    Entry {
+        seq: previous.map_or(0, |end| end.entry.seq + 1),
+        previous_sha256: previous.map(|end| end.sha256),
+        kind: EntryKind::Open,
+        epoch: previous.map_or(0, |end| end.entry.epoch) + 1,
+        written_at: shared.context.clock().now_ms(),
+        owner: shared.identity.owner(),
+        writer: shared.identity.writer(),
+        source: start.source.clone(),
+        topic: Some(topic.into()),
+        lineages: start.lineages.clone(),
+        files: Vec::new(),
+        missing: Missing::new(),
+        gaps: start.gaps.clone(),
+        resume_offset: Some(start.resume),
+        ahead: start.ahead.clone(),
+        totals: start.totals.plus(&[], &Missing::new(), &start.gaps),
+        log: log_state(view, start.leader_epoch),
+    }
+}
+
+fn commit_entry(
+    shared: &Shared,
+    end: &End,
+    segments: Vec<Segment>,
+    view: Option<&PartitionView>,
+    without_record: Reason,
+) -> Result<Entry> {
+    let previous = &end.entry;
+    let mut files = Vec::new();
+    let mut gaps = Vec::new();
+    let mut leader_epoch = previous.log.leader_epoch;
+    for segment in segments {
+        match segment {
+            Segment::File { contents, path, tail } => {
+                leader_epoch = contents.leader_epoch.or(leader_epoch);
+                files.push(file_entry(shared, &contents, &path, &tail, without_record)?);
+            }
+            Segment::Gap { from, to } => gaps.push(Gap { from, to, reason: without_record }),
+        }
+    }
+    let mut ahead = previous.ahead.clone();
+    for range in files.iter().filter_map(FileEntry::span).chain(gaps.iter().map(Gap::range)) {
+        ahead.insert_range(range);
+    }
+    let resume = previous.resume_offset.ok_or_else(|| {
+        ConnectError::fatal(format!("{}: an epoch was opened without a resume offset", previous.partition()))
+    })?;
+    Ok(Entry {
+        seq: previous.seq + 1,
+        previous_sha256: Some(end.sha256),
+        kind: EntryKind::Commit,
+        written_at: shared.context.clock().now_ms(),
+        topic: None,
+        totals: previous.totals.plus(&files, &Missing::new(), &gaps),
+        files,
+        missing: Missing::new(),
+        gaps,
+        resume_offset: Some(ahead.advance(resume)),
+        ahead,
+        log: view.map_or(LogState { leader_epoch, ..previous.log }, |view| log_state(view, leader_epoch)),
+        ..previous.clone()
+    })
+}
+
+fn file_entry(
+    shared: &Shared,
+    contents: &Contents,
+    path: &Path,
+    tail: &Tail,
+    without_record: Reason,
+) -> Result<FileEntry> {
+    let width = contents.next_offset.abs_diff(contents.span_from);
+    let holes = width.checked_sub(contents.records).ok_or_else(|| {
+        ConnectError::fatal(format!("{path} holds {} records in a span of {width} offsets", contents.records))
+    })?;
+    let relative = shared.manifests.layout().relative(path);
+    Ok(FileEntry {
+        path: relative.ok_or_else(|| ConnectError::fatal(format!("{path} lies outside of topics.dir")))?,
+        route: String::new(),
+        format: shared.format.name.to_owned(),
+        codec: shared.compression.codec().to_owned(),
+        span_from: Some(contents.span_from),
+        span_to: Some(contents.next_offset - 1),
+        first_offset: contents.first_offset,
+        last_offset: contents.last_offset,
+        records: contents.records,
+        missing: (holes > 0).then_some((without_record, holes)).into_iter().collect(),
+        min_timestamp: contents.timestamps.map(|(min, _)| min),
+        max_timestamp: contents.timestamps.map(|(_, max)| max),
+        untimed: contents.untimed,
+        stored_bytes: tail.stored_bytes,
+        raw_bytes: contents.raw_bytes,
+        sha256: tail.sha256.clone(),
+        blocks: tail.blocks.clone(),
+    })
+}
+
+fn log_state(view: &PartitionView, leader_epoch: Option<i32>) -> LogState {
+    LogState {
+        start_offset: view.log_start_offset,
+        last_stable_offset: view.last_stable_offset,
+        leader_epoch,
+        isolation: Isolation::ReadCommitted,
+    }
+}

@@ -1,0 +1,100 @@
+//! The archive sink: topics to the lake, byte for byte, exactly once.
+//!
+//! Follow a record: [`task`] routes its batch to its [`partition`], which adds it to the open file ([`writer`]) and
+//! ends the file when `rotate` says so; the file's bytes go up in parts beside the loop ([`upload`]); when the object
+//! is durable, [`commit`] names it in the partition's next manifest entry; only then does `flush` call its offsets
+//! durable. Where a partition begins is decided by [`start`] from its chain's end.
+//!
+//! Invariant: whatever fails, a partition may always throw away what it holds and start again from its chain's end,
+//! for the records are still in Kafka and an object that no manifest names does not exist (A5).
+
+mod alter;
+mod commit;
+mod partition;
+mod start;
+mod task;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lakeferry_api::connector::{ConnectorType, Task};
+use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, SinkContext, TopicPartition};
+
+use self::commit::Identity;
+use crate::config::{SinkSettings, sink_def};
+use crate::format;
+use crate::layout::Layout;
+use crate::manifest::ManifestStore;
+
+/// The class that configs name.
+pub const CLASS: &str = "io.lakeferry.LakeSinkConnector";
+
+/// The archive sink connector.
+#[derive(Debug, Default)]
+pub struct LakeSinkConnector {
+    config: Config,
+}
+
+#[async_trait]
+impl Connector for LakeSinkConnector {
+    fn connector_type(&self) -> ConnectorType {
+        ConnectorType::Sink
+    }
+
+    fn record_form(&self) -> RecordForm {
+        RecordForm::Bytes
+    }
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+
+    fn config_def(&self) -> ConfigDef {
+        sink_def()
+    }
+
+    async fn start(&mut self, config: &Config) -> Result<()> {
+        let settings = SinkSettings::parse(config)?;
+        compression(&settings)?;
+        self.config.clone_from(config);
+        Ok(())
+    }
+
+    fn task_configs(&self, tasks_max: usize) -> Result<Vec<Config>> {
+        Ok(vec![self.config.clone(); tasks_max])
+    }
+
+    fn task_class(&self) -> &'static str {
+        "io.lakeferry.LakeSinkTask"
+    }
+
+    fn task(&self) -> Task {
+        Task::Sink(Box::new(task::LakeSinkTask::default()))
+    }
+
+    async fn alter_sink_offsets(
+        &self,
+        context: Arc<dyn SinkContext>,
+        config: &Config,
+        offsets: &BTreeMap<TopicPartition, Option<i64>>,
+    ) -> Result<bool> {
+        let settings = SinkSettings::parse(config)?;
+        let lake = settings.lake.open()?;
+        let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
+        let identity = Identity::of(context.as_ref(), context.cluster_id().await?);
+        alter::alter(context.as_ref(), &manifests, &identity, offsets).await?;
+        Ok(true)
+    }
+}
+
+/// The format and codec of these settings, checked against each other.
+fn compression(settings: &SinkSettings) -> Result<(&'static format::FileFormat, format::Compression)> {
+    let format = format::find(&settings.format)?;
+    let codec = settings.codec.as_deref().unwrap_or("zstd");
+    Ok((format, format.compression(codec, settings.codec_level)?))
+}

@@ -1,0 +1,510 @@
+//! One partition of a task: where its chain stands, the file being filled, the files on their way, and the one entry
+//! in flight. Owned by [`LakeSinkTask`](super::task::LakeSinkTask), which lets it move on in every call.
+//!
+//! ```text
+//!            take(batch)                 rotate                upload                entry
+//!  Kafka ──▶ position ─────▶ open file ─────────▶ closing ─────────────▶ stored ─────────▶ durable
+//! ```
+//!
+//! Invariants: offsets leave this pipeline in order; the position only moves over offsets that a batch answers for;
+//! one entry is in flight at a time; before an epoch is open nothing is uploaded under it. On any retriable failure
+//! everything from `position` to `durable` is dropped and read again from the chain's end, exactly as after a crash.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakeferry_api::{Batch, ConnectError, Kind, Result, SinkContext, TopicPartition};
+use tokio::sync::Notify;
+
+use super::commit::{self, Identity, Segment};
+use super::start::Start;
+use super::upload::Target;
+use super::writer::OpenFile;
+use crate::config::SinkSettings;
+use crate::format::{Compression, FileFormat, FileHeader};
+use crate::job::Job;
+use crate::manifest::{End, ManifestStore};
+
+/// The first wait after a failure; it doubles up to [`MAX_BACKOFF_MS`].
+const FIRST_BACKOFF_MS: i64 = 250;
+const MAX_BACKOFF_MS: i64 = 30_000;
+
+/// What all partitions of a task share.
+pub(crate) struct Shared {
+    pub(crate) context: Arc<dyn SinkContext>,
+    pub(crate) settings: SinkSettings,
+    pub(crate) format: &'static FileFormat,
+    pub(crate) compression: Compression,
+    pub(crate) identity: Identity,
+    pub(crate) manifests: ManifestStore,
+    pub(crate) target: Target,
+    /// Woken when a job of any partition ends.
+    pub(crate) ended: Arc<Notify>,
+}
+
+/// One partition's archive, being written.
+pub(crate) struct Partition {
+    shared: Arc<Shared>,
+    name: TopicPartition,
+    phase: Phase,
+    start: Start,
+    /// The next offset expected from Kafka.
+    position: i64,
+    /// Where the next file's span begins: behind everything that a closed segment answers for.
+    accounted: i64,
+    /// Since when the position is ahead of `accounted` with no file open to answer for it.
+    passed_since_ms: Option<i64>,
+    file: Option<Box<OpenFile>>,
+    closing: VecDeque<Closing>,
+    tenure: Tenure,
+    commit: Option<Job<End>>,
+    files_begun: u32,
+    failures: u32,
+    next_check_ms: i64,
+    check: Option<Job<()>>,
+}
+
+/// What happens to batches.
+enum Phase {
+    /// They are taken.
+    Reading,
+    /// Something failed; nothing is taken until the chain's end was read again.
+    Waiting { until_ms: i64 },
+    /// The chain's end is being read.
+    Restarting(Job<Start>),
+    /// The group gave the partition to somebody else; nothing is taken until the next open.
+    Gone,
+}
+
+/// Whether this writer's epoch is open.
+enum Tenure {
+    Unopened,
+    Opening(Job<End>),
+    Open(Box<End>),
+}
+
+/// A stretch of offsets that waits to be named by an entry.
+enum Closing {
+    File {
+        file: Box<OpenFile>,
+        n: u32,
+    },
+    /// Offsets without records that no file answers for, both inclusive.
+    Gap {
+        from: i64,
+        to: i64,
+    },
+}
+
+impl Partition {
+    /// Reads the chain's end and decides where to begin. Writes nothing.
+    ///
+    /// # Errors
+    /// `Config` where somebody else owns the chain or it is damaged; `Retriable` where Kafka or the store is away.
+    pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition) -> Result<Self> {
+        let start = Start::find(&shared, &name).await?;
+        let mut partition = Self {
+            phase: Phase::Reading,
+            position: start.resume,
+            accounted: start.resume,
+            passed_since_ms: None,
+            file: None,
+            closing: VecDeque::new(),
+            tenure: Tenure::Unopened,
+            commit: None,
+            files_begun: 0,
+            failures: 0,
+            next_check_ms: shared.context.clock().now_ms() + shared.settings.rotation.age_ms,
+            check: None,
+            shared,
+            name,
+            start,
+        };
+        let start = partition.start.clone();
+        partition.begin(start)?;
+        Ok(partition)
+    }
+
+    /// Where Kafka is to be read from.
+    pub(crate) fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// The first offset that is not durable; `None` before the chain has an entry.
+    pub(crate) fn durable(&self) -> Option<i64> {
+        match &self.tenure {
+            Tenure::Open(end) => end.entry.resume_offset,
+            _ => self.start.end.as_ref().and_then(|end| end.entry.resume_offset),
+        }
+    }
+
+    /// Memory of the file being filled, where it has records.
+    pub(crate) fn open_file_bytes(&self) -> u64 {
+        self.file.as_ref().map_or(0, |file| file.memory_bytes())
+    }
+
+    /// True while something is on its way that [`Partition::progress`] moves on.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.phase, Phase::Reading) && (!self.closing.is_empty() || self.commit.is_some())
+    }
+
+    /// Takes a batch that continues the partition. While a restart is under way it is dropped: it comes again.
+    ///
+    /// # Errors
+    /// Those that fail the task.
+    pub(crate) async fn take(&mut self, batch: &Batch) -> Result<()> {
+        if !matches!(self.phase, Phase::Reading) {
+            return Ok(());
+        }
+        let taken = self.route(batch).await;
+        self.settle(taken)
+    }
+
+    /// Ends the open file now, whatever rotation says: to publish it, or to free its memory.
+    ///
+    /// # Errors
+    /// Those that fail the task.
+    pub(crate) async fn rotate(&mut self) -> Result<()> {
+        let rotated = self.end_file().await;
+        self.settle(rotated)
+    }
+
+    /// Lets everything that goes on beside the loop move on. Never waits for the store or the broker.
+    ///
+    /// # Errors
+    /// Those that fail the task.
+    pub(crate) async fn progress(&mut self) -> Result<()> {
+        let moved = self.advance().await;
+        self.settle(moved)
+    }
+
+    /// Drops everything that is not durable and takes nothing any more.
+    pub(crate) fn abandon(&mut self) {
+        self.discard();
+        self.phase = Phase::Gone;
+    }
+
+    /// True where the partition is given up until it is opened again.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.phase, Phase::Gone)
+    }
+
+    async fn route(&mut self, batch: &Batch) -> Result<()> {
+        if batch.base_offset() != self.position {
+            return Err(ConnectError::retriable(format!(
+                "{}: a batch begins at offset {} where {} was expected; reading again from the last manifest",
+                self.name,
+                batch.base_offset(),
+                self.position
+            )));
+        }
+        let mut rest = batch.clone();
+        while let Some((from, to)) = self.archived_ahead(rest.next_offset()) {
+            let before = rest.offsets().partition_point(|offset| *offset < from);
+            let behind = rest.offsets().partition_point(|offset| *offset <= to);
+            self.fill(&rest.slice(0..before)).await?;
+            self.pass(from.max(self.position));
+            self.close_stretch().await?;
+            rest = rest.slice(behind..rest.len());
+            self.position = (to + 1).min(rest.next_offset());
+            self.accounted = self.position;
+            if self.position == rest.next_offset() {
+                return Ok(());
+            }
+        }
+        self.fill(&rest).await?;
+        self.pass(rest.next_offset());
+        Ok(())
+    }
+
+    /// The next run of offsets, from the position on and beginning before `next_offset`, that is in files already.
+    fn archived_ahead(&self, next_offset: i64) -> Option<(i64, i64)> {
+        let run = self.start.ahead.ranges().find(|run| run.to >= self.position)?;
+        (run.from < next_offset).then_some((run.from, run.to))
+    }
+
+    /// Adds rows to the open file, and to as many more as rotation makes of them.
+    async fn fill(&mut self, batch: &Batch) -> Result<()> {
+        let mut rest = batch.clone();
+        while !rest.is_empty() {
+            let clock = self.shared.context.clock();
+            if self.file.is_none() {
+                self.file = Some(Box::new(self.begin_file(clock.now_ms())?));
+                self.passed_since_ms = None;
+            }
+            let Some(file) = &mut self.file else { continue };
+            let fitting = fitting_rows(&self.shared.settings.rotation, file, &rest);
+            if fitting == 0 {
+                self.pass(rest.offsets()[0]);
+                self.end_file().await?;
+                continue;
+            }
+            let slice = rest.slice(0..fitting);
+            file.append(&slice, &self.shared.context.executor()).await?;
+            self.position = slice.next_offset();
+            rest = rest.slice(fitting..rest.len());
+            if self.shared.settings.rotation.is_due(&file.facts(), clock.now_ms()) {
+                self.end_file().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the position over offsets that hold no record.
+    fn pass(&mut self, next_offset: i64) {
+        self.position = next_offset;
+        match &mut self.file {
+            Some(file) => file.pass(next_offset),
+            None if next_offset > self.accounted => {
+                let now_ms = self.shared.context.clock().now_ms();
+                self.passed_since_ms.get_or_insert(now_ms);
+            }
+            None => {}
+        }
+    }
+
+    fn begin_file(&mut self, now_ms: i64) -> Result<OpenFile> {
+        let header = FileHeader {
+            partition: self.name.clone(),
+            cluster_id: Some(self.shared.identity.cluster_id.clone()),
+            topic_id: self.start.source.topic_id.clone(),
+        };
+        let encoder = self.shared.format.encoder(header, self.shared.compression)?;
+        Ok(OpenFile::new(encoder, self.accounted, now_ms, &self.shared.context.budget()))
+    }
+
+    async fn end_file(&mut self) -> Result<()> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        file.finish(&self.shared.context.executor()).await?;
+        self.accounted = file.contents().next_offset;
+        let n = self.files_begun;
+        self.files_begun += 1;
+        self.closing.push_back(Closing::File { file, n });
+        Ok(())
+    }
+
+    /// Ends the open file, or makes a gap of passed offsets that no file answers for.
+    async fn close_stretch(&mut self) -> Result<()> {
+        if self.file.is_some() {
+            return self.end_file().await;
+        }
+        if self.position > self.accounted {
+            self.closing.push_back(Closing::Gap { from: self.accounted, to: self.position - 1 });
+            self.accounted = self.position;
+        }
+        self.passed_since_ms = None;
+        Ok(())
+    }
+
+    async fn advance(&mut self) -> Result<()> {
+        let now_ms = self.shared.context.clock().now_ms();
+        match &mut self.phase {
+            Phase::Gone => return Ok(()),
+            Phase::Waiting { until_ms } if now_ms < *until_ms => return Ok(()),
+            Phase::Waiting { .. } => {
+                let (shared, name) = (Arc::clone(&self.shared), self.name.clone());
+                let find = async move { Start::find(&shared, &name).await };
+                self.phase = Phase::Restarting(Job::start(&self.shared.ended, find));
+                return Ok(());
+            }
+            Phase::Restarting(job) => {
+                let Some(start) = job.take_if_ended() else { return Ok(()) };
+                self.begin(start?)?;
+                self.shared.context.seek(&self.name, self.position);
+                return Ok(());
+            }
+            Phase::Reading => {}
+        }
+        self.rotate_if_due(now_ms).await?;
+        self.advance_tenure()?;
+        self.advance_uploads()?;
+        self.advance_commit()?;
+        self.advance_check(now_ms)
+    }
+
+    /// Takes `start` as the truth: everything begins at its resume offset.
+    fn begin(&mut self, start: Start) -> Result<()> {
+        if let Some(gap) = start.gaps.first() {
+            let lost = format!(
+                "{}: offsets {}..={} are gone from Kafka ({}) and were never archived",
+                self.name,
+                gap.from,
+                gap.to,
+                gap.reason.as_str()
+            );
+            if self.shared.settings.fail_on_gap {
+                return Err(ConnectError::fatal(format!(
+                    "{lost}; errors.on.gap=fail stops here: set errors.on.gap=continue to record the gap and go on"
+                )));
+            }
+            tracing::warn!("{lost}; the next manifest records the gap");
+        }
+        self.position = start.resume;
+        self.accounted = start.resume;
+        self.start = start;
+        self.phase = Phase::Reading;
+        Ok(())
+    }
+
+    async fn rotate_if_due(&mut self, now_ms: i64) -> Result<()> {
+        let rotation = &self.shared.settings.rotation;
+        let file_due = self.file.as_ref().is_some_and(|file| rotation.is_due(&file.facts(), now_ms));
+        let passed_due = self.passed_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= rotation.age_ms);
+        if file_due || passed_due { self.close_stretch().await } else { Ok(()) }
+    }
+
+    /// Opens an epoch as soon as there is something to write under it.
+    fn advance_tenure(&mut self) -> Result<()> {
+        match &mut self.tenure {
+            Tenure::Unopened if self.file.is_some() || !self.closing.is_empty() => {
+                let open = commit::open(Arc::clone(&self.shared), self.name.clone(), self.start.clone());
+                self.tenure = Tenure::Opening(Job::start(&self.shared.ended, open));
+            }
+            Tenure::Opening(job) => {
+                if let Some(opened) = job.take_if_ended() {
+                    self.tenure = Tenure::Open(Box::new(opened?));
+                    self.recovered();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn advance_uploads(&mut self) -> Result<()> {
+        let Tenure::Open(end) = &self.tenure else { return Ok(()) };
+        let epoch = end.entry.epoch;
+        let closing = self.closing.iter_mut().filter_map(|segment| match segment {
+            Closing::File { file, n } => Some((file, *n)),
+            Closing::Gap { .. } => None,
+        });
+        for (file, n) in closing.chain(self.file.as_mut().map(|file| (file, self.files_begun))) {
+            if file.wants_upload(self.shared.settings.part_bytes) {
+                let first_offset = file.contents().first_offset;
+                let object = self.shared.identity.object_name(first_offset, epoch, n, self.shared.format);
+                file.begin_upload(&self.shared.target, self.shared.manifests.layout().data(&self.name, &object));
+            }
+            file.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of an entry that is committed, and sends the next for all segments that are stored, in order.
+    fn advance_commit(&mut self) -> Result<()> {
+        if let Some(job) = &mut self.commit {
+            let Some(committed) = job.take_if_ended() else { return Ok(()) };
+            self.commit = None;
+            self.tenure = Tenure::Open(Box::new(committed?));
+            self.recovered();
+        }
+        let Tenure::Open(end) = &self.tenure else { return Ok(()) };
+        let stored = self.closing.iter().take_while(|segment| segment.is_stored()).count();
+        if stored == 0 {
+            return Ok(());
+        }
+        let end = end.clone();
+        let segments: Vec<_> = self.closing.drain(..stored).filter_map(|segment| segment.into_segment()).collect();
+        let entry = commit::commit(Arc::clone(&self.shared), self.name.clone(), *end, segments);
+        self.commit = Some(Job::start(&self.shared.ended, entry));
+        Ok(())
+    }
+
+    /// While idle, asks now and then whether the topic is still the one that is archived.
+    fn advance_check(&mut self, now_ms: i64) -> Result<()> {
+        if let Some(job) = &mut self.check {
+            let Some(checked) = job.take_if_ended() else { return Ok(()) };
+            self.check = None;
+            return checked;
+        }
+        if now_ms >= self.next_check_ms {
+            self.next_check_ms = now_ms + self.shared.settings.rotation.age_ms;
+            let check =
+                commit::check_topic(Arc::clone(&self.shared), self.name.clone(), self.start.source.topic_id.clone());
+            self.check = Some(Job::start(&self.shared.ended, check));
+        }
+        Ok(())
+    }
+
+    /// Acts on an error's kind: what may pass is waited for and begun again from the chain's end.
+    fn settle(&mut self, outcome: Result<()>) -> Result<()> {
+        let Err(error) = outcome else { return Ok(()) };
+        match error.kind() {
+            Kind::Retriable | Kind::NotFound | Kind::Conflict => {
+                let wait_ms = (FIRST_BACKOFF_MS << self.failures.min(16)).min(MAX_BACKOFF_MS);
+                self.failures += 1;
+                tracing::warn!(partition = %self.name, wait_ms, "starting again from the last manifest: {}", error.trace());
+                self.shared.context.trouble(Some(format!("{}: {}", self.name, error.trace())));
+                self.discard();
+                self.phase = Phase::Waiting { until_ms: self.shared.context.clock().now_ms() + wait_ms };
+                Ok(())
+            }
+            Kind::Fenced => {
+                tracing::warn!(partition = %self.name, "given up: {}", error.trace());
+                self.abandon();
+                Ok(())
+            }
+            Kind::Data | Kind::Config | Kind::Fatal => Err(error),
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failures > 0 {
+            self.failures = 0;
+            self.shared.context.trouble(None);
+        }
+    }
+
+    fn discard(&mut self) {
+        self.file = None;
+        self.closing.clear();
+        self.tenure = Tenure::Unopened;
+        self.commit = None;
+        self.check = None;
+        self.passed_since_ms = None;
+        self.files_begun = 0;
+    }
+}
+
+impl Closing {
+    fn is_stored(&self) -> bool {
+        match self {
+            Self::File { file, .. } => file.stored().is_some(),
+            Self::Gap { .. } => true,
+        }
+    }
+
+    fn into_segment(self) -> Option<Segment> {
+        match self {
+            Self::File { file, .. } => {
+                let (path, tail) = file.stored()?;
+                Some(Segment::File { contents: file.contents().clone(), path: path.clone(), tail: tail.clone() })
+            }
+            Self::Gap { from, to } => Some(Segment::Gap { from, to }),
+        }
+    }
+}
+
+/// How many rows of `batch` may join `file` before rotation ends it.
+fn fitting_rows(rotation: &crate::config::Rotation, file: &OpenFile, batch: &Batch) -> usize {
+    let facts = file.facts();
+    let room = usize::try_from(rotation.room(&facts)).unwrap_or(usize::MAX).min(batch.len());
+    if rotation.record_time_ms.is_none() {
+        return room;
+    }
+    let mut facts = facts;
+    batch
+        .rows()
+        .take(room)
+        .take_while(|row| {
+            let joins = !rotation.ends_before(&facts, row.timestamp());
+            facts.first_timestamp_ms = facts.first_timestamp_ms.or(row.timestamp());
+            joins
+        })
+        .count()
+}
+
+/// How long to wait before the same request is sent again for the `attempt`-th time, from 0.
+pub(crate) fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis((FIRST_BACKOFF_MS << attempt.min(16)).min(MAX_BACKOFF_MS) as u64)
+}

@@ -1,0 +1,249 @@
+//! Where a partition begins: the chain's end, what Kafka says now, and nothing else decide.
+//!
+//! [`Start::find`] asks; [`decide`] is pure and holds the rules of `docs/manifest-format.md` about lineages: the same
+//! topic id goes on, an id that the chain knows continues where that lineage stood, a new id begins a new lineage, and
+//! a log whose start has moved past us leaves a gap. Nothing is written here.
+
+use std::sync::Arc;
+
+use lakeferry_api::sink::OffsetReset;
+use lakeferry_api::{ConnectError, PartitionView, Result, TopicPartition};
+
+use super::partition::Shared;
+use crate::manifest::End;
+use crate::manifest::model::{
+    Continues, Entry, Gap, Lineage, OffsetRange, OffsetSet, Owner, Reason, Source, StartedBy, Totals,
+};
+
+/// The decision: everything that the next `open` entry says, and where Kafka is read from.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    /// The chain's end; `None` where there is no chain.
+    pub(crate) end: Option<End>,
+    /// The entry that it goes on from: the end, or the last one of an older lineage that the topic id names.
+    pub(crate) known: Option<Entry>,
+    /// The log that is archived.
+    pub(crate) source: Source,
+    /// All lineages, this one included.
+    pub(crate) lineages: Vec<Lineage>,
+    /// The first offset to read.
+    pub(crate) resume: i64,
+    /// What is in files beyond it.
+    pub(crate) ahead: OffsetSet,
+    /// What was lost before it could be read; the `open` entry says it.
+    pub(crate) gaps: Vec<Gap>,
+    /// The lineage's totals, without these gaps.
+    pub(crate) totals: Totals,
+    /// Leader epoch of the last record before `resume`, where it is known.
+    pub(crate) leader_epoch: Option<i32>,
+}
+
+/// What is known when a start is decided.
+struct Evidence<'a> {
+    name: &'a TopicPartition,
+    /// The entry to go on from: the chain's end, or the last one of the lineage that the topic id names.
+    known: Option<&'a Entry>,
+    /// Every lineage of the chain.
+    lineages: &'a [Lineage],
+    view: &'a PartitionView,
+    committed: Option<i64>,
+    reset: OffsetReset,
+}
+
+impl Start {
+    /// Reads the chain's end, asks Kafka, and decides.
+    ///
+    /// # Errors
+    /// `Config` where another owner writes the chain or the archive is damaged; `Retriable` where Kafka or the store
+    /// does not answer.
+    pub(crate) async fn find(shared: &Arc<Shared>, name: &TopicPartition) -> Result<Self> {
+        let context = &shared.context;
+        let end = shared.manifests.end(name).await?;
+        if let Some(end) = &end {
+            check_owner(&end.entry.owner, &shared.identity.owner(), shared.settings.takeover.as_deref(), name)?;
+        }
+        let view = context.partition(name).await?;
+        let known = match &end {
+            Some(end) => last_of_topic_id(shared, name, end, view.topic_id.as_deref()).await?,
+            None => None,
+        };
+        let resolved = known.as_ref().is_some_and(|entry| entry.resume_offset.is_some());
+        let committed =
+            if resolved { None } else { context.committed(std::slice::from_ref(name)).await?.get(name).copied() };
+        let evidence = Evidence {
+            name,
+            known: known.as_ref(),
+            lineages: end.as_ref().map(|end| end.entry.lineages.as_slice()).unwrap_or_default(),
+            view: &view,
+            committed,
+            reset: context.offset_reset(),
+        };
+        let decided = decide(&evidence)?;
+        Ok(Self { end, known, ..decided })
+    }
+}
+
+/// Two connectors on one archive would fence each other until both have failed; the newcomer is refused instead.
+fn check_owner(owner: &Owner, us: &Owner, takeover: Option<&str>, name: &TopicPartition) -> Result<()> {
+    if owner == us || takeover == Some(owner.to_string().as_str()) {
+        return Ok(());
+    }
+    Err(ConnectError::config(format!(
+        "{name} is archived here by {owner} (cluster id/consumer group), this connector is {us}: give it another \
+         store.url or topics.dir, or set archive.takeover={owner} once the other one is stopped for good"
+    )))
+}
+
+/// The chain's last entry of the lineage that `topic_id` belongs to; `None` where no lineage has that id.
+async fn last_of_topic_id(
+    shared: &Arc<Shared>,
+    name: &TopicPartition,
+    end: &End,
+    topic_id: Option<&str>,
+) -> Result<Option<Entry>> {
+    if end.entry.source.topic_id.as_deref() == topic_id {
+        return Ok(Some(end.entry.clone()));
+    }
+    let newest_first = end.entry.lineages.iter().rev();
+    let Some(lineage) =
+        newest_first.map(|lineage| (lineage.lineage, lineage.topic_id.as_deref())).find(|l| l.1 == topic_id)
+    else {
+        return Ok(None);
+    };
+    for seq in (0..end.entry.seq).rev() {
+        let read = shared.manifests.read(name, seq).await?;
+        let (entry, _) = read.ok_or_else(|| {
+            ConnectError::fatal(format!("{name}: manifest {seq} is missing below the chain's end {}", end.entry.seq))
+        })?;
+        if entry.source.lineage == lineage.0 {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+fn decide(evidence: &Evidence<'_>) -> Result<Start> {
+    match evidence.known {
+        Some(entry) => match entry.resume_offset {
+            Some(resume) if resume > evidence.view.last_stable_offset && is_cut_back(evidence.view, resume) => {
+                Ok(truncated(evidence, entry))
+            }
+            Some(resume) => Ok(continued(evidence, entry, resume)),
+            None => unresolved(evidence, entry),
+        },
+        None => first_of_lineage(evidence),
+    }
+}
+
+/// The end of a log is never below its last stable offset, but a stable offset can fall back while a transaction is
+/// open; only a position that the log cannot have reached proves a truncation.
+fn is_cut_back(view: &PartitionView, resume: i64) -> bool {
+    view.end_offset.is_some_and(|end| end < resume)
+}
+
+/// The same log goes on where its last entry stood.
+fn continued(evidence: &Evidence<'_>, entry: &Entry, resume: i64) -> Start {
+    let mut ahead = entry.ahead.clone();
+    let (resume, gaps) = after_log_start(resume, &mut ahead, evidence.view.log_start_offset);
+    Start {
+        end: None,
+        known: None,
+        source: entry.source.clone(),
+        lineages: evidence.lineages.to_vec(),
+        resume,
+        ahead,
+        gaps,
+        totals: entry.totals,
+        leader_epoch: entry.log.leader_epoch,
+    }
+}
+
+/// The log ends before what was read of it: a lineage that continues the old one up to the divergence.
+fn truncated(evidence: &Evidence<'_>, entry: &Entry) -> Start {
+    let divergence = evidence.view.end_offset.unwrap_or(evidence.view.last_stable_offset);
+    let continues = Continues { lineage: entry.source.lineage, before: divergence };
+    let mut start = new_lineage(evidence, StartedBy::Truncation, divergence);
+    start.source.continues = Some(continues);
+    if let Some(lineage) = start.lineages.last_mut() {
+        lineage.continues = Some(continues);
+    }
+    start
+}
+
+/// The offsets were reset: the group, or Connect's default, says where to begin.
+fn unresolved(evidence: &Evidence<'_>, entry: &Entry) -> Result<Start> {
+    let (resume, _) = from_kafka(evidence)?;
+    let mut start = continued(evidence, entry, resume);
+    start.source.first = Some(resume);
+    let lineage = start.source.lineage;
+    for known in start.lineages.iter_mut().filter(|known| known.lineage == lineage) {
+        known.first = start.source.first;
+    }
+    Ok(start)
+}
+
+fn first_of_lineage(evidence: &Evidence<'_>) -> Result<Start> {
+    if !evidence.lineages.is_empty() {
+        return Ok(new_lineage(evidence, StartedBy::Created, evidence.view.log_start_offset));
+    }
+    let (first, started_by) = from_kafka(evidence)?;
+    let mut start = new_lineage(evidence, started_by, first);
+    (start.resume, start.gaps) = after_log_start(first, &mut start.ahead, evidence.view.log_start_offset);
+    Ok(start)
+}
+
+fn new_lineage(evidence: &Evidence<'_>, started_by: StartedBy, first: i64) -> Start {
+    let number = evidence.lineages.iter().map(|lineage| lineage.lineage).max().unwrap_or(0) + 1;
+    let topic_id = evidence.view.topic_id.clone();
+    let mut lineages = evidence.lineages.to_vec();
+    lineages.push(Lineage { lineage: number, topic_id: topic_id.clone(), first: Some(first), continues: None });
+    let source = Source {
+        topic: evidence.name.topic.to_string(),
+        partition: evidence.name.partition,
+        topic_id,
+        lineage: number,
+        first: Some(first),
+        started_by,
+        continues: None,
+    };
+    Start {
+        end: None,
+        known: None,
+        source,
+        lineages,
+        resume: first,
+        ahead: OffsetSet::new(),
+        gaps: Vec::new(),
+        totals: Totals::default(),
+        leader_epoch: None,
+    }
+}
+
+/// Where a partition without archive begins: the group's committed offset, else `auto.offset.reset`.
+fn from_kafka(evidence: &Evidence<'_>) -> Result<(i64, StartedBy)> {
+    let view = evidence.view;
+    let end = view.end_offset.unwrap_or(view.last_stable_offset);
+    match (evidence.committed.filter(|committed| *committed <= end), evidence.reset) {
+        (Some(committed), _) => Ok((committed, StartedBy::Committed)),
+        (None, OffsetReset::Earliest) => Ok((view.log_start_offset, StartedBy::Earliest)),
+        (None, OffsetReset::Latest) => Ok((view.last_stable_offset, StartedBy::Latest)),
+        (None, OffsetReset::None) => Err(ConnectError::config(format!(
+            "{}: the group has no committed offset in the log and auto.offset.reset=none; set \
+             consumer.override.auto.offset.reset to earliest or latest, or commit an offset",
+            evidence.name
+        ))),
+    }
+}
+
+/// The resume offset behind the log's start, and what was lost on the way; what is in files already was not.
+fn after_log_start(resume: i64, ahead: &mut OffsetSet, log_start: i64) -> (i64, Vec<Gap>) {
+    if resume >= log_start {
+        return (resume, Vec::new());
+    }
+    let lost = ahead.holes_in(OffsetRange::new(resume, log_start - 1));
+    let gaps = lost.iter().map(|hole| Gap { from: hole.from, to: hole.to, reason: Reason::LogStartMoved }).collect();
+    (ahead.advance(log_start), gaps)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Each rule of where a partition begins, by itself.
+
+use super::*;
+use crate::manifest::model::{EntryKind, Isolation, LogState, Missing, Writer};
+
+fn name() -> TopicPartition {
+    TopicPartition::new("orders", 3)
+}
+
+fn view(topic_id: &str, log_start_offset: i64, end: i64) -> PartitionView {
+    PartitionView {
+        topic_id: Some(topic_id.to_owned()),
+        log_start_offset,
+        last_stable_offset: end,
+        end_offset: Some(end),
+        position: None,
+    }
+}
+
+fn lineage(number: u32, topic_id: &str, first: i64) -> Lineage {
+    Lineage { lineage: number, topic_id: Some(topic_id.to_owned()), first: Some(first), continues: None }
+}
+
+fn entry(topic_id: &str, number: u32, resume: Option<i64>, ahead: &[(i64, i64)]) -> Entry {
+    Entry {
+        seq: 7,
+        previous_sha256: None,
+        kind: EntryKind::Commit,
+        epoch: 4,
+        written_at: 0,
+        owner: Owner { cluster_id: "c".to_owned(), group: "connect-a".to_owned() },
+        writer: Writer {
+            id: "0".repeat(32),
+            connector: "a".to_owned(),
+            task: 0,
+            worker: "w".to_owned(),
+            version: "0".to_owned(),
+        },
+        source: Source {
+            topic: "orders".to_owned(),
+            partition: 3,
+            topic_id: Some(topic_id.to_owned()),
+            lineage: number,
+            first: Some(0),
+            started_by: StartedBy::Earliest,
+            continues: None,
+        },
+        topic: None,
+        lineages: vec![lineage(number, topic_id, 0)],
+        files: Vec::new(),
+        missing: Missing::new(),
+        gaps: Vec::new(),
+        resume_offset: resume,
+        ahead: ahead.iter().map(|(from, to)| OffsetRange::new(*from, *to)).collect(),
+        totals: Totals { records: 100, ..Totals::default() },
+        log: LogState {
+            start_offset: 0,
+            last_stable_offset: 100,
+            leader_epoch: Some(9),
+            isolation: Isolation::ReadCommitted,
+        },
+    }
+}
+
+fn start(known: Option<&Entry>, view: &PartitionView, committed: Option<i64>, reset: OffsetReset) -> Result<Start> {
+    let lineages = known.map(|entry| entry.lineages.clone()).unwrap_or_default();
+    decide(&Evidence { name: &name(), known, lineages: &lineages, view, committed, reset })
+}
+
+#[test]
+fn without_an_archive_the_group_decides_and_else_connects_default() {
+    let view = view("id-1", 5, 50);
+    let begins = |committed, reset| {
+        let start = start(None, &view, committed, reset).unwrap();
+        (start.resume, start.source.started_by, start.gaps.len())
+    };
+    assert_eq!(begins(Some(20), OffsetReset::Earliest), (20, StartedBy::Committed, 0));
+    assert_eq!(begins(None, OffsetReset::Earliest), (5, StartedBy::Earliest, 0));
+    assert_eq!(begins(None, OffsetReset::Latest), (50, StartedBy::Latest, 0));
+    // A committed offset that the log has not reached belongs to another log.
+    assert_eq!(begins(Some(51), OffsetReset::Earliest), (5, StartedBy::Earliest, 0));
+    let error = start(None, &view, None, OffsetReset::None).unwrap_err();
+    assert!(error.message().contains("auto.offset.reset"), "{error}");
+}
+
+#[test]
+fn what_retention_took_before_the_first_read_is_a_gap() {
+    let start = start(None, &view("id-1", 30, 50), Some(20), OffsetReset::Earliest).unwrap();
+    assert_eq!(start.resume, 30);
+    assert_eq!(start.source.first, Some(20));
+    assert_eq!(start.gaps, [Gap { from: 20, to: 29, reason: Reason::LogStartMoved }]);
+}
+
+#[test]
+fn the_same_topic_goes_on_from_the_manifest_not_from_the_group() {
+    let known = entry("id-1", 1, Some(40), &[(45, 47)]);
+    let start = start(Some(&known), &view("id-1", 0, 100), Some(99), OffsetReset::Latest).unwrap();
+    assert_eq!(start.resume, 40);
+    assert!(start.ahead.contains(46) && start.gaps.is_empty());
+    assert_eq!((start.totals.records, start.leader_epoch), (100, Some(9)));
+}
+
+#[test]
+fn a_gap_leaves_out_what_is_ahead_in_files() {
+    let known = entry("id-1", 1, Some(40), &[(45, 47), (60, 65)]);
+    let start = start(Some(&known), &view("id-1", 60, 100), None, OffsetReset::Earliest).unwrap();
+    let gap = |from, to| Gap { from, to, reason: Reason::LogStartMoved };
+    assert_eq!(start.gaps, [gap(40, 44), gap(48, 59)]);
+    assert_eq!(start.resume, 66);
+    assert!(start.ahead.is_empty());
+}
+
+#[test]
+fn a_new_topic_id_is_a_new_lineage_from_its_earliest_offset() {
+    let old = entry("id-1", 1, Some(40), &[(45, 47)]);
+    let lineages = old.lineages.clone();
+    let view = view("id-2", 3, 10);
+    let evidence = Evidence {
+        name: &name(),
+        known: None,
+        lineages: &lineages,
+        view: &view,
+        committed: Some(8),
+        reset: OffsetReset::Latest,
+    };
+    let start = decide(&evidence).unwrap();
+    assert_eq!((start.resume, start.source.lineage, start.source.started_by), (3, 2, StartedBy::Created));
+    assert!(start.ahead.is_empty());
+    assert_eq!(start.totals, Totals::default());
+    assert_eq!(start.lineages, [lineage(1, "id-1", 0), lineage(2, "id-2", 3)]);
+}
+
+#[test]
+fn a_log_that_ends_below_what_was_read_was_cut_back() {
+    let known = entry("id-1", 1, Some(40), &[(45, 47)]);
+    let cut = start(Some(&known), &view("id-1", 0, 35), None, OffsetReset::Earliest).unwrap();
+    let continues = Some(Continues { lineage: 1, before: 35 });
+    assert_eq!((cut.resume, cut.source.lineage, cut.source.continues), (35, 2, continues));
+    assert_eq!(cut.source.started_by, StartedBy::Truncation);
+    assert!(cut.ahead.is_empty());
+    // An open transaction holds back the stable offset, not the end: nothing was cut.
+    let stalled = PartitionView { last_stable_offset: 35, ..view("id-1", 0, 60) };
+    let start = start(Some(&known), &stalled, None, OffsetReset::Earliest).unwrap();
+    assert_eq!((start.resume, start.source.lineage), (40, 1));
+}
+
+#[test]
+fn a_reset_is_resolved_by_the_group_or_connects_default() {
+    let mut known = entry("id-1", 2, None, &[]);
+    known.source.first = None;
+    known.lineages[0].first = None;
+    let start = start(Some(&known), &view("id-1", 5, 50), None, OffsetReset::Earliest).unwrap();
+    assert_eq!((start.resume, start.source.first, start.lineages[0].first), (5, Some(5), Some(5)));
+}
+
+#[test]
+fn another_owner_is_refused_by_name_unless_taken_over() {
+    let owner = |group: &str| Owner { cluster_id: "c".to_owned(), group: group.to_owned() };
+    let (theirs, ours) = (owner("connect-old"), owner("connect-new"));
+    let error = check_owner(&theirs, &ours, None, &name()).unwrap_err();
+    assert_eq!(error.kind(), lakeferry_api::Kind::Config);
+    assert!(error.message().contains("c/connect-old") && error.message().contains("archive.takeover"), "{error}");
+    assert!(check_owner(&theirs, &ours, Some("c/connect-old"), &name()).is_ok());
+    assert!(check_owner(&ours, &ours, None, &name()).is_ok());
+    assert!(check_owner(&theirs, &ours, Some("c/connect-other"), &name()).is_err());
+}

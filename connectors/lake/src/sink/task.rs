@@ -1,0 +1,182 @@
+//! The task: one [`Partition`] for each partition it owns, and the routing between the worker's calls and them.
+//!
+//! Every call first lets each partition move on ([`Partition::progress`]): uploads, manifest entries and restarts go
+//! on beside the loop and are looked at here, in calls that never wait for them. Only `open` and `close` wait.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use lakeferry_api::{Batch, Closing, Config, ConnectError, Positions, Result, SinkContext, SinkTask, TopicPartition};
+use object_store::ObjectStore;
+use tokio::sync::{Notify, Semaphore};
+
+use super::commit::Identity;
+use super::partition::{Partition, Shared, backoff};
+use super::upload::Target;
+use crate::config::SinkSettings;
+use crate::layout::Layout;
+use crate::manifest::ManifestStore;
+use crate::store;
+
+/// Requests of a task that may be under way at once.
+const UPLOADS_AT_ONCE: usize = 8;
+/// Chains of newly assigned partitions read at once.
+const OPENS_AT_ONCE: usize = 16;
+/// How often a close looks at uploads that nothing wakes it for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The archive sink's task.
+#[derive(Default)]
+pub(crate) struct LakeSinkTask {
+    shared: Option<Arc<Shared>>,
+    partitions: BTreeMap<TopicPartition, Partition>,
+}
+
+#[async_trait]
+impl SinkTask for LakeSinkTask {
+    async fn start(&mut self, context: Arc<dyn SinkContext>, config: &Config) -> Result<()> {
+        let settings = SinkSettings::parse(config)?;
+        let lake = settings.lake.open()?;
+        let layout = Layout::new(&settings.lake.topics_dir)?;
+        persist(&context, || store::probe(&lake, &layout, context.random_id())).await?;
+        let cluster_id = persist(&context, || context.cluster_id()).await?;
+        *self = Self::on(context, settings, lake, cluster_id)?;
+        Ok(())
+    }
+
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Positions> {
+        let shared = self.shared()?;
+        let opening: Vec<_> =
+            partitions.iter().map(|name| Partition::open(Arc::clone(&shared), name.clone()).boxed()).collect();
+        let opened: Vec<_> = stream::iter(opening).buffered(OPENS_AT_ONCE).try_collect().await?;
+        let positions = partitions.iter().cloned().zip(opened.iter().map(Partition::position)).collect();
+        self.partitions.extend(partitions.iter().cloned().zip(opened));
+        Ok(positions)
+    }
+
+    async fn put(&mut self, batches: &[Batch]) -> Result<()> {
+        let routed = self.partitions.iter_mut().map(|(name, partition)| take(name, partition, batches));
+        first_error(join_all(routed).await)?;
+        self.relieve_memory().await
+    }
+
+    async fn flush(&mut self, consumed: &Positions) -> Result<Positions> {
+        let durable = |(name, partition): (&TopicPartition, &Partition)| {
+            let consumed = *consumed.get(name)?;
+            Some((name.clone(), partition.durable()?.min(consumed)))
+        };
+        Ok(self.partitions.iter().filter(|(_, partition)| !partition.is_gone()).filter_map(durable).collect())
+    }
+
+    async fn close(&mut self, partitions: &[TopicPartition], why: Closing) -> Result<Positions> {
+        let mut leaving: BTreeMap<_, _> =
+            partitions.iter().filter_map(|name| self.partitions.remove_entry(name)).collect();
+        if why == Closing::Revoked {
+            publish(&self.shared()?, &mut leaving).await?;
+        }
+        let durable = |(name, partition): (TopicPartition, Partition)| {
+            let durable = partition.durable().filter(|_| !partition.is_gone())?;
+            Some((name, durable))
+        };
+        Ok(leaving.into_iter().filter_map(durable).collect())
+    }
+}
+
+impl LakeSinkTask {
+    /// A task that is ready to open partitions in `lake`.
+    ///
+    /// # Errors
+    /// `Config` where format, codec or `topics.dir` cannot be used.
+    pub(super) fn on(
+        context: Arc<dyn SinkContext>,
+        settings: SinkSettings,
+        lake: Arc<dyn ObjectStore>,
+        cluster_id: String,
+    ) -> Result<Self> {
+        let (format, compression) = super::compression(&settings)?;
+        let identity = Identity::of(context.as_ref(), cluster_id);
+        let ended = Arc::new(Notify::new());
+        let target = Target {
+            store: Arc::clone(&lake),
+            part_bytes: settings.part_bytes,
+            permits: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+            ended: Arc::clone(&ended),
+        };
+        let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
+        let shared = Shared { context, settings, format, compression, identity, manifests, target, ended };
+        Ok(Self { shared: Some(Arc::new(shared)), partitions: BTreeMap::new() })
+    }
+
+    fn shared(&self) -> Result<Arc<Shared>> {
+        self.shared.clone().ok_or_else(|| ConnectError::fatal("the task was not started"))
+    }
+
+    /// Ends the largest open file while the worker's memory runs short: better a small file than none.
+    async fn relieve_memory(&mut self) -> Result<()> {
+        let budget = self.shared()?.context.budget();
+        if budget.used() < budget.limit() / 4 * 3 {
+            return Ok(());
+        }
+        let largest = self.partitions.iter_mut().max_by_key(|(_, partition)| partition.open_file_bytes());
+        let Some((name, partition)) = largest.filter(|(_, partition)| partition.open_file_bytes() > 0) else {
+            return Ok(());
+        };
+        let bytes = partition.open_file_bytes();
+        tracing::info!(partition = %name, bytes, used = budget.used(), "closing a file early: memory runs short");
+        partition.rotate().await
+    }
+}
+
+async fn take(name: &TopicPartition, partition: &mut Partition, batches: &[Batch]) -> Result<()> {
+    for batch in batches.iter().filter(|batch| batch.partition() == name) {
+        partition.take(batch).await?;
+    }
+    partition.progress().await
+}
+
+/// Publishes what the leaving partitions hold. A failure leaves the rest invisible: it is read again by whoever comes
+/// next.
+async fn publish(shared: &Arc<Shared>, leaving: &mut BTreeMap<TopicPartition, Partition>) -> Result<()> {
+    first_error(join_all(leaving.values_mut().map(Partition::rotate)).await)?;
+    loop {
+        first_error(join_all(leaving.values_mut().map(Partition::progress)).await)?;
+        if !leaving.values().any(Partition::is_busy) {
+            return Ok(());
+        }
+        // Jobs wake us when they end; bytes that wait for room in an upload's queue need a look now and then.
+        let clock = shared.context.clock();
+        futures::future::select(pin!(shared.ended.notified()), clock.sleep(LOOK_AGAIN)).await;
+    }
+}
+
+fn first_error(outcomes: Vec<Result<()>>) -> Result<()> {
+    outcomes.into_iter().collect()
+}
+
+/// Repeats `attempt` until it succeeds or fails for good: a store or broker that is away at the start is waited for.
+async fn persist<T, F: Future<Output = Result<T>>>(
+    context: &Arc<dyn SinkContext>,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    let mut failures = 0;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(failures, "not started yet, trying again: {}", error.trace());
+                context.trouble(Some(error.trace()));
+                context.clock().sleep(backoff(failures)).await;
+                failures += 1;
+            }
+            outcome => {
+                context.trouble(None);
+                return outcome;
+            }
+        }
+    }
+}

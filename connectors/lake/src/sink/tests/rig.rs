@@ -1,0 +1,394 @@
+//! A scripted Kafka, a faulty store and a clock that tests move: enough world to run the task unchanged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use lakeferry_api::executor::Inline;
+use lakeferry_api::sink::OffsetReset;
+use lakeferry_api::{
+    Batch, BatchBuilder, Budget, Clock, Config, ConnectError, Executor, PartitionView, Positions, Result, SinkContext,
+    SinkTask, TimestampType, TopicPartition, TopicView,
+};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult,
+};
+
+use crate::config::SinkSettings;
+use crate::layout::Layout;
+use crate::manifest::{Digest, Entry, ManifestStore};
+use crate::sink::alter::alter;
+use crate::sink::commit::Identity;
+use crate::sink::task::LakeSinkTask;
+
+pub(super) const TOPIC: &str = "orders";
+
+pub(super) fn partition(number: i32) -> TopicPartition {
+    TopicPartition::new(TOPIC, number)
+}
+
+/// A clock that moves only when told.
+#[derive(Default)]
+pub(super) struct ManualClock {
+    now_ms: AtomicI64,
+}
+
+impl ManualClock {
+    pub(super) fn now(&self) -> i64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn advance(&self, ms: i64) {
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now_ms(&self) -> i64 {
+        self.now_ms.load(Ordering::SeqCst)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.now_ms() as u64)
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let until = self.now_ms() + duration.as_millis() as i64;
+        while self.now_ms() < until {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What the broker and the group say.
+pub(super) struct Kafka {
+    pub(super) view: PartitionView,
+    pub(super) deleted: bool,
+    pub(super) cleanup_policy: String,
+    pub(super) committed: Option<i64>,
+    pub(super) commit_refused: bool,
+    pub(super) live: bool,
+    pub(super) commits: Vec<Positions>,
+    pub(super) seeks: Vec<(TopicPartition, i64)>,
+    pub(super) trouble: Vec<Option<String>>,
+}
+
+/// The worker's side of one task.
+pub(super) struct Context {
+    pub(super) kafka: Arc<Mutex<Kafka>>,
+    clock: Arc<ManualClock>,
+    budget: Budget,
+    group: String,
+    id: u128,
+}
+
+#[async_trait]
+impl SinkContext for Context {
+    fn connector(&self) -> &str {
+        "archive"
+    }
+    fn task(&self) -> u32 {
+        0
+    }
+    fn worker_id(&self) -> &str {
+        "127.0.0.1:8083"
+    }
+    fn group(&self) -> &str {
+        &self.group
+    }
+    fn offset_reset(&self) -> OffsetReset {
+        OffsetReset::Earliest
+    }
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock) as Arc<dyn Clock>
+    }
+    fn executor(&self) -> Arc<dyn Executor> {
+        Arc::new(Inline)
+    }
+    fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+    fn spill(&self) -> Option<(PathBuf, u64)> {
+        None
+    }
+    fn random_id(&self) -> u128 {
+        self.id
+    }
+    async fn cluster_id(&self) -> Result<String> {
+        Ok("cluster".to_owned())
+    }
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
+        let kafka = self.kafka.lock().unwrap();
+        if kafka.deleted {
+            Err(ConnectError::not_found(format!("{partition} does not exist")))
+        } else {
+            Ok(kafka.view.clone())
+        }
+    }
+    async fn topic(&self, topic: &str) -> Result<TopicView> {
+        let kafka = self.kafka.lock().unwrap();
+        if kafka.deleted {
+            return Err(ConnectError::not_found(format!("{topic} does not exist")));
+        }
+        let configs = BTreeMap::from([("cleanup.policy".to_owned(), kafka.cleanup_policy.clone())]);
+        Ok(TopicView { partitions: 4, replication_factor: 1, configs })
+    }
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
+        let committed = self.kafka.lock().unwrap().committed;
+        Ok(committed.iter().flat_map(|offset| partitions.iter().map(|name| (name.clone(), *offset))).collect())
+    }
+    async fn group_is_live(&self) -> Result<bool> {
+        Ok(self.kafka.lock().unwrap().live)
+    }
+    async fn commit(&self, positions: &Positions) -> Result<()> {
+        let mut kafka = self.kafka.lock().unwrap();
+        if kafka.commit_refused {
+            return Err(ConnectError::fenced("the group gave the partition to another member"));
+        }
+        kafka.commits.push(positions.clone());
+        Ok(())
+    }
+    fn trouble(&self, what: Option<String>) {
+        self.kafka.lock().unwrap().trouble.push(what);
+    }
+    fn seek(&self, partition: &TopicPartition, offset: i64) {
+        self.kafka.lock().unwrap().seeks.push((partition.clone(), offset));
+    }
+}
+
+/// What happens to the next matching write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It fails before it takes place.
+    Before,
+    /// It takes place and its reply is lost.
+    After,
+}
+
+/// A store in memory that counts writes and fails on request.
+#[derive(Debug, Default)]
+pub(super) struct FaultyStore {
+    inner: InMemory,
+    pub(super) writes: AtomicU64,
+    /// Faults still to come, each for the next write whose path contains the text.
+    pub(super) faults: Mutex<Vec<(&'static str, Fault)>>,
+}
+
+impl FaultyStore {
+    fn next_fault(&self, path: &Path) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        let at = faults.iter().position(|(part, _)| path.as_ref().contains(part))?;
+        Some(faults.remove(at).1)
+    }
+
+    fn lost() -> object_store::Error {
+        object_store::Error::Generic { store: "faulty", source: "the connection was cut".into() }
+    }
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultyStore")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let fault = self.next_fault(path);
+        if fault == Some(Fault::Before) {
+            return Err(Self::lost());
+        }
+        let result = self.inner.put_opts(path, payload, options).await;
+        if fault == Some(Fault::After) { Err(Self::lost()) } else { result }
+    }
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.inner.put_multipart_opts(path, options).await
+    }
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.inner.delete_stream(paths)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// The world of a test.
+pub(super) struct Rig {
+    pub(super) store: Arc<FaultyStore>,
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) kafka: Arc<Mutex<Kafka>>,
+    config: Config,
+}
+
+/// One task and what it was told last.
+pub(super) struct Writer {
+    pub(super) task: LakeSinkTask,
+    rig: Arc<Mutex<Kafka>>,
+}
+
+impl Rig {
+    /// A log of offsets 0 to 999 and a sink with these settings.
+    pub(super) fn new(settings: &[(&str, &str)]) -> Self {
+        let view = PartitionView {
+            topic_id: Some("id-1".to_owned()),
+            log_start_offset: 0,
+            last_stable_offset: 1_000,
+            end_offset: Some(1_000),
+            position: None,
+        };
+        let kafka = Kafka {
+            view,
+            deleted: false,
+            cleanup_policy: "delete".to_owned(),
+            committed: None,
+            commit_refused: false,
+            live: true,
+            commits: Vec::new(),
+            seeks: Vec::new(),
+            trouble: Vec::new(),
+        };
+        let mut config = Config::from([("store.url".to_owned(), "memory:///".to_owned())]);
+        config.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        Self { store: Arc::default(), clock: Arc::default(), kafka: Arc::new(Mutex::new(kafka)), config }
+    }
+
+    /// Alters the offset of partition 0 as REST does.
+    pub(super) async fn alter(&self, offset: Option<i64>) -> Result<()> {
+        let context = self.context(99, "connect-archive");
+        let identity = Identity::of(context.as_ref(), "cluster".to_owned());
+        alter(context.as_ref(), &self.manifests(), &identity, &[(partition(0), offset)].into()).await
+    }
+
+    fn manifests(&self) -> ManifestStore {
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        ManifestStore::new(Arc::clone(&self.store) as Arc<dyn ObjectStore>, Layout::new("topics").unwrap(), clock)
+    }
+
+    /// The worker's side of a task of `group`.
+    pub(super) fn context(&self, id: u128, group: &str) -> Arc<Context> {
+        Arc::new(Context {
+            kafka: Arc::clone(&self.kafka),
+            clock: Arc::clone(&self.clock),
+            budget: Budget::new(64 << 20),
+            group: group.to_owned(),
+            id: id << 96,
+        })
+    }
+
+    /// A started task of this archive. Each has a writer id of its own.
+    pub(super) fn writer(&self, id: u128) -> Writer {
+        self.writer_of_group(id, "connect-archive")
+    }
+
+    /// The same of another consumer group.
+    pub(super) fn writer_of_group(&self, id: u128, group: &str) -> Writer {
+        let settings = SinkSettings::parse(&self.config).unwrap();
+        let lake = Arc::clone(&self.store) as Arc<dyn ObjectStore>;
+        let task = LakeSinkTask::on(self.context(id, group), settings, lake, "cluster".to_owned()).unwrap();
+        Writer { task, rig: Arc::clone(&self.kafka) }
+    }
+
+    /// The chain of partition 0, every link of it checked.
+    pub(super) async fn chain(&self) -> Vec<Entry> {
+        let manifests = self.manifests();
+        let mut chain: Vec<Entry> = Vec::new();
+        let mut previous = None;
+        while let Some((entry, bytes)) = manifests.read(&partition(0), chain.len() as u64).await.unwrap() {
+            assert_eq!(entry.previous_sha256, previous);
+            previous = Some(Digest::of(&bytes));
+            chain.push(entry);
+        }
+        chain
+    }
+
+    /// The spans `(from, to, records)` of all files of the chain.
+    pub(super) async fn spans(&self) -> Vec<(i64, i64, u64)> {
+        let chain = self.chain().await;
+        let files = chain.iter().flat_map(|entry| &entry.files);
+        files.map(|file| (file.span_from.unwrap(), file.span_to.unwrap(), file.records)).collect()
+    }
+
+    /// Writes at the store so far.
+    pub(super) fn writes(&self) -> u64 {
+        self.store.writes.load(Ordering::SeqCst)
+    }
+}
+
+impl Writer {
+    /// Opens partition 0.
+    pub(super) async fn open(&mut self) -> i64 {
+        let name = partition(0);
+        self.task.open(std::slice::from_ref(&name)).await.unwrap()[&name]
+    }
+
+    /// Puts records with these offsets, beginning at `base` and ending at `next`.
+    pub(super) async fn put(&mut self, base: i64, next: i64, offsets: impl IntoIterator<Item = i64>) -> Result<()> {
+        self.task.put(&[batch(base, next, offsets)]).await
+    }
+
+    /// Ticks until `done` holds, letting jobs run in between.
+    pub(super) async fn tick_until(&mut self, rig: &Rig, mut done: impl AsyncFnMut(&Rig) -> bool) {
+        for _ in 0..10_000 {
+            if done(rig).await {
+                return;
+            }
+            self.tick().await.unwrap();
+            rig.clock.advance(10);
+        }
+        panic!("not within 100 s of the test's clock; trouble: {:?}", self.rig.lock().unwrap().trouble);
+    }
+
+    /// One tick, after which every job that can has ended.
+    pub(super) async fn tick(&mut self) -> Result<()> {
+        let ticked = self.task.put(&[]).await;
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        ticked
+    }
+
+    /// Takes the latest seek, as the loop does before the next put.
+    pub(super) fn seek(&self) -> Option<i64> {
+        self.rig.lock().unwrap().seeks.pop().map(|(_, offset)| offset)
+    }
+}
+
+/// Records of partition 0, one millisecond of record time an offset.
+pub(super) fn batch(base: i64, next: i64, offsets: impl IntoIterator<Item = i64>) -> Batch {
+    let mut builder = BatchBuilder::new(partition(0), base);
+    for offset in offsets {
+        let value = format!("value {offset}");
+        builder.push(offset, (offset, Some(TimestampType::Create)), Some(b"key"), Some(value.as_bytes()));
+    }
+    builder.build(next)
+}

@@ -1,0 +1,225 @@
+//! All state of one file, from its first record until its object is durable: what it answers for, its encoder, the
+//! encoded bytes that wait and the upload they go to.
+//!
+//! Called by [`Partition`](super::partition::Partition) only. Invariants: a file's span begins where the one before
+//! ends and covers every offset that the position passed; its bytes go up in order; nothing is visible before
+//! [`OpenFile::take_if_stored`] says so, and even then no manifest names it yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lakeferry_api::{Batch, Budget, ConnectError, Executor, Permit, Result, executor};
+use object_store::path::Path;
+
+use super::upload::{Chunk, Target, Upload};
+use crate::format::{FileEncoder, Tail};
+use crate::rotate::FileFacts;
+
+/// Below this a batch is encoded where it is: handing it to the pool would cost more.
+const INLINE_BYTES: usize = 16 * 1024;
+
+/// What a file answers for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// First offset of the span.
+    pub(crate) span_from: i64,
+    /// The position after the span.
+    pub(crate) next_offset: i64,
+    /// Offset of the first record.
+    pub(crate) first_offset: i64,
+    /// Offset of the last record.
+    pub(crate) last_offset: i64,
+    /// Number of records.
+    pub(crate) records: u64,
+    /// Bytes of keys, values and headers.
+    pub(crate) raw_bytes: u64,
+    /// Least and greatest timestamp; `None` where no record has one.
+    pub(crate) timestamps: Option<(i64, i64)>,
+    /// How many records have no timestamp.
+    pub(crate) untimed: u64,
+    /// Leader epoch of the last record, where the broker told.
+    pub(crate) leader_epoch: Option<i32>,
+}
+
+/// A file being written, or written and on its way.
+pub(crate) struct OpenFile {
+    contents: Contents,
+    opened_at_ms: i64,
+    first_timestamp_ms: Option<i64>,
+    encoder: Option<Box<dyn FileEncoder>>,
+    held: Permit,
+    waiting: VecDeque<Chunk>,
+    waiting_bytes: usize,
+    upload: Option<(Path, Upload)>,
+    tail: Option<Tail>,
+    stored: bool,
+}
+
+impl OpenFile {
+    /// A file whose span begins at `span_from` and whose first record comes next.
+    pub(crate) fn new(encoder: Box<dyn FileEncoder>, span_from: i64, opened_at_ms: i64, budget: &Budget) -> Self {
+        let contents = Contents {
+            span_from,
+            next_offset: span_from,
+            first_offset: span_from,
+            last_offset: span_from,
+            records: 0,
+            raw_bytes: 0,
+            timestamps: None,
+            untimed: 0,
+            leader_epoch: None,
+        };
+        Self {
+            contents,
+            opened_at_ms,
+            first_timestamp_ms: None,
+            encoder: Some(encoder),
+            held: budget.take(0),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            upload: None,
+            tail: None,
+            stored: false,
+        }
+    }
+
+    /// What it answers for.
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// What rotation asks.
+    pub(crate) fn facts(&self) -> FileFacts {
+        FileFacts {
+            records: self.contents.records,
+            stored_bytes: self.encoder.as_ref().map_or(0, |encoder| encoder.stored_bytes()),
+            opened_at_ms: self.opened_at_ms,
+            first_timestamp_ms: self.first_timestamp_ms,
+        }
+    }
+
+    /// Bytes of the budget it holds.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.held.bytes() + self.waiting_bytes as u64
+    }
+
+    /// Adds the rows of `batch`, which continues the file.
+    ///
+    /// # Errors
+    /// Any error loses the file: its owner starts again from the chain's end.
+    pub(crate) async fn append(&mut self, batch: &Batch, pool: &Arc<dyn Executor>) -> Result<()> {
+        let encoder = self.encoder.take().ok_or_else(cut_short)?;
+        let (encoder, encoded) = if batch.raw_bytes() < INLINE_BYTES {
+            append_rows(encoder, batch)?
+        } else {
+            let batch = batch.clone();
+            executor::run(pool.as_ref(), move || append_rows(encoder, &batch)).await??
+        };
+        self.held.resize(encoder.memory_bytes());
+        self.encoder = Some(encoder);
+        self.keep(encoded);
+        self.count(batch);
+        Ok(())
+    }
+
+    /// Notes that the position passed offsets behind the last record without finding any.
+    pub(crate) fn pass(&mut self, next_offset: i64) {
+        self.contents.next_offset = next_offset;
+    }
+
+    /// Ends the file: no record joins it any more.
+    ///
+    /// # Errors
+    /// As [`OpenFile::append`].
+    pub(crate) async fn finish(&mut self, pool: &Arc<dyn Executor>) -> Result<()> {
+        let mut encoder = self.encoder.take().ok_or_else(cut_short)?;
+        let (tail, encoded) = executor::run(pool.as_ref(), move || {
+            let tail = encoder.finish()?;
+            Ok::<_, ConnectError>((tail, encoder.take_encoded()))
+        })
+        .await??;
+        self.held.resize(0);
+        self.keep(encoded);
+        self.tail = Some(tail);
+        Ok(())
+    }
+
+    /// True once enough bytes wait to begin the upload, or the file is finished.
+    pub(crate) fn wants_upload(&self, part_bytes: usize) -> bool {
+        self.upload.is_none() && (self.tail.is_some() || self.waiting_bytes >= part_bytes)
+    }
+
+    /// Begins the upload under `path`.
+    pub(crate) fn begin_upload(&mut self, target: &Target, path: Path) {
+        let upload = Upload::start(target, path.clone());
+        self.upload = Some((path, upload));
+    }
+
+    /// Moves bytes on and, once the object is durable, says so. Never waits.
+    ///
+    /// # Errors
+    /// The upload failed for good.
+    pub(crate) fn advance(&mut self) -> Result<()> {
+        let Some((_, upload)) = &mut self.upload else { return Ok(()) };
+        upload.feed(&mut self.waiting);
+        self.waiting_bytes = self.waiting.iter().map(|chunk| chunk.bytes.len()).sum();
+        if self.tail.is_some() && self.waiting.is_empty() && !self.stored {
+            upload.complete();
+        }
+        match upload.take_if_ended() {
+            Some(Ok(())) => self.stored = true,
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Name and tail of the object, once it is durable.
+    pub(crate) fn stored(&self) -> Option<(&Path, &Tail)> {
+        match (&self.upload, &self.tail) {
+            (Some((path, _)), Some(tail)) if self.stored => Some((path, tail)),
+            _ => None,
+        }
+    }
+
+    fn keep(&mut self, encoded: Bytes) {
+        if !encoded.is_empty() {
+            self.waiting_bytes += encoded.len();
+            let permit = self.held.budget().take(encoded.len() as u64);
+            self.waiting.push_back(Chunk { bytes: encoded, permit });
+        }
+    }
+
+    fn count(&mut self, batch: &Batch) {
+        let (Some(first), Some(last)) = (batch.offsets().first(), batch.offsets().last()) else { return };
+        let contents = &mut self.contents;
+        if contents.records == 0 {
+            contents.first_offset = *first;
+        }
+        contents.last_offset = *last;
+        contents.next_offset = batch.next_offset();
+        contents.records += batch.len() as u64;
+        contents.raw_bytes += batch.raw_bytes() as u64;
+        contents.leader_epoch = batch.leader_epoch().or(contents.leader_epoch);
+        for timestamp in batch.rows().map(|row| row.timestamp()) {
+            let Some(timestamp) = timestamp else {
+                contents.untimed += 1;
+                continue;
+            };
+            self.first_timestamp_ms.get_or_insert(timestamp);
+            let (min, max) = contents.timestamps.unwrap_or((timestamp, timestamp));
+            contents.timestamps = Some((min.min(timestamp), max.max(timestamp)));
+        }
+    }
+}
+
+fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: &Batch) -> Result<(Box<dyn FileEncoder>, Bytes)> {
+    encoder.append(batch)?;
+    let encoded = encoder.take_encoded();
+    Ok((encoder, encoded))
+}
+
+fn cut_short() -> ConnectError {
+    ConnectError::retriable("an earlier step of this file was cut short; it is written again from the last manifest")
+}
