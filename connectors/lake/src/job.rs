@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use lakeferry_api::{ConnectError, Result};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 /// A spawned future and its result.
 #[derive(Debug)]
@@ -35,13 +35,19 @@ impl<T: Send + 'static> Job<T> {
         if !self.handle.is_finished() {
             return None;
         }
-        (&mut self.handle).now_or_never().map(|joined| match joined {
-            Ok(result) => result,
-            Err(error) => {
-                Err(ConnectError::fatal("a job of the lake sink panicked; the log has its message").caused_by(error))
-            }
-        })
+        (&mut self.handle).now_or_never().map(result_of)
     }
+
+    /// The result, as soon as there is one; then the job is used up. Cancel-safe.
+    pub(crate) async fn wait(&mut self) -> Result<T> {
+        result_of((&mut self.handle).await)
+    }
+}
+
+fn result_of<T>(joined: std::result::Result<Result<T>, JoinError>) -> Result<T> {
+    joined.unwrap_or_else(|error| {
+        Err(ConnectError::fatal("a job of the lake connector panicked; the log has its message").caused_by(error))
+    })
 }
 
 /// Wakes the waiter however the job ends, by a panic too.

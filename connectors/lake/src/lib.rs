@@ -9,3 +9,5 @@ pub mod rotate;
 pub mod sink;
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod testing;

@@ -1,4 +1,6 @@
 //! From the lake back to Kafka: the replay source.
 
 pub mod cut;
+mod fetch;
 pub mod plan;
+pub mod read;

@@ -49,7 +49,6 @@ pub struct Walk {
     at: usize,
     side: Side,
     judging: bool,
-    grows: bool,
 }
 
 /// How much a walk will give, as far as manifests can tell.
@@ -135,35 +134,10 @@ impl Walk {
             refuse_overlap(&pair[0], &pair[1])?;
         }
         let side = selection.cut.start();
-        let mut walk = Self { stops: Vec::new(), selection, position, at: 0, side, judging: false, grows: false };
+        let mut walk = Self { stops: Vec::new(), selection, position, at: 0, side, judging: false };
         walk.stops = segments.into_iter().map(|segment| walk.stop(segment)).collect();
         walk.mark_decisive();
         Ok(walk)
-    }
-
-    /// The same walk, to which files may be added when it is at its end: it then keeps in mind what they may depend on.
-    #[must_use]
-    pub fn growing(mut self) -> Self {
-        self.grows = true;
-        self.mark_decisive();
-        self
-    }
-
-    /// Adds files that were published meanwhile to a [`Walk::growing`], behind all others.
-    ///
-    /// # Errors
-    /// As [`Walk::new`], also where one begins before the last one that is known ends.
-    pub fn extend(&mut self, mut segments: Vec<Segment>) -> Result<()> {
-        segments.sort_by_key(|segment| segment.rows.from);
-        for segment in segments {
-            if let Some(last) = self.stops.last() {
-                refuse_overlap(&last.segment, &segment)?;
-            }
-            let stop = self.stop(segment);
-            self.stops.push(stop);
-        }
-        self.mark_decisive();
-        Ok(())
     }
 
     /// The next file to read; its rows go through [`Walk::judge`] before the next call. `None` at the end.
@@ -273,7 +247,7 @@ impl Walk {
     }
 
     fn mark_decisive(&mut self) {
-        let mut decisive = self.grows;
+        let mut decisive = false;
         for stop in self.stops.iter_mut().rev() {
             stop.decisive = decisive;
             let fresh = !stop.segment.is_cut() && self.selection.cut.is_fresh_at(stop.times);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::super::cut::{CutMode, Window};
 use super::*;
-use crate::manifest::{digest::Digest, model::Missing};
+use crate::testing::file_entry;
 
 /// Rows of a log: offset and timestamp.
 type Rows = Vec<(i64, i64)>;
@@ -37,22 +37,16 @@ fn file(rows: &[(i64, i64)]) -> FileEntry {
     let (first, last) = (rows[0].0, rows[rows.len() - 1].0);
     FileEntry {
         path: format!("t/partition=0/{first}"),
-        route: String::new(),
-        format: "archive.parquet".into(),
-        codec: "zstd".into(),
         span_from: Some(first),
         span_to: Some(last),
         first_offset: first,
         last_offset: last,
         records: rows.len() as u64,
-        missing: Missing::new(),
         min_timestamp: timed().min(),
         max_timestamp: timed().max(),
         untimed: rows.len() as u64 - timed().count() as u64,
-        stored_bytes: 100,
         raw_bytes: 10 * rows.len() as u64,
-        sha256: Digest::of(b"").to_string(),
-        blocks: Vec::new(),
+        ..file_entry()
     }
 }
 
@@ -172,26 +166,6 @@ proptest! {
             let in_time: BTreeSet<_> = model(&archive.log(), &Selection { offsets: None, ..selection.clone() }, 0).into_iter().collect();
             prop_assert!(crossed || all.iter().all(|(offset, _)| in_time.contains(offset)), "{:?}", file.path);
         }
-    }
-
-    #[test]
-    fn a_walk_that_grows_gives_what_a_whole_one_gives(
-        archive in archive(), selection in selection(), at in 0..9usize, position in 0..60i64,
-    ) {
-        let segments = archive.segments();
-        let at = at.min(segments.len());
-        let mut growing = Walk::new(segments[..at].to_vec(), selection.clone(), position).unwrap().growing();
-        let mut taken = Vec::new();
-        for segments in [Vec::new(), segments[at..].to_vec()] {
-            growing.extend(segments).unwrap();
-            while let Some(reading) = growing.next_file() {
-                let rows = archive.files.iter().find(|rows| rows[0].0 == reading.segment.file.first_offset).unwrap();
-                let (offsets, timestamps): (Vec<_>, Vec<_>) = rows.iter().copied().unzip();
-                let keep = growing.judge(&offsets, &timestamps);
-                taken.extend(offsets.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(offset, _)| offset));
-            }
-        }
-        prop_assert_eq!(taken, model(&archive.log(), &selection, position));
     }
 }
 

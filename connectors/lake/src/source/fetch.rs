@@ -1,0 +1,267 @@
+//! Bytes of data objects, fetched ahead of who decodes them and checked before anybody sees them.
+//!
+//! Called by the reader of a log. Invariant: a block is given out only after its length and SHA-256 were found equal
+//! to its manifest's; whatever is missing or altered is an error that names the object, and no byte of it goes on.
+//! Everything fetched is paid from the worker's byte budget. What the bytes mean is the format's affair.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lakeferry_api::{Budget, ConnectError, Executor, Kind, Permit, Result, executor};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt as _};
+use tokio::sync::Notify;
+
+use crate::format::Block;
+use crate::job::Job;
+use crate::layout::Layout;
+use crate::manifest::model::FileEntry;
+use crate::store::explain;
+
+/// Adjacent blocks are fetched in one request up to this size; in tests small files too are fetched in several.
+const REQUEST_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 8 << 20 };
+/// Requests of one reader under way or waiting to be used.
+const MAX_REQUESTS: usize = 8;
+
+/// How to reach the objects of an archive, and what reading them may cost.
+#[derive(Clone)]
+pub struct Access {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The names in it.
+    pub layout: Layout,
+    /// Where hashing and decoding run.
+    pub executor: Arc<dyn Executor>,
+    /// What pays for the bytes.
+    pub budget: Budget,
+}
+
+/// Adjacent blocks of one file.
+#[derive(Debug, Clone)]
+pub(super) struct Stretch {
+    /// The file.
+    pub(super) file: Arc<FileEntry>,
+    /// Which of its blocks.
+    pub(super) blocks: Range<usize>,
+}
+
+/// The checked bytes of a [`Stretch`].
+#[derive(Debug)]
+pub(super) struct Fetched {
+    first: usize,
+    blocks: Vec<Bytes>,
+    _permit: Permit,
+}
+
+/// The requests of one reader, in the order in which their bytes will be wanted.
+pub(super) struct Fetches {
+    access: Access,
+    pending: VecDeque<(Stretch, Job<Fetched>)>,
+    limit_bytes: u64,
+}
+
+impl Stretch {
+    /// The stretches of `file` in the order in which a reader wants them: the one with block `prelude` first.
+    pub(super) fn all_of(file: &Arc<FileEntry>, prelude: usize) -> Vec<Self> {
+        let stretch = |blocks: Range<usize>| Self { file: Arc::clone(file), blocks };
+        let count = file.blocks.len();
+        if file.stored_bytes <= REQUEST_BYTES {
+            return vec![stretch(0..count)];
+        }
+        let mut stretches = vec![stretch(prelude..prelude + 1)];
+        let mut blocks = 0..0;
+        let mut bytes = 0;
+        for (at, block) in file.blocks.iter().enumerate() {
+            if at == prelude || !blocks.is_empty() && bytes + block.len > REQUEST_BYTES {
+                stretches.extend((!blocks.is_empty()).then(|| stretch(blocks.clone())));
+                (blocks, bytes) = (at..at, 0);
+            }
+            if at == prelude {
+                blocks = at + 1..at + 1;
+            } else {
+                blocks.end = at + 1;
+                bytes += block.len;
+            }
+        }
+        stretches.extend((!blocks.is_empty()).then(|| stretch(blocks)));
+        stretches
+    }
+
+    fn blocks(&self) -> &[Block] {
+        &self.file.blocks[self.blocks.clone()]
+    }
+
+    fn bytes(&self) -> Range<u64> {
+        let blocks = self.blocks();
+        let start = blocks.first().map_or(0, |block| block.at);
+        start..blocks.last().map_or(start, |block| block.at + block.len)
+    }
+
+    fn len(&self) -> u64 {
+        let bytes = self.bytes();
+        bytes.end - bytes.start
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.file.path == other.file.path && self.blocks == other.blocks
+    }
+}
+
+impl Fetched {
+    /// The bytes of block `index`, where this stretch has it.
+    pub(super) fn block(&self, index: usize) -> Option<Bytes> {
+        self.blocks.get(index.checked_sub(self.first)?).cloned()
+    }
+}
+
+impl Fetches {
+    /// No requests yet.
+    pub(super) fn new(access: Access) -> Self {
+        // A few readers side by side leave most of the budget to those who decode and send.
+        let limit_bytes = (access.budget.limit() / 16).clamp(1 << 20, 32 << 20);
+        Self { access, pending: VecDeque::new(), limit_bytes }
+    }
+
+    /// Starts to fetch those of `wanted` that follow what is under way, as far as the budget allows.
+    pub(super) fn ahead(&mut self, wanted: impl Iterator<Item = Stretch>) {
+        let mut bytes: u64 = self.pending.iter().map(|(stretch, _)| stretch.len()).sum();
+        let mut wanted = wanted.peekable();
+        // The requests under way are a beginning of what is wanted, unless a file among them was passed over since.
+        for (stretch, _) in &self.pending {
+            if wanted.next_if(|next| next.is(stretch)).is_none() {
+                return;
+            }
+        }
+        for stretch in wanted {
+            bytes += stretch.len();
+            let full = bytes > self.limit_bytes || self.access.budget.is_exhausted();
+            if full || self.pending.len() >= MAX_REQUESTS {
+                return;
+            }
+            self.start(stretch);
+        }
+    }
+
+    /// The bytes of `stretch`. Requests before it were in vain and are dropped.
+    ///
+    /// # Errors
+    /// `Fatal` where the object is missing or is not what its manifest says; otherwise as [`explain`].
+    pub(super) async fn take(&mut self, stretch: &Stretch) -> Result<Fetched> {
+        while self.pending.front().is_some_and(|(pending, _)| !pending.is(stretch)) {
+            self.pending.pop_front();
+        }
+        if self.pending.is_empty() {
+            self.start(stretch.clone());
+        }
+        match self.pending.pop_front() {
+            Some((_, mut job)) => job.wait().await,
+            None => Err(ConnectError::fatal(format!("{}: nothing was requested", stretch.file.path))),
+        }
+    }
+
+    fn start(&mut self, stretch: Stretch) {
+        let work = fetch(self.access.clone(), stretch.clone());
+        self.pending.push_back((stretch, Job::start(&Arc::new(Notify::new()), work)));
+    }
+}
+
+async fn fetch(access: Access, stretch: Stretch) -> Result<Fetched> {
+    let permit = access.budget.take(stretch.len());
+    let bytes = get(&access, &stretch).await?;
+    let first = stretch.blocks.start;
+    let checked = executor::run(&*access.executor, move || check(&stretch, bytes)).await?;
+    Ok(Fetched { first, blocks: checked?, _permit: permit })
+}
+
+async fn get(access: &Access, stretch: &Stretch) -> Result<Bytes> {
+    let path = access.layout.object(&stretch.file.path)?;
+    let options = GetOptions { range: Some(stretch.bytes().into()), ..GetOptions::default() };
+    let answer = match access.store.get_opts(&path, options).await {
+        Ok(result) => {
+            check_size(&stretch.file, result.meta.size)?;
+            result.bytes().await
+        }
+        Err(error) => Err(error),
+    };
+    let error = match answer {
+        Ok(bytes) => return Ok(bytes),
+        Err(error) => explain(&format!("read data object {path}"), error),
+    };
+    // A range beyond the end of a truncated object is refused in many ways: its size tells.
+    if error.kind() == Kind::Retriable
+        && let Ok(meta) = access.store.head(&path).await
+    {
+        check_size(&stretch.file, meta.size)?;
+    }
+    if error.kind() == Kind::NotFound {
+        return Err(altered(&stretch.file, "is missing"));
+    }
+    Err(error)
+}
+
+fn check_size(file: &FileEntry, size: u64) -> Result<()> {
+    if size == file.stored_bytes {
+        return Ok(());
+    }
+    Err(altered(file, &format!("has {size} bytes, its manifest says {}", file.stored_bytes)))
+}
+
+fn check(stretch: &Stretch, bytes: Bytes) -> Result<Vec<Bytes>> {
+    let range = stretch.bytes();
+    if bytes.len() as u64 != range.end - range.start {
+        return Err(altered(&stretch.file, &format!("gave {} bytes for {range:?}", bytes.len())));
+    }
+    let of_block = |block: &Block| {
+        let at = (block.at - range.start) as usize;
+        let part = bytes.slice(at..at + block.len as usize);
+        block.check(&part).map_err(|error| altered(&stretch.file, &format!("was altered: {error}")))?;
+        Ok(part)
+    };
+    stretch.blocks().iter().map(of_block).collect()
+}
+
+/// The error of an object that is not what its manifest says.
+pub(super) fn altered(file: &FileEntry, how: &str) -> ConnectError {
+    ConnectError::fatal(format!(
+        "data object {} {how}; nothing of it was used; run lakeferry verify, and bring the object back from a copy or \
+         from the bucket's versions",
+        file.path
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::file_entry;
+
+    proptest! {
+        #[test]
+        fn stretches_hold_every_block_once_and_the_prelude_first(
+            lens in proptest::collection::vec(1..900u64, 1..12), last in any::<bool>(),
+        ) {
+            let mut at = 0;
+            let mut file = file_entry();
+            file.blocks = lens.iter().map(|len| {
+                let block = Block { at, len: *len, sha256: String::new() };
+                at += len;
+                block
+            }).collect();
+            file.stored_bytes = at;
+            let prelude = if last { lens.len() - 1 } else { 0 };
+            let stretches = Stretch::all_of(&Arc::new(file), prelude);
+            prop_assert!(stretches[0].blocks.contains(&prelude));
+            let mut blocks: Vec<usize> = stretches.iter().flat_map(|stretch| stretch.blocks.clone()).collect();
+            let others: Vec<usize> = stretches[1..].iter().flat_map(|stretch| stretch.blocks.clone()).collect();
+            prop_assert!(others.is_sorted());
+            blocks.sort_unstable();
+            prop_assert_eq!(blocks, (0..lens.len()).collect::<Vec<_>>());
+            for stretch in &stretches {
+                prop_assert!(!stretch.blocks.is_empty());
+                prop_assert!(stretch.len() <= REQUEST_BYTES || stretch.blocks.len() == 1);
+            }
+        }
+    }
+}

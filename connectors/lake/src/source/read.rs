@@ -1,0 +1,351 @@
+//! The records of one partition's log, file by file, cut as its [`Walk`] says. Called by the replay task, by the
+//! survey of a plan, and by who compares an archive with a topic.
+//!
+//! Invariant: records come in offset order, each exactly as it was archived, and only from bytes that were found equal
+//! to their manifest's hashes; a file that holds more, fewer or other offsets than its manifest says is an error. The
+//! target's names, timestamps that cannot be produced, and throttling are the task's affair.
+
+use std::sync::Arc;
+
+use lakeferry_api::{Batch, ConnectError, Kind, Permit, Result, TopicPartition, executor};
+use tokio::sync::{Notify, mpsc};
+
+pub use super::fetch::Access;
+use super::fetch::{Fetched, Fetches, Stretch, altered};
+use super::plan::{Reading, Segment, Selection, Walk};
+use crate::format::{self, Batches, FileDecoder};
+use crate::job::Job;
+use crate::manifest::model::FileEntry;
+use crate::manifest::read::Chain;
+
+/// Decoded batches that wait for their receiver.
+const DECODED_BATCHES: usize = 2;
+
+/// Which records of which partition: the recipe of a [`LogReader`].
+#[derive(Debug, Clone)]
+pub struct LogPlan {
+    /// The archived partition.
+    pub partition: TopicPartition,
+    /// Its files.
+    pub segments: Vec<Segment>,
+    /// Which of their rows.
+    pub selection: Selection,
+    /// Everything below is done already.
+    pub position: i64,
+}
+
+/// Reads the records of a [`LogPlan`], ahead of who takes them.
+pub struct LogReader {
+    access: Access,
+    plan: LogPlan,
+    feed: Option<Feed>,
+    finished: bool,
+}
+
+/// What a plan comes to once its files were looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Survey {
+    /// Records to replay.
+    pub records: u64,
+    /// Bytes of their keys, values and headers.
+    pub raw_bytes: u64,
+    /// Those with no timestamp or timestamp 0.
+    pub untimed: u64,
+}
+
+struct Feed {
+    batches: mpsc::Receiver<Batch>,
+    job: Job<()>,
+}
+
+impl LogPlan {
+    /// The rows of `lineage` of `chain` that `selection` wants, from the beginning.
+    ///
+    /// # Errors
+    /// As [`Chain::pieces`].
+    pub fn of(chain: &Chain, lineage: u32, selection: Selection) -> Result<Self> {
+        let pieces = chain.pieces(lineage)?;
+        let segments =
+            pieces.iter().map(|piece| Segment { file: Arc::new(piece.file.clone()), rows: piece.offsets }).collect();
+        Ok(Self { partition: chain.partition.clone(), segments, selection, position: 0 })
+    }
+
+    /// The walk along its files.
+    ///
+    /// # Errors
+    /// As [`Walk::new`].
+    pub fn walk(&self) -> Result<Walk> {
+        Walk::new(self.segments.clone(), self.selection.clone(), self.position)
+    }
+}
+
+impl LogReader {
+    /// A reader that has not begun.
+    pub fn new(access: Access, plan: LogPlan) -> Self {
+        Self { access, plan, feed: None, finished: false }
+    }
+
+    /// The next records; `None` at the end. Cancel-safe. After an error it begins again behind the last batch.
+    ///
+    /// # Errors
+    /// `Fatal` where an object is missing or not what its manifest says; `Retriable` while the store does not answer.
+    pub async fn next(&mut self) -> Result<Option<Batch>> {
+        if self.finished {
+            return Ok(None);
+        }
+        if self.feed.is_none() {
+            self.feed = Some(Feed::start(&self.access, &self.plan)?);
+        }
+        let Some(feed) = &mut self.feed else { return Ok(None) };
+        if let Some(batch) = feed.batches.recv().await {
+            self.plan.position = batch.next_offset();
+            return Ok(Some(batch));
+        }
+        let ended = feed.job.wait().await;
+        self.feed = None;
+        ended?;
+        self.finished = true;
+        let last = self.plan.segments.iter().map(|segment| segment.rows.to).max();
+        self.plan.position = last.map_or(self.plan.position, |last| self.plan.position.max(last + 1));
+        Ok(None)
+    }
+
+    /// Everything below was given out.
+    pub fn position(&self) -> i64 {
+        self.plan.position
+    }
+
+    /// Goes on with files that were published meanwhile, once [`LogReader::next`] came to the end.
+    pub fn extend(&mut self, segments: impl IntoIterator<Item = Segment>) {
+        let known = self.plan.segments.len();
+        self.plan.segments.extend(segments);
+        self.finished &= self.plan.segments.len() == known;
+    }
+
+    /// The files it knows.
+    pub fn segments(&self) -> &[Segment] {
+        &self.plan.segments
+    }
+}
+
+impl Feed {
+    fn start(access: &Access, plan: &LogPlan) -> Result<Self> {
+        let (sender, batches) = mpsc::channel(DECODED_BATCHES);
+        let rows = Rows::new(access.clone(), plan)?;
+        let job = Job::start(&Arc::new(Notify::new()), feed(rows, sender));
+        Ok(Self { batches, job })
+    }
+}
+
+async fn feed(mut rows: Rows, sender: mpsc::Sender<Batch>) -> Result<()> {
+    while let Some(reading) = rows.walk.next_file() {
+        let mut file = rows.open(&reading).await?;
+        while let Some(batch) = rows.next(&mut file).await? {
+            if !batch.is_empty() && sender.send(batch).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Counts what `plan` comes to. Reads only files whose manifest entry cannot tell.
+///
+/// # Errors
+/// As [`LogReader::next`].
+pub async fn survey(access: &Access, plan: &LogPlan) -> Result<Survey> {
+    let mut rows = Rows::new(access.clone(), plan)?;
+    let mut survey = Survey::default();
+    while let Some(reading) = rows.walk.next_file() {
+        let entry = &reading.segment.file;
+        if reading.whole && !reading.segment.may_be_untimed() {
+            survey.records += entry.records;
+            survey.raw_bytes += entry.raw_bytes;
+            continue;
+        }
+        let mut file = rows.open(&reading).await?;
+        while let Some(batch) = rows.next(&mut file).await? {
+            survey.records += batch.len() as u64;
+            survey.raw_bytes += batch.raw_bytes() as u64;
+            survey.untimed += batch.timestamps().iter().filter(|timestamp| is_untimed(**timestamp)).count() as u64;
+        }
+    }
+    Ok(survey)
+}
+
+/// True where the client library cannot produce a record with this timestamp: it takes 0 for absent and stamps now.
+pub fn is_untimed(timestamp: i64) -> bool {
+    timestamp == 0 || timestamp == lakeferry_api::batch::NO_TIMESTAMP
+}
+
+/// The rows of a walk.
+struct Rows {
+    access: Access,
+    partition: TopicPartition,
+    walk: Walk,
+    fetches: Fetches,
+}
+
+/// A file that is being read.
+struct OpenFile {
+    entry: Arc<FileEntry>,
+    decoder: Option<Box<dyn FileDecoder>>,
+    stretches: std::vec::IntoIter<Stretch>,
+    stretch: Option<Fetched>,
+    prelude: (usize, Fetched),
+    next_block: usize,
+    batches: Option<Batches>,
+    records: u64,
+    last_offset: Option<i64>,
+}
+
+impl Rows {
+    fn new(access: Access, plan: &LogPlan) -> Result<Self> {
+        let fetches = Fetches::new(access.clone());
+        Ok(Self { access, partition: plan.partition.clone(), walk: plan.walk()?, fetches })
+    }
+
+    async fn open(&mut self, reading: &Reading) -> Result<OpenFile> {
+        let entry = Arc::clone(&reading.segment.file);
+        let format = format_of(&entry)?;
+        let prelude = format.prelude(&entry.blocks);
+        let stretches = Stretch::all_of(&entry, prelude);
+        let Some(first) = stretches.first().cloned() else {
+            return Err(altered(&entry, "has no block"));
+        };
+        self.fetch_ahead(&stretches);
+        let fetched = self.fetches.take(&first).await?;
+        let bytes = fetched.block(prelude).ok_or_else(|| altered(&entry, "has no such block as its prelude"))?;
+        let partition = self.partition.clone();
+        let blocks = Arc::clone(&entry);
+        let decoder = executor::run(&*self.access.executor, move || format.decoder(bytes, &blocks.blocks, &partition))
+            .await?
+            .map_err(|error| named(&entry, error))?;
+        let mut stretches = stretches.into_iter();
+        stretches.next();
+        Ok(OpenFile {
+            entry,
+            decoder: Some(decoder),
+            stretches,
+            stretch: None,
+            prelude: (prelude, fetched),
+            next_block: 0,
+            batches: None,
+            records: 0,
+            last_offset: None,
+        })
+    }
+
+    fn fetch_ahead(&mut self, current: &[Stretch]) {
+        let later = self.walk.ahead().filter_map(|segment| {
+            let format = format_of(&segment.file).ok()?;
+            Some(Stretch::all_of(&segment.file, format.prelude(&segment.file.blocks)))
+        });
+        self.fetches.ahead(current.iter().cloned().chain(later.flatten()));
+    }
+
+    /// The next rows of `file` that the walk takes, none of them maybe; `None` at its end.
+    async fn next(&mut self, file: &mut OpenFile) -> Result<Option<Batch>> {
+        loop {
+            if let Some(batch) = self.decode_next(file).await? {
+                file.check(&batch)?;
+                let keep = self.walk.judge(batch.offsets(), batch.timestamps());
+                let permit = self.permit(&batch);
+                return Ok(Some(batch.select(&keep).holding(permit)));
+            }
+            if file.next_block == file.entry.blocks.len() {
+                return file.check_end().map(|()| None);
+            }
+            self.begin_block(file).await?;
+        }
+    }
+
+    fn permit(&self, batch: &Batch) -> Permit {
+        // Offsets, timestamps and ends of columns cost as much as small records do.
+        self.access.budget.take(batch.raw_bytes() as u64 + 48 * batch.len() as u64)
+    }
+
+    async fn decode_next(&self, file: &mut OpenFile) -> Result<Option<Batch>> {
+        let Some(mut batches) = file.batches.take() else { return Ok(None) };
+        let (batches, batch) = executor::run(&*self.access.executor, move || {
+            let batch = batches.next();
+            (batches, batch)
+        })
+        .await?;
+        file.batches = batch.is_some().then_some(batches);
+        batch.transpose().map_err(|error| named(&file.entry, error))
+    }
+
+    async fn begin_block(&mut self, file: &mut OpenFile) -> Result<()> {
+        let index = file.next_block;
+        file.next_block += 1;
+        let bytes = match file.fetched(index) {
+            Some(bytes) => bytes,
+            None => {
+                self.fetch_ahead(file.stretches.as_slice());
+                let stretch = file.stretches.next().ok_or_else(|| altered(&file.entry, "ends too early"))?;
+                file.stretch = Some(self.fetches.take(&stretch).await?);
+                file.fetched(index).ok_or_else(|| altered(&file.entry, "has blocks out of order"))?
+            }
+        };
+        let Some(decoder) = file.decoder.take() else {
+            return Err(ConnectError::fatal(format!("{}: its decoder is gone", file.entry.path)));
+        };
+        let (decoder, batches) = executor::run(&*self.access.executor, move || {
+            let batches = decoder.decode(index, bytes);
+            (decoder, batches)
+        })
+        .await?;
+        file.decoder = Some(decoder);
+        file.batches = Some(batches.map_err(|error| named(&file.entry, error))?);
+        Ok(())
+    }
+}
+
+impl OpenFile {
+    fn fetched(&self, index: usize) -> Option<bytes::Bytes> {
+        let (prelude, first) = &self.prelude;
+        let of_first = first.block(index);
+        debug_assert!(index != *prelude || of_first.is_some(), "the first stretch has the prelude");
+        of_first.or_else(|| self.stretch.as_ref()?.block(index))
+    }
+
+    /// The offsets of a file ascend and stay where its manifest says.
+    fn check(&mut self, batch: &Batch) -> Result<()> {
+        let allowed = self.entry.offsets();
+        for offset in batch.offsets() {
+            let ascends = self.last_offset.is_none_or(|last| last < *offset);
+            if !ascends || *offset < allowed.from || allowed.to < *offset {
+                let how = format!("holds offset {offset}, its manifest says {} to {}", allowed.from, allowed.to);
+                return Err(altered(&self.entry, &how));
+            }
+            self.last_offset = Some(*offset);
+        }
+        self.records += batch.len() as u64;
+        Ok(())
+    }
+
+    fn check_end(&self) -> Result<()> {
+        if self.records == self.entry.records && self.last_offset == Some(self.entry.last_offset) {
+            return Ok(());
+        }
+        let how = format!("holds {} records, its manifest says {}", self.records, self.entry.records);
+        Err(altered(&self.entry, &how))
+    }
+}
+
+fn format_of(entry: &FileEntry) -> Result<&'static format::FileFormat> {
+    format::find(&entry.format).map_err(|error| {
+        ConnectError::config(format!("data object {} cannot be read: {}", entry.path, error.message()))
+    })
+}
+
+fn named(entry: &FileEntry, error: ConnectError) -> ConnectError {
+    match error.kind() {
+        Kind::Retriable => error,
+        _ => altered(entry, &format!("cannot be decoded: {}", error.message())).caused_by(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

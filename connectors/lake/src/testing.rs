@@ -1,0 +1,309 @@
+//! Small archives for the tests of those who read them: written by the formats and the manifest store, not by the
+//! sink, so that a test of the reader does not depend on the writer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lakeferry_api::batch::NO_TIMESTAMP;
+use lakeferry_api::{Batch, BatchBuilder, Budget, TimestampType, TopicPartition, executor};
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use sha2::Digest as _;
+
+use crate::format::{self, FileHeader};
+use crate::layout::{Layout, ObjectName};
+use crate::manifest::model::{
+    Continues, EntryKind, FileEntry, Isolation, Lineage, LogState, Missing, OffsetRange, OffsetSet, Owner, Reason,
+    Source, StartedBy, TopicSettings, Totals, Writer,
+};
+use crate::manifest::read::Archive;
+use crate::manifest::{Digest, Entry, ManifestStore, Outcome, wire};
+use crate::source::read::Access;
+use crate::store::testing::CountingClock;
+
+const WRITER: u32 = 0x0b9f_12ab;
+
+/// A record to archive.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TestRow {
+    pub(crate) offset: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// An archive in memory.
+pub(crate) struct TestArchive {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) layout: Layout,
+    pub(crate) format: &'static str,
+    /// Rows in a block.
+    pub(crate) block_rows: usize,
+    ends: BTreeMap<TopicPartition, Entry>,
+    hashes: BTreeMap<TopicPartition, Digest>,
+    partitions: u32,
+    begun: u32,
+}
+
+/// A record with a key, a value and a header that depend on its offset.
+pub(crate) fn row(offset: i64, timestamp: i64) -> TestRow {
+    TestRow {
+        offset,
+        timestamp,
+        key: (offset % 5 != 0).then(|| format!("key-{offset}").into_bytes()),
+        value: (offset % 7 != 0).then(|| format!("value of {offset}").into_bytes()),
+        headers: vec![("n".into(), Some(offset.to_string().into_bytes())), ("n".into(), None)],
+    }
+}
+
+/// What a batch holds, to compare with what was archived.
+pub(crate) fn rows_of(batch: &Batch) -> Vec<TestRow> {
+    let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+    batch
+        .rows()
+        .map(|row| TestRow {
+            offset: row.offset(),
+            timestamp: row.timestamp().unwrap_or(NO_TIMESTAMP),
+            key: owned(row.key()),
+            value: owned(row.value()),
+            headers: row.headers().map(|(key, value)| (key.to_owned(), owned(value))).collect(),
+        })
+        .collect()
+}
+
+/// A file's entry that is right in itself.
+pub(crate) fn file_entry() -> FileEntry {
+    FileEntry {
+        path: "orders/partition=0/00000000000000000000-0000000001-0-0b9f12ab.parquet".into(),
+        route: String::new(),
+        format: "archive.parquet".into(),
+        codec: "zstd".into(),
+        span_from: Some(0),
+        span_to: Some(9),
+        first_offset: 0,
+        last_offset: 9,
+        records: 10,
+        missing: Missing::new(),
+        min_timestamp: Some(1_000),
+        max_timestamp: Some(2_000),
+        untimed: 0,
+        stored_bytes: 100,
+        raw_bytes: 400,
+        sha256: Digest::of(b"").to_string(),
+        blocks: Vec::new(),
+    }
+}
+
+impl TestArchive {
+    pub(crate) fn new() -> Self {
+        Self::of(Arc::new(InMemory::new()), "archive.parquet")
+    }
+
+    pub(crate) fn of(store: Arc<dyn ObjectStore>, format: &'static str) -> Self {
+        Self {
+            store,
+            layout: Layout::new("topics").unwrap(),
+            format,
+            block_rows: 4,
+            ends: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+            partitions: 2,
+            begun: 0,
+        }
+    }
+
+    pub(crate) fn archive(&self) -> Archive {
+        Archive::new(self.manifests())
+    }
+
+    pub(crate) fn access(&self, budget: &Budget) -> Access {
+        Access {
+            store: Arc::clone(&self.store),
+            layout: self.layout.clone(),
+            executor: Arc::new(executor::Inline),
+            budget: budget.clone(),
+        }
+    }
+
+    /// Begins the chain of a partition whose log begins at `first`.
+    pub(crate) async fn open(&mut self, topic: &str, partition: i32, first: i64) -> TopicPartition {
+        let lineage = Lineage { lineage: 1, topic_id: Some("Qm9".into()), first: Some(first), continues: None };
+        let partition = TopicPartition::new(topic, partition);
+        let entry = self.opening(&partition, lineage, StartedBy::Earliest);
+        self.create(&partition, entry).await;
+        partition
+    }
+
+    /// The topic was created anew: a new lineage at offset 0.
+    #[allow(dead_code)]
+    pub(crate) async fn recreate(&mut self, partition: &TopicPartition) {
+        let number = self.ends[partition].source.lineage + 1;
+        let topic_id = Some(format!("Qm9-{number}"));
+        let lineage = Lineage { lineage: number, topic_id, first: Some(0), continues: None };
+        let entry = self.opening(partition, lineage, StartedBy::Created);
+        self.create(partition, entry).await;
+    }
+
+    /// The log was cut back to `before`.
+    pub(crate) async fn truncate(&mut self, partition: &TopicPartition, before: i64) {
+        let old = self.ends[partition].source.clone();
+        let continues = Some(Continues { lineage: old.lineage, before });
+        let lineage =
+            Lineage { lineage: old.lineage + 1, topic_id: old.topic_id.clone(), first: Some(before), continues };
+        let entry = self.opening(partition, lineage, StartedBy::Truncation);
+        self.create(partition, entry).await;
+    }
+
+    /// Publishes one file with `rows`; the offsets up to `span_to` that are no rows are missing.
+    pub(crate) async fn publish(&mut self, partition: &TopicPartition, rows: &[TestRow], span_to: i64) -> FileEntry {
+        let mut entry = self.next(partition);
+        let span = OffsetRange::new(entry.resume_offset.unwrap(), span_to);
+        let file = self.write(partition, &entry, rows, span).await;
+        entry.resume_offset = Some(span_to + 1);
+        entry.log.last_stable_offset = span_to + 1;
+        entry.totals = entry.totals.plus(std::slice::from_ref(&file), &Missing::new(), &[]);
+        entry.files = vec![file.clone()];
+        self.create(partition, entry).await;
+        file
+    }
+
+    fn manifests(&self) -> ManifestStore {
+        ManifestStore::new(Arc::clone(&self.store), self.layout.clone(), Arc::new(CountingClock::default()))
+    }
+
+    fn opening(&self, partition: &TopicPartition, lineage: Lineage, started_by: StartedBy) -> Entry {
+        let previous = self.ends.get(partition);
+        let mut lineages = previous.map(|entry| entry.lineages.clone()).unwrap_or_default();
+        lineages.push(lineage.clone());
+        Entry {
+            seq: previous.map_or(0, |entry| entry.seq + 1),
+            previous_sha256: self.hashes.get(partition).copied(),
+            kind: EntryKind::Open,
+            epoch: previous.map_or(1, |entry| entry.epoch + 1),
+            written_at: 1_763_712_000_000,
+            owner: Owner { cluster_id: "c".into(), group: "connect-archive".into() },
+            writer: Writer {
+                id: format!("{WRITER:08x}00000000000000000000cafe"),
+                connector: "archive".into(),
+                task: 0,
+                worker: "10.0.0.5:8083".into(),
+                version: "0.1.0".into(),
+            },
+            source: Source {
+                topic: partition.topic.to_string(),
+                partition: partition.partition,
+                topic_id: lineage.topic_id.clone(),
+                lineage: lineage.lineage,
+                first: lineage.first,
+                started_by,
+                continues: lineage.continues,
+            },
+            topic: Some(TopicSettings {
+                partitions: self.partitions,
+                replication_factor: 1,
+                configs: BTreeMap::from([("retention.ms".to_owned(), "604800000".to_owned())]),
+            }),
+            lineages,
+            files: Vec::new(),
+            missing: Missing::new(),
+            gaps: Vec::new(),
+            resume_offset: lineage.first,
+            ahead: OffsetSet::new(),
+            totals: Totals::default(),
+            log: LogState {
+                start_offset: lineage.first.unwrap(),
+                last_stable_offset: lineage.first.unwrap(),
+                leader_epoch: None,
+                isolation: Isolation::ReadCommitted,
+            },
+        }
+    }
+
+    fn next(&self, partition: &TopicPartition) -> Entry {
+        let end = self.ends[partition].clone();
+        let previous_sha256 = self.hashes.get(partition).copied();
+        Entry { seq: end.seq + 1, previous_sha256, kind: EntryKind::Commit, topic: None, files: Vec::new(), ..end }
+    }
+
+    async fn create(&mut self, partition: &TopicPartition, entry: Entry) {
+        let bytes = wire::encode(&entry).unwrap();
+        let outcome = self.manifests().create(partition, entry.seq, bytes.clone()).await.unwrap();
+        assert_eq!(outcome, Outcome::Committed);
+        self.hashes.insert(partition.clone(), Digest::of(&bytes));
+        self.ends.insert(partition.clone(), entry);
+    }
+
+    async fn write(
+        &mut self,
+        partition: &TopicPartition,
+        entry: &Entry,
+        rows: &[TestRow],
+        span: OffsetRange,
+    ) -> FileEntry {
+        let format = format::find(self.format).unwrap();
+        let codec = format.codecs[format.codecs.len() - 1].name;
+        let compression = format.compression(codec, None).unwrap();
+        let header = FileHeader {
+            partition: partition.clone(),
+            cluster_id: Some(entry.owner.cluster_id.clone()),
+            topic_id: entry.source.topic_id.clone(),
+        };
+        let mut encoder = format.encoder(header, compression).unwrap();
+        let mut raw_bytes = 0;
+        for chunk in rows.chunks(self.block_rows) {
+            let batch = batch(partition, chunk);
+            raw_bytes += batch.raw_bytes() as u64;
+            encoder.append(&batch).unwrap();
+            encoder.end_block().unwrap();
+        }
+        let tail = encoder.finish().unwrap();
+        let bytes = encoder.take_encoded();
+        assert_eq!(hex(&sha2::Sha256::digest(&bytes)), tail.sha256);
+
+        let (first_offset, last_offset) = (rows[0].offset, rows[rows.len() - 1].offset);
+        let n = self.begun;
+        self.begun += 1;
+        let extension = format.extension.to_owned();
+        let name = ObjectName { first_offset, epoch: entry.epoch, n, writer: WRITER, extension };
+        let path = self.layout.data(partition, &name);
+        self.store.put(&path, PutPayload::from(bytes)).await.unwrap();
+        let timed = || rows.iter().map(|row| row.timestamp).filter(|timestamp| *timestamp != NO_TIMESTAMP);
+        let missing = span.width() - rows.len() as u64;
+        FileEntry {
+            path: self.layout.relative(&path).unwrap(),
+            route: String::new(),
+            format: format.name.into(),
+            codec: compression.codec().into(),
+            span_from: Some(span.from),
+            span_to: Some(span.to),
+            first_offset,
+            last_offset,
+            records: rows.len() as u64,
+            missing: if missing == 0 { Missing::new() } else { Missing::from([(Reason::Transaction, missing)]) },
+            min_timestamp: timed().min(),
+            max_timestamp: timed().max(),
+            untimed: (rows.len() - timed().count()) as u64,
+            stored_bytes: tail.stored_bytes,
+            raw_bytes,
+            sha256: tail.sha256,
+            blocks: tail.blocks,
+        }
+    }
+}
+
+fn batch(partition: &TopicPartition, rows: &[TestRow]) -> Batch {
+    let mut builder = BatchBuilder::new(partition.clone(), rows[0].offset);
+    for row in rows {
+        let kind = (row.timestamp != NO_TIMESTAMP).then_some(TimestampType::Create);
+        builder.push(row.offset, (row.timestamp, kind), row.key.as_deref(), row.value.as_deref());
+        for (key, value) in &row.headers {
+            builder.header(key, value.as_deref());
+        }
+    }
+    builder.build(rows[rows.len() - 1].offset + 1)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
