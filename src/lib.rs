@@ -2,7 +2,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod herder;
 pub mod kafka;
 pub mod logging;
+pub mod plugins;
 pub mod task;

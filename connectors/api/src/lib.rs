@@ -24,6 +24,7 @@ pub mod clock;
 pub mod config_def;
 pub mod connector;
 pub mod convert;
+pub mod decimal;
 pub mod error;
 pub mod executor;
 pub mod logical;
@@ -31,6 +32,7 @@ pub mod record;
 pub mod schema;
 pub mod sink;
 pub mod source;
+pub mod text;
 pub mod value;
 
 pub use batch::{Batch, BatchBuilder, Headers, Row};
