@@ -5,6 +5,7 @@
 //! NameNode's replies; the DataNode is always reached directly, where the NameNode says that it is.
 
 mod distribution;
+mod jar;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use super::process::Process;
 use super::{Error, Result, http};
 
 /// A few seconds on an idle machine.
-const START_LIMIT: Duration = Duration::from_secs(180);
+const START_LIMIT: Duration = Duration::from_secs(300);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Default)]
