@@ -123,8 +123,8 @@ pub trait SourceTask: Send {
 pub struct NewTopic {
     /// The topic's name.
     pub name: String,
-    /// Number of partitions.
-    pub partitions: u32,
+    /// Number of partitions; `None`: the broker's default.
+    pub partitions: Option<u32>,
     /// `None`: the broker's default.
     pub replication_factor: Option<u32>,
     /// Topic configs.
