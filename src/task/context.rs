@@ -1,0 +1,177 @@
+//! What connectors may ask: [`SinkContext`] and [`SourceContext`] on the kafka traits. Every answer about a cluster is
+//! a request sent now. Admin clients are made when first needed: most tasks never ask.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use lakeferry_api::sink::OffsetReset;
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{
+    Budget, Clock, Config, Executor, PartitionView, Positions, Result, SinkContext, SourceContext, SourceOffset,
+    SourcePartition, TopicPartition, TopicView,
+};
+
+use super::voice::{Trouble, Voice};
+use super::{Parts, TaskId};
+use crate::kafka::{Admin, Clients, GroupMember};
+
+/// An admin client that is made when first asked for.
+pub(super) struct LazyAdmin {
+    clients: Arc<dyn Clients>,
+    properties: Config,
+    made: Mutex<Option<Arc<dyn Admin>>>,
+}
+
+impl LazyAdmin {
+    pub(super) fn new(clients: Arc<dyn Clients>, properties: Config) -> Self {
+        Self { clients, properties, made: Mutex::default() }
+    }
+
+    pub(super) fn get(&self) -> Result<Arc<dyn Admin>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(admin) = made.as_ref() {
+            return Ok(Arc::clone(admin));
+        }
+        let admin = self.clients.admin(&self.properties)?;
+        *made = Some(Arc::clone(&admin));
+        Ok(admin)
+    }
+}
+
+/// The context of a sink task.
+pub(super) struct TaskSinkContext {
+    pub(super) id: TaskId,
+    pub(super) parts: Arc<Parts>,
+    pub(super) group_id: String,
+    pub(super) offset_reset: OffsetReset,
+    pub(super) group: Arc<dyn GroupMember>,
+    pub(super) admin: LazyAdmin,
+    pub(super) voice: Arc<Voice>,
+    pub(super) seeks: Mutex<Positions>,
+}
+
+impl TaskSinkContext {
+    /// The seeks that were asked for since the last call.
+    pub(super) fn take_seeks(&self) -> Positions {
+        std::mem::take(&mut *self.seeks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait]
+impl SinkContext for TaskSinkContext {
+    fn connector(&self) -> &str {
+        &self.id.connector
+    }
+
+    fn task(&self) -> u32 {
+        self.id.task
+    }
+
+    fn worker_id(&self) -> &str {
+        &self.parts.worker_id
+    }
+
+    fn group(&self) -> &str {
+        &self.group_id
+    }
+
+    fn offset_reset(&self) -> OffsetReset {
+        self.offset_reset
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.parts.clock)
+    }
+
+    fn executor(&self) -> Arc<dyn Executor> {
+        Arc::clone(&self.parts.executor)
+    }
+
+    fn budget(&self) -> Budget {
+        self.parts.budget.clone()
+    }
+
+    fn spill(&self) -> Option<(PathBuf, u64)> {
+        self.parts.spill()
+    }
+
+    fn random_id(&self) -> u128 {
+        self.parts.random.id()
+    }
+
+    async fn cluster_id(&self) -> Result<String> {
+        self.admin.get()?.cluster_id().await
+    }
+
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
+        let view = self.admin.get()?.partition(partition).await?;
+        Ok(PartitionView { position: self.group.position(partition), ..view })
+    }
+
+    async fn topic(&self, topic: &str) -> Result<TopicView> {
+        self.admin.get()?.topic(topic).await
+    }
+
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
+        self.group.committed(partitions).await
+    }
+
+    async fn group_is_live(&self) -> Result<bool> {
+        self.admin.get()?.group_is_live(&self.group_id).await
+    }
+
+    async fn commit(&self, positions: &Positions) -> Result<()> {
+        self.group.commit(positions).await
+    }
+
+    fn trouble(&self, what: Option<String>) {
+        self.voice.trouble(Trouble::Task, what);
+    }
+
+    fn seek(&self, partition: &TopicPartition, offset: i64) {
+        self.seeks.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), offset);
+    }
+}
+
+/// The context of a source task.
+pub(super) struct TaskSourceContext {
+    pub(super) id: TaskId,
+    pub(super) parts: Arc<Parts>,
+    pub(super) admin: Arc<LazyAdmin>,
+}
+
+#[async_trait]
+impl SourceContext for TaskSourceContext {
+    fn connector(&self) -> &str {
+        &self.id.connector
+    }
+
+    fn task(&self) -> u32 {
+        self.id.task
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.parts.clock)
+    }
+
+    fn executor(&self) -> Arc<dyn Executor> {
+        Arc::clone(&self.parts.executor)
+    }
+
+    fn budget(&self) -> Budget {
+        self.parts.budget.clone()
+    }
+
+    async fn offset(&self, partition: &SourcePartition) -> Result<Option<SourceOffset>> {
+        self.parts.offsets.get(&self.id.connector, partition).await
+    }
+
+    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
+        self.admin.get()?.target_topic(topic).await
+    }
+
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
+        self.admin.get()?.create_topic(topic).await
+    }
+}

@@ -1,0 +1,239 @@
+//! The life of a task: wait while paused, build what the loop needs, start, loop, end. Every failure on the way, panics
+//! included, ends here and becomes FAILED with a trace; a panic ends this task only, and the connector's code is not
+//! called again after it.
+
+use std::sync::{Arc, Mutex};
+
+use lakeferry_api::connector::Task as ConnectorTask;
+use lakeferry_api::{ConnectError, Connector, Positions, RecordForm, Result, SinkTask, SourceTask};
+use tokio_util::sync::CancellationToken;
+
+use super::context::{LazyAdmin, TaskSinkContext, TaskSourceContext};
+use super::control::{Control, Wanted};
+use super::dead_letters::DeadLetters;
+use super::pipeline::{Converters, SinkPipeline, SourcePipeline};
+use super::sink::{SinkLoop, SinkParts};
+use super::source::{Flow, FlowParts, SourceLoop, SourceParts};
+use super::tolerance::Tolerance;
+use super::topics::{TopicCreation, Topics};
+use super::voice::Voice;
+use super::{Parts, State, TaskSpec, clients};
+use crate::config::ConnectorConfig;
+use crate::config::connector::Topics as Subscribed;
+use crate::kafka::Subscription;
+use crate::spawn::guard;
+
+/// A task that was not started.
+pub(super) struct Task {
+    parts: Arc<Parts>,
+    task: ConnectorTask,
+    form: RecordForm,
+    config: ConnectorConfig,
+}
+
+impl Task {
+    /// The task that `spec` asks for.
+    ///
+    /// # Errors
+    /// `Config` where the connector's class or settings cannot be used.
+    pub(super) fn new(parts: Arc<Parts>, spec: &TaskSpec) -> Result<Self> {
+        let class = spec.connector_config.get("connector.class").map_or("", String::as_str);
+        let connector: Box<dyn Connector> = parts.catalog.connector(class)?;
+        let task = connector.task();
+        let config = match task {
+            ConnectorTask::Sink(_) => ConnectorConfig::sink(&parts.worker, &spec.connector_config)?,
+            ConnectorTask::Source(_) => ConnectorConfig::source(&parts.worker, &spec.connector_config)?,
+        };
+        let form = connector.record_form();
+        Ok(Self { parts, task, form, config })
+    }
+}
+
+/// Lives `task` to its end and tells `voice` what becomes of it.
+pub(super) async fn live(task: Task, spec: TaskSpec, voice: Arc<Voice>, mut control: Control) {
+    let outcome = guard(live_guarded(task, spec, Arc::clone(&voice), &mut control)).await.flatten();
+    match outcome {
+        Ok(()) => voice.state(State::Unassigned),
+        Err(error) => {
+            tracing::error!(task = %voice.id(), error = error.trace(), "the task failed and does not restart by itself");
+            voice.failed(error.trace());
+        }
+    }
+}
+
+async fn live_guarded(task: Task, spec: TaskSpec, voice: Arc<Voice>, control: &mut Control) -> Result<()> {
+    if !wait_while_paused(&voice, control).await {
+        return Ok(());
+    }
+    let Task { parts, task, form, config } = task;
+    let build = Build { parts, spec, form, config, voice, stop: control.stop_token() };
+    match task {
+        ConnectorTask::Sink(task) => live_sink(build, task, control).await,
+        ConnectorTask::Source(task) => live_source(build, task, control).await,
+    }
+}
+
+/// False where the task is to stop before it ever ran.
+async fn wait_while_paused(voice: &Voice, control: &mut Control) -> bool {
+    if control.is_paused() {
+        voice.state(State::Paused);
+    }
+    while control.is_paused() {
+        if control.changed().await == Wanted::Stop {
+            return false;
+        }
+    }
+    true
+}
+
+async fn live_sink(build: Build, task: Box<dyn SinkTask>, control: &mut Control) -> Result<()> {
+    let (voice, config) = (Arc::clone(&build.voice), build.spec.task_config.clone());
+    let mut sink = build.sink(task).await?;
+    let outcome = guard(async {
+        let mut outcome = sink.start(&config).await;
+        if outcome.is_ok() {
+            voice.state(State::Running);
+            outcome = sink.run(control).await;
+        }
+        sink.finish(&outcome).await;
+        outcome
+    });
+    let outcome = outcome.await;
+    sink.leave().await;
+    outcome.flatten()
+}
+
+async fn live_source(build: Build, task: Box<dyn SourceTask>, control: &mut Control) -> Result<()> {
+    let (voice, config) = (Arc::clone(&build.voice), build.spec.task_config.clone());
+    let mut source = build.source(task)?;
+    let outcome = guard(async {
+        let mut outcome = source.start(&config).await;
+        if outcome.is_ok() {
+            voice.state(State::Running);
+            outcome = source.run(control).await;
+        }
+        source.finish().await;
+        outcome
+    });
+    let outcome = outcome.await;
+    if outcome.is_err() {
+        source.abandon().await;
+    }
+    outcome.flatten()
+}
+
+/// What the loops are built from.
+struct Build {
+    parts: Arc<Parts>,
+    spec: TaskSpec,
+    form: RecordForm,
+    config: ConnectorConfig,
+    voice: Arc<Voice>,
+    stop: CancellationToken,
+}
+
+impl Build {
+    async fn sink(self, task: Box<dyn SinkTask>) -> Result<SinkLoop> {
+        let id = &self.spec.id;
+        let properties = clients::consumer(&self.parts.worker, &self.spec.connector_config, id)?;
+        let offset_reset = clients::offset_reset(&properties)?;
+        let pipeline = self.sink_pipeline().await?;
+        let consumer = self.parts.clients.consumer(&properties, &self.subscription()?)?;
+        let context = TaskSinkContext {
+            id: id.clone(),
+            group_id: properties.get("group.id").cloned().unwrap_or_default(),
+            offset_reset,
+            group: consumer.group(),
+            admin: LazyAdmin::new(Arc::clone(&self.parts.clients), clients::sink_admin(&properties, id)),
+            voice: Arc::clone(&self.voice),
+            seeks: Mutex::new(Positions::new()),
+            parts: Arc::clone(&self.parts),
+        };
+        Ok(SinkLoop::new(SinkParts {
+            task,
+            consumer,
+            context: Arc::new(context),
+            pipeline,
+            voice: self.voice,
+            flush_interval: self.parts.worker.offset_flush_interval,
+            flush_timeout: self.parts.worker.offset_flush_timeout,
+        }))
+    }
+
+    fn subscription(&self) -> Result<Subscription> {
+        match &self.config.topics {
+            Some(Subscribed::List(topics)) if !topics.is_empty() => Ok(Subscription::Topics(topics.clone())),
+            Some(Subscribed::Regex(pattern)) => Ok(Subscription::Pattern(pattern.clone())),
+            _ => Err(ConnectError::config("Must configure one of topics or topics.regex")),
+        }
+    }
+
+    async fn sink_pipeline(&self) -> Result<SinkPipeline> {
+        let Some(converters) = Converters::new(&self.parts.catalog, &self.config, self.form)? else {
+            if let Some(queue) = &self.config.dead_letter_queue {
+                let topic = &queue.topic;
+                tracing::warn!(topic, "the dead letter queue stays unused: this connector takes bytes as they are");
+            }
+            return Ok(SinkPipeline::bytes());
+        };
+        let shared = (Arc::clone(&self.parts.executor), self.parts.budget.clone());
+        Ok(SinkPipeline::typed(converters, shared, self.tolerance(), self.dead_letters().await?))
+    }
+
+    async fn dead_letters(&self) -> Result<Option<DeadLetters>> {
+        let Some(queue) = self.config.dead_letter_queue.clone() else { return Ok(None) };
+        let (id, connector) = (&self.spec.id, &self.spec.connector_config);
+        let admin = clients::dead_letter_admin(&self.parts.worker, connector, id)?;
+        let admin = self.parts.clients.admin(&admin)?;
+        let producer = clients::dead_letter_producer(&self.parts.worker, connector, id)?;
+        let producer = self.parts.clients.producer(&producer)?;
+        DeadLetters::open(id.clone(), queue, admin.as_ref(), producer).await.map(Some)
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance {
+            id: self.spec.id.clone(),
+            settings: self.config.errors.clone(),
+            clock: Arc::clone(&self.parts.clock),
+            random: Arc::clone(&self.parts.random),
+            stop: self.stop.clone(),
+        }
+    }
+
+    fn admin(&self) -> Result<LazyAdmin> {
+        let properties = clients::admin(&self.parts.worker, &self.spec.connector_config, &self.spec.id)?;
+        Ok(LazyAdmin::new(Arc::clone(&self.parts.clients), properties))
+    }
+
+    fn source(self, task: Box<dyn SourceTask>) -> Result<SourceLoop> {
+        let connector = &self.spec.connector_config;
+        let worker = &self.parts.worker;
+        let properties = clients::producer(worker, connector, &self.spec.id)?;
+        let creation = if worker.topic_creation_enable { TopicCreation::new(connector)? } else { None };
+        let tolerance = Arc::new(self.tolerance());
+        let converters = Converters::new(&self.parts.catalog, &self.config, self.form)?;
+        let pipeline = converters.map(|converters| {
+            SourcePipeline::new(converters, Arc::clone(&self.parts.executor), Arc::clone(&tolerance))
+        });
+        let admin = Arc::new(self.admin()?);
+        let context =
+            TaskSourceContext { id: self.spec.id.clone(), parts: Arc::clone(&self.parts), admin: Arc::clone(&admin) };
+        let flow = Flow::new(FlowParts {
+            connector: self.spec.id.connector.clone(),
+            offsets: Arc::clone(&self.parts.offsets),
+            tolerance,
+            voice: Arc::clone(&self.voice),
+            flush_interval: worker.offset_flush_interval,
+            flush_timeout: worker.offset_flush_timeout,
+        });
+        Ok(SourceLoop::new(SourceParts {
+            task,
+            context: Arc::new(context),
+            pipeline,
+            producer: self.parts.clients.producer(&properties)?,
+            topics: Topics::new(creation, admin),
+            flow,
+            voice: self.voice,
+        }))
+    }
+}

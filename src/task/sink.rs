@@ -1,0 +1,344 @@
+//! The loop of a sink task: it owns the connector's task, the consumer and everything about them (A2), and it answers
+//! in this order: stop, pause, a commit that came back, what is due by the clock, the consumer. The clock stands before
+//! the records, or a stream that never pauses would starve ticks and commits; the next tick is due a while after the
+//! last one ended, so ticks cannot starve the records either.
+//!
+//! Parts: `inbox` (batches until they are taken), `assignment` (open, place, close), `commit` (flush and commit);
+//! [`super::positions`] has the numbers. Deliberately absent: anything about what the task does with records.
+
+mod assignment;
+mod commit;
+mod inbox;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Result, SinkTask, TopicPartition};
+
+use self::assignment::Opening;
+use self::commit::Commit;
+use self::inbox::Inbox;
+use super::State;
+use super::backoff::{Backoff, Throttle};
+use super::context::TaskSinkContext;
+use super::control::{Control, Wanted};
+use super::pipeline::SinkPipeline;
+use super::positions::PositionTable;
+use super::voice::{Trouble, Voice};
+use crate::kafka::{Consumer, Event};
+
+/// How long after a tick the next one is due.
+const TICK: Duration = Duration::from_millis(100);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LIMIT: Duration = Duration::from_secs(10);
+/// How long after the broker refused a position it is looked for again.
+const PLACE_AFTER: Duration = Duration::from_millis(500);
+const LOG_PERIOD: Duration = Duration::from_secs(30);
+
+/// What the loop is made of.
+pub(super) struct SinkParts {
+    pub(super) task: Box<dyn SinkTask>,
+    pub(super) consumer: Box<dyn Consumer>,
+    pub(super) context: Arc<TaskSinkContext>,
+    pub(super) pipeline: SinkPipeline,
+    pub(super) voice: Arc<Voice>,
+    pub(super) flush_interval: Duration,
+    pub(super) flush_timeout: Duration,
+}
+
+/// A sink task in its loop.
+pub(super) struct SinkLoop {
+    parts: SinkParts,
+    clock: Arc<dyn Clock>,
+    positions: PositionTable,
+    opening: Opening,
+    inbox: Inbox,
+    commit: Commit,
+    paused: bool,
+    next_tick: Duration,
+    next_commit: Duration,
+    tick_backoff: Backoff,
+    consumer_errors: Throttle,
+}
+
+impl SinkLoop {
+    pub(super) fn new(parts: SinkParts) -> Self {
+        let clock = Arc::clone(&parts.context.parts.clock);
+        let now = clock.monotonic();
+        let backoff = || Backoff::new(RETRY_FIRST, RETRY_LIMIT);
+        Self {
+            positions: PositionTable::default(),
+            opening: Opening::new(backoff()),
+            inbox: Inbox::new(backoff()),
+            commit: Commit::Idle,
+            paused: false,
+            next_tick: now,
+            next_commit: now + parts.flush_interval,
+            tick_backoff: backoff(),
+            consumer_errors: Throttle::new(LOG_PERIOD),
+            clock,
+            parts,
+        }
+    }
+
+    /// Starts the connector's task.
+    ///
+    /// # Errors
+    /// Whatever fails the task.
+    pub(super) async fn start(&mut self, config: &Config) -> Result<()> {
+        let context: Arc<TaskSinkContext> = Arc::clone(&self.parts.context);
+        self.parts.task.start(context, config).await
+    }
+
+    /// Runs until the task is to stop.
+    ///
+    /// # Errors
+    /// Whatever fails the task.
+    pub(super) async fn run(&mut self, control: &mut Control) -> Result<()> {
+        loop {
+            self.apply_seeks();
+            let wait = self.next_due().saturating_sub(self.clock.monotonic());
+            tokio::select! {
+                biased;
+                wanted = control.changed() => match wanted {
+                    Wanted::Stop => return Ok(()),
+                    Wanted::Pause => self.pause(true),
+                    Wanted::Run => self.pause(false),
+                },
+                result = self.commit.ended() => self.commit_ended(result),
+                () = wait_for(self.clock.as_ref(), wait) => self.do_what_is_due().await?,
+                event = self.parts.consumer.next() => self.hear(event).await?,
+            }
+        }
+    }
+
+    /// Ends the task after [`SinkLoop::run`]: what is whole is published and committed, unless going on could do
+    /// damage.
+    pub(super) async fn finish(&mut self, outcome: &Result<()>) {
+        let damaging = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Fatal);
+        let partitions = self.open_partitions();
+        if damaging {
+            self.close_lost(&partitions).await;
+        } else if let Err(error) = self.hand_over(&partitions).await {
+            tracing::error!(error = error.trace(), "the last flush failed; what was not committed is read again");
+        }
+        self.parts.task.stop().await;
+    }
+
+    /// Leaves the group.
+    pub(super) async fn leave(&mut self) {
+        self.parts.consumer.close().await;
+    }
+
+    fn next_due(&self) -> Duration {
+        let records = self.inbox.due().filter(|_| !self.paused);
+        let others = [self.opening.due(), self.commit.overdue(), records];
+        others.into_iter().flatten().fold(self.next_tick.min(self.next_commit), Duration::min)
+    }
+
+    async fn do_what_is_due(&mut self) -> Result<()> {
+        let now = self.clock.monotonic();
+        if self.opening.due().is_some_and(|due| due <= now) {
+            self.open().await?;
+        }
+        if self.commit.overdue().is_some_and(|due| due <= now) {
+            self.commit_is_overdue();
+        }
+        if self.next_commit <= now {
+            self.begin_commit().await?;
+        }
+        if !self.paused && self.inbox.due().is_some_and(|due| due <= now) {
+            self.put().await?;
+        }
+        if self.next_tick <= now {
+            self.tick().await?;
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, event: Event) -> Result<()> {
+        if !matches!(event, Event::Error(_)) {
+            self.parts.voice.trouble(Trouble::Consumer, None);
+        }
+        match event {
+            Event::Assigned(partitions) => {
+                tracing::info!(partitions = ?Names(&partitions), "assigned");
+                self.opening.await_open(partitions);
+                self.open().await
+            }
+            Event::Revoked(partitions) => {
+                tracing::info!(partitions = ?Names(&partitions), "revoked");
+                let handed_over = self.hand_over(&partitions).await;
+                self.parts.consumer.release();
+                handed_over
+            }
+            Event::Lost(partitions) => {
+                tracing::warn!(partitions = ?Names(&partitions), "lost");
+                self.close_lost(&partitions).await;
+                Ok(())
+            }
+            Event::Batches(batches) => self.receive(batches).await,
+            Event::OutOfRange(partition) => {
+                self.opening.await_place(partition, self.clock.monotonic() + PLACE_AFTER);
+                Ok(())
+            }
+            Event::Error(error) => self.consumer_failed(error),
+        }
+    }
+
+    fn consumer_failed(&mut self, error: ConnectError) -> Result<()> {
+        if !error.is_retriable() {
+            return Err(error.context("the consumer failed"));
+        }
+        if let Some(held_back) = self.consumer_errors.admit(self.clock.monotonic()) {
+            tracing::warn!(error = error.trace(), held_back, "the consumer retries");
+        }
+        self.parts.voice.trouble(Trouble::Consumer, Some(error.trace()));
+        Ok(())
+    }
+
+    async fn receive(&mut self, batches: Vec<Batch>) -> Result<()> {
+        for batch in batches {
+            // A partition that is being opened anew may have batches on their way; they come again from its start.
+            if self.positions.consumed(batch.partition()).is_none() {
+                continue;
+            }
+            match self.parts.pipeline.decode(batch).await? {
+                Some(batch) => self.inbox.push([batch]),
+                None => return Ok(()),
+            }
+        }
+        if self.paused || self.inbox.is_retrying() { Ok(()) } else { self.put().await }
+    }
+
+    /// Puts what waits, or again what failed before.
+    async fn put(&mut self) -> Result<()> {
+        self.apply_seeks();
+        let batches = self.inbox.attempt();
+        if batches.is_empty() {
+            return Ok(());
+        }
+        self.positions.check_continuity(batches)?;
+        match self.parts.task.put(batches).await {
+            Ok(()) => self.taken(),
+            Err(error) if error.is_retriable() => self.put_later(&error),
+            Err(error) if error.kind() == Kind::Fenced => self.open_anew(&error).await,
+            Err(error) => return Err(unrecoverable(error)),
+        }
+        Ok(())
+    }
+
+    fn taken(&mut self) {
+        let (batches, ends_retries) = self.inbox.taken();
+        self.positions.consume(&batches);
+        let topics: BTreeSet<_> =
+            batches.iter().filter(|batch| !batch.is_empty()).map(|batch| &batch.partition().topic).collect();
+        for topic in topics {
+            self.parts.voice.topic_used(topic);
+        }
+        if ends_retries {
+            self.retries_ended();
+        }
+    }
+
+    fn put_later(&mut self, error: &ConnectError) {
+        let first = self.inbox.retry(self.clock.monotonic());
+        tracing::warn!(error = error.trace(), "the batches are put again later");
+        self.parts.voice.trouble(Trouble::Put, Some(error.trace()));
+        if first {
+            let open = self.positions.partitions();
+            self.parts.consumer.pause(&open);
+        }
+    }
+
+    fn retries_ended(&mut self) {
+        self.parts.voice.trouble(Trouble::Put, None);
+        if !self.paused {
+            let open = self.positions.partitions();
+            self.parts.consumer.resume(&open);
+        }
+    }
+
+    /// An empty put: the task sees that time passes.
+    async fn tick(&mut self) -> Result<()> {
+        let ticked = self.parts.task.put(&[]).await;
+        let now = self.clock.monotonic();
+        self.next_tick = now + TICK;
+        match ticked {
+            Ok(()) => {
+                self.tick_backoff.reset();
+                if !self.inbox.is_retrying() {
+                    self.parts.voice.trouble(Trouble::Put, None);
+                }
+            }
+            Err(error) if error.is_retriable() => {
+                self.next_tick = now + self.tick_backoff.step().max(TICK);
+                tracing::warn!(error = error.trace(), "the tick comes again later");
+                self.parts.voice.trouble(Trouble::Put, Some(error.trace()));
+            }
+            Err(error) if error.kind() == Kind::Fenced => self.open_anew(&error).await,
+            Err(error) => return Err(unrecoverable(error)),
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, paused: bool) {
+        if paused == self.paused {
+            return;
+        }
+        self.paused = paused;
+        let open = self.positions.partitions();
+        if paused {
+            self.parts.consumer.pause(&open);
+            self.next_commit = self.clock.monotonic();
+        } else if !self.inbox.is_retrying() {
+            self.parts.consumer.resume(&open);
+        }
+        self.parts.voice.state(if paused { State::Paused } else { State::Running });
+    }
+
+    /// What the task asked its context for, before the next put sees an older record.
+    fn apply_seeks(&mut self) {
+        for (partition, offset) in self.parts.context.take_seeks() {
+            if self.positions.consumed(&partition).is_some() {
+                self.seek(&partition, offset);
+            } else if !self.opening.seek_later(&partition, offset) {
+                tracing::debug!(%partition, offset, "a seek of a partition that is not open");
+            }
+        }
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
+        tracing::info!(%partition, offset, "the task reads on from here");
+        self.discard(std::slice::from_ref(partition));
+        self.positions.seek(partition, offset);
+        self.parts.consumer.seek(partition, offset);
+    }
+
+    /// Throws away what `partitions` have in the inbox.
+    fn discard(&mut self, partitions: &[TopicPartition]) {
+        if self.inbox.discard(partitions) {
+            self.retries_ended();
+        }
+    }
+}
+
+async fn wait_for(clock: &dyn Clock, wait: Duration) {
+    if !wait.is_zero() {
+        clock.sleep(wait).await;
+    }
+}
+
+fn unrecoverable(error: ConnectError) -> ConnectError {
+    error.context("Exiting WorkerSinkTask due to unrecoverable exception.")
+}
+
+/// Partitions as a log line shows them.
+struct Names<'a>(&'a [TopicPartition]);
+
+impl std::fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|partition| format_args!("{partition}").to_string())).finish()
+    }
+}

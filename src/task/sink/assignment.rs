@@ -1,0 +1,333 @@
+//! Partitions come and go: open (tried again while the store or a broker does not answer; the partitions stay paused
+//! and the loop goes on), find where to begin, close. A partition has a position in the table exactly while it is open
+//! and placed; only then its records are put.
+//!
+//! Where to begin: where the task says, else the group's committed offset, else `auto.offset.reset`, applied here
+//! because the client library would jump silently. A position that the broker has no more is looked for again: below
+//! the log's start (retention) the position moves on by a batch without records, so that the task can account for the
+//! gap; beyond its end (the log was cut or made anew) the partition is opened anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::stream::{StreamExt as _, TryStreamExt as _};
+use lakeferry_api::sink::OffsetReset;
+use lakeferry_api::{
+    Batch, Closing, ConnectError, Kind, PartitionView, Positions, Result, SinkContext as _, TopicPartition,
+};
+
+use super::{SinkLoop, unrecoverable};
+use crate::task::backoff::Backoff;
+use crate::task::context::TaskSinkContext;
+use crate::task::voice::Trouble;
+
+/// Questions to the brokers at a time.
+const CONCURRENT_QUESTIONS: usize = 16;
+
+/// The partitions that are not, or no longer, read.
+pub(super) struct Opening {
+    /// Assigned; the task's `open` did not return yet.
+    unopened: BTreeSet<TopicPartition>,
+    /// Open; where to begin is not settled, except where the task said it.
+    unplaced: BTreeMap<TopicPartition, Option<i64>>,
+    /// Placed, but the broker has nothing there.
+    out_of_range: BTreeSet<TopicPartition>,
+    /// Positions beyond the log's end because of which a partition is opened anew.
+    beyond_end: Positions,
+    /// What the task wants to read from before there is a position.
+    seeks: Positions,
+    retry_at: Option<Duration>,
+    backoff: Backoff,
+}
+
+impl Opening {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        Self {
+            unopened: BTreeSet::new(),
+            unplaced: BTreeMap::new(),
+            out_of_range: BTreeSet::new(),
+            beyond_end: Positions::new(),
+            seeks: Positions::new(),
+            retry_at: None,
+            backoff,
+        }
+    }
+
+    pub(super) fn await_open(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
+        self.unopened.extend(partitions);
+    }
+
+    pub(super) fn await_place(&mut self, partition: TopicPartition, at: Duration) {
+        self.out_of_range.insert(partition);
+        self.retry_at.get_or_insert(at);
+    }
+
+    /// When the next attempt is due; `None` while every partition is read.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let idle = self.unopened.is_empty() && self.unplaced.is_empty() && self.out_of_range.is_empty();
+        (!idle).then(|| self.retry_at.unwrap_or(Duration::ZERO))
+    }
+
+    /// Keeps a seek for when the partition has a position; false where it is not being opened.
+    pub(super) fn seek_later(&mut self, partition: &TopicPartition, offset: i64) -> bool {
+        let known = self.unopened.contains(partition) || self.unplaced.contains_key(partition);
+        if known {
+            self.seeks.insert(partition.clone(), offset);
+        }
+        known
+    }
+
+    fn opened(&mut self, starts: &Positions) {
+        for partition in std::mem::take(&mut self.unopened) {
+            let start = starts.get(&partition).copied();
+            self.unplaced.insert(partition, start);
+        }
+    }
+
+    /// Forgets a partition; true where the task had opened it.
+    fn forget(&mut self, partition: &TopicPartition) -> bool {
+        self.unopened.remove(partition);
+        self.out_of_range.remove(partition);
+        self.beyond_end.remove(partition);
+        self.seeks.remove(partition);
+        self.unplaced.remove(partition).is_some()
+    }
+
+    /// Where every unplaced partition begins.
+    async fn starts(&self, context: &TaskSinkContext) -> Result<Vec<Start>> {
+        let by_group = |(partition, kept): (&TopicPartition, &Option<i64>)| {
+            (kept.is_none() && !self.beyond_end.contains_key(partition)).then(|| partition.clone())
+        };
+        let asked: Vec<_> = self.unplaced.iter().filter_map(by_group).collect();
+        let committed = if asked.is_empty() { Positions::new() } else { context.committed(&asked).await? };
+        let start_of = async |(partition, kept): (&TopicPartition, &Option<i64>)| {
+            let partition = partition.clone();
+            match (kept, committed.get(&partition)) {
+                (&Some(offset), _) if self.beyond_end.get(&partition) == Some(&offset) => {
+                    Err(beyond_end(&partition, offset))
+                }
+                (&Some(offset), _) => Ok(Start { partition, offset, committed: false }),
+                (None, Some(&offset)) => Ok(Start { partition, offset, committed: true }),
+                (None, None) => self.reset(context, partition).await,
+            }
+        };
+        futures::stream::iter(self.unplaced.iter().map(start_of))
+            .buffer_unordered(CONCURRENT_QUESTIONS)
+            .try_collect()
+            .await
+    }
+
+    /// `auto.offset.reset` for a partition without any offset.
+    async fn reset(&self, context: &TaskSinkContext, partition: TopicPartition) -> Result<Start> {
+        let policy = context.offset_reset;
+        if policy == OffsetReset::None {
+            return Err(ConnectError::config(format!(
+                "Undefined offset with no reset policy for partitions: [{partition}]"
+            )));
+        }
+        let view = view(context, &partition).await?;
+        // A start at the end is committed at once: records that come before the first commit must not be skipped
+        // after a restart. A start at the beginning loses nothing that way, unless the group holds another offset.
+        let known = self.beyond_end.contains_key(&partition);
+        Ok(match policy {
+            OffsetReset::Latest => Start { partition, offset: view.last_stable_offset, committed: false },
+            _ => Start { partition, offset: view.log_start_offset, committed: !known },
+        })
+    }
+
+    fn retry(&mut self, now: Duration) {
+        self.retry_at = Some(now + self.backoff.step());
+    }
+
+    fn settled(&mut self) {
+        self.retry_at = None;
+        self.backoff.reset();
+    }
+}
+
+/// Where a partition begins, and whether the group holds just that.
+struct Start {
+    partition: TopicPartition,
+    offset: i64,
+    committed: bool,
+}
+
+impl SinkLoop {
+    /// Every partition that the task has open.
+    pub(super) fn open_partitions(&self) -> Vec<TopicPartition> {
+        let mut open = self.positions.partitions();
+        open.extend(self.opening.unplaced.keys().cloned());
+        open
+    }
+
+    /// Brings every partition that is not read a step further. What fails for now is tried again later.
+    pub(super) async fn open(&mut self) -> Result<()> {
+        match self.try_open().await {
+            Ok(()) => {
+                self.opening.settled();
+                self.parts.voice.trouble(Trouble::Open, None);
+            }
+            Err(error) if error.is_retriable() || error.kind() == Kind::Fenced => self.open_later(&error),
+            Err(error) => return Err(unrecoverable(error)),
+        }
+        Ok(())
+    }
+
+    /// Another writer was faster: everything is discarded and opened anew, unless the group takes it away first.
+    pub(super) async fn open_anew(&mut self, error: &ConnectError) {
+        let partitions = self.open_partitions();
+        self.close_lost(&partitions).await;
+        self.parts.consumer.pause(&partitions);
+        self.opening.await_open(partitions);
+        self.open_later(error);
+    }
+
+    /// The partitions are gone already: nothing of them is published or committed.
+    pub(super) async fn close_lost(&mut self, partitions: &[TopicPartition]) {
+        let open = self.forget(partitions);
+        if open.is_empty() {
+            return;
+        }
+        if let Err(error) = self.parts.task.close(&open, Closing::Lost).await {
+            tracing::warn!(error = error.trace(), "closing lost partitions failed; they are gone all the same");
+        }
+    }
+
+    /// The partitions go: what is whole of them is published and committed first.
+    pub(super) async fn hand_over(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.await_commit().await;
+        self.discard(partitions);
+        let all = self.positions.all_consumed();
+        let consumed: Positions = all.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
+        if !consumed.is_empty() {
+            if let Err(error) = self.flush(&consumed).await {
+                if !matches!(error.kind(), Kind::Retriable | Kind::Fenced) {
+                    self.close_lost(partitions).await;
+                    return Err(unrecoverable(error));
+                }
+                tracing::warn!(error = error.trace(), "flushing partitions that go failed");
+            }
+        }
+        let open = self.open_partitions().into_iter().filter(|partition| partitions.contains(partition));
+        let open: Vec<_> = open.collect();
+        if !open.is_empty() {
+            match self.parts.task.close(&open, Closing::Revoked).await {
+                Ok(durable) => self.report_durable(&durable),
+                Err(error) => tracing::warn!(error = error.trace(), "closing partitions that go failed"),
+            }
+        }
+        let mut to_commit = self.positions.to_commit();
+        to_commit.retain(|partition, _| partitions.contains(partition));
+        self.commit_now(to_commit).await;
+        self.forget(partitions);
+        Ok(())
+    }
+
+    async fn try_open(&mut self) -> Result<()> {
+        let unopened: Vec<_> = self.opening.unopened.iter().cloned().collect();
+        if !unopened.is_empty() {
+            let starts = self.parts.task.open(&unopened).await?;
+            self.opening.opened(&starts);
+        }
+        self.place().await?;
+        self.place_again().await
+    }
+
+    fn open_later(&mut self, error: &ConnectError) {
+        tracing::warn!(error = error.trace(), "partitions are opened again later");
+        self.parts.voice.trouble(Trouble::Open, Some(error.trace()));
+        self.opening.retry(self.clock.monotonic());
+    }
+
+    /// Lets open partitions begin.
+    async fn place(&mut self) -> Result<()> {
+        if self.opening.unplaced.is_empty() {
+            return Ok(());
+        }
+        let starts = self.opening.starts(&self.parts.context).await?;
+        let positions = starts.iter().map(|start| (start.partition.clone(), start.offset)).collect();
+        self.start_at(&positions);
+        for start in starts {
+            tracing::info!(partition = %start.partition, offset = start.offset, "reading begins");
+            self.opening.unplaced.remove(&start.partition);
+            self.opening.beyond_end.remove(&start.partition);
+            self.positions.begin(start.partition.clone(), start.offset, start.committed);
+            if let Some(offset) = self.opening.seeks.remove(&start.partition) {
+                self.seek(&start.partition, offset);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds positions that the broker refused.
+    async fn place_again(&mut self) -> Result<()> {
+        while let Some(partition) = self.opening.out_of_range.first().cloned() {
+            let position = self.inbox.next_offset(&partition).or_else(|| self.positions.consumed(&partition));
+            if let Some(position) = position {
+                let view = view(&self.parts.context, &partition).await?;
+                let log_end = view.end_offset.unwrap_or(view.last_stable_offset);
+                if position < view.log_start_offset {
+                    self.skip_to_log_start(&partition, position, view.log_start_offset)?;
+                } else if position > log_end {
+                    tracing::warn!(%partition, position, log_end, "the log ends before the position: opened anew");
+                    self.close_lost(std::slice::from_ref(&partition)).await;
+                    self.opening.await_open([partition.clone()]);
+                    self.opening.beyond_end.insert(partition.clone(), position);
+                } else {
+                    self.start_at(&Positions::from([(partition.clone(), position)]));
+                }
+            }
+            self.opening.out_of_range.remove(&partition);
+        }
+        Ok(())
+    }
+
+    fn skip_to_log_start(&mut self, partition: &TopicPartition, position: i64, log_start: i64) -> Result<()> {
+        if self.parts.context.offset_reset == OffsetReset::None {
+            return Err(ConnectError::config(format!(
+                "{partition} begins at offset {log_start} now: the records from {position} on were removed before \
+                 they were read, and auto.offset.reset=none does not go on; reset the connector's offsets"
+            )));
+        }
+        tracing::warn!(%partition, position, log_start, "retention overtook the position; reading goes on behind it");
+        self.inbox.push([Batch::position_only(partition.clone(), position, log_start)]);
+        self.start_at(&Positions::from([(partition.clone(), log_start)]));
+        Ok(())
+    }
+
+    fn start_at(&mut self, positions: &Positions) {
+        self.parts.consumer.start_at(positions);
+        if self.paused || self.inbox.is_retrying() {
+            let partitions: Vec<_> = positions.keys().cloned().collect();
+            self.parts.consumer.pause(&partitions);
+        }
+    }
+
+    /// Nothing of `partitions` is known any more; those that the task had open are returned.
+    fn forget(&mut self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+        self.discard(partitions);
+        let mut open = Vec::new();
+        for partition in partitions {
+            let placed = self.positions.end(partition);
+            if self.opening.forget(partition) || placed {
+                open.push(partition.clone());
+            }
+        }
+        open
+    }
+}
+
+async fn view(context: &TaskSinkContext, partition: &TopicPartition) -> Result<PartitionView> {
+    context.partition(partition).await.map_err(|error| match error.kind() {
+        // Deleted just now: the group takes the partition away, or the topic comes back.
+        Kind::NotFound => ConnectError::retriable(error.message().to_owned()).caused_by(error),
+        _ => error,
+    })
+}
+
+fn beyond_end(partition: &TopicPartition, position: i64) -> ConnectError {
+    ConnectError::fatal(format!(
+        "{partition} ends before offset {position}, from which the task wants to go on: the log was cut or the topic \
+         made anew; reset the connector's offsets to read what is there now"
+    ))
+}
