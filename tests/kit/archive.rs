@@ -35,11 +35,11 @@ impl Archive {
     }
 
     /// Records the archives of programs that run together, unless that was done or tried before. `train` gets for each
-    /// the options of the JVM that writes it, and returns when these JVMs have ended. An empty file says: tried, does
-    /// not work here.
+    /// the options of the JVM that writes it, and returns when these JVMs have ended. An empty file says: tried twice,
+    /// does not work here.
     pub fn record<const N: usize>(
         archives: [&Archive; N],
-        train: impl FnOnce([Vec<OsString>; N]) -> Result<()>,
+        train: impl Fn([Vec<OsString>; N]) -> Result<()>,
     ) -> Result<()> {
         let [first, ..] = archives.as_slice() else { return Ok(()) };
         let all_there = || archives.iter().all(|archive| archive.file.exists());
@@ -57,8 +57,12 @@ impl Archive {
         if let Some(folder) = first.file.parent() {
             fs::create_dir_all(folder)?;
         }
-        let trained =
-            train(archives.map(|archive| vec![option("-XX:ArchiveClassesAtExit=", &archive.part()), quiet()]));
+        let try_once = || {
+            let options = |archive: &Archive| vec![option("-XX:ArchiveClassesAtExit=", &archive.part()), quiet()];
+            train(archives.map(options))
+        };
+        // A JVM that did not end in good order may do so the next time.
+        let trained = try_once().or_else(|_| try_once());
         if let Err(error) = &trained {
             say(&format!("kit: no class data archives, services start slower: {error}"));
         }

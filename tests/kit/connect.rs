@@ -17,7 +17,7 @@ use super::process::Process;
 use super::{Result, http};
 
 const START_LIMIT: Duration = Duration::from_secs(120);
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 const STANDALONE: &str = "org.apache.kafka.connect.cli.ConnectStandalone";
 
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl ConnectWorker {
             let mut worker =
                 ConnectWorker::start_with(distribution, ConnectOptions::new(&options.bootstrap), recorder)?;
             http::get(&worker.address(), "/connector-plugins?connectorsOnly=false")?;
-            worker.stop()
+            worker.terminate()
         })?;
         ConnectWorker::start_with(distribution, options, distribution.worker_archive.options())
     }
@@ -103,8 +103,15 @@ impl ConnectWorker {
         }
     }
 
-    /// SIGTERM, and gone when this returns.
-    pub fn stop(&mut self) -> Result<()> {
+    /// SIGTERM, and gone when this returns. Now and then Jetty's shutdown hook and Connect's wait for each other for
+    /// ever; a worker that hangs like this is killed.
+    pub fn stop(&mut self) {
+        if let Err(error) = self.terminate() {
+            home::say(&format!("kit: {error}"));
+        }
+    }
+
+    fn terminate(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |process| process.terminate(STOP_LIMIT))
     }
 

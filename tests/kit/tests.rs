@@ -202,7 +202,8 @@ fn a_jvm_worker_answers_and_comes_back() {
     worker.kill();
     assert!(http::get(&worker.address(), "/").is_err());
     worker.restart().unwrap();
-    worker.stop().unwrap();
+    worker.stop();
+    assert!(worker.pid().is_none());
 }
 
 #[test]
