@@ -4,6 +4,14 @@
 //! Who calls: `task` (consumer, producer), `worker` (admin), `cli` (all three). Deliberately absent: retries beyond
 //! the client's own (the loops decide by [`Kind`](lakeferry_api::Kind)) and any knowledge of connectors.
 
+pub mod admin;
+pub mod clients;
+pub mod consumer;
+mod error;
+mod ffi;
+pub mod producer;
+mod security;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,3 +189,6 @@ pub trait Admin: Send + Sync {
     /// Removes a group; one that does not exist is fine. `Conflict` where it has members.
     async fn delete_group(&self, group: &str) -> Result<()>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! The admin client on librdkafka. Every answer is asked of a broker now. Calls block, so each runs on a thread for
+//! blocking work.
+//!
+//! The embedded cluster of the demo lacks some of these requests; where a lesser answer is true all the same (no topic
+//! id, no configs), it is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{Clock, Config, ConnectError, Kind, PartitionView, Positions, Result, TopicPartition, TopicView};
+
+use super::error::explain;
+use super::ffi::{Code, ConfigEntry, Described, Entry, Failure, Handle, OffsetSpec, Role};
+use super::{Admin, security};
+
+/// Opens an admin client.
+///
+/// # Errors
+/// `Config` where the properties cannot be used.
+pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>> {
+    let mut settings = security::client_config(properties, Role::Admin)?;
+    settings.entry("log.connection.close".to_owned()).or_insert_with(|| "false".to_owned());
+    let handle =
+        Handle::open(Role::Admin, &settings).map_err(|failure| explain(&failure, "cannot create an admin client"))?;
+    let timeout = properties.get("default.api.timeout.ms").and_then(|text| text.trim().parse().ok());
+    let timeout = timeout.map_or(ANSWER_WITHIN, Duration::from_millis);
+    Ok(Arc::new(BlockingAdmin { handle: Arc::new(handle), clock, timeout }))
+}
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const LEADERS_POLL: Duration = Duration::from_millis(50);
+
+struct BlockingAdmin {
+    handle: Arc<Handle>,
+    clock: Arc<dyn Clock>,
+    timeout: Duration,
+}
+
+impl BlockingAdmin {
+    async fn ask<R: Send + 'static>(
+        &self,
+        what: impl std::fmt::Display,
+        call: impl FnOnce(&Handle, Duration) -> Result<R, Failure> + Send + 'static,
+    ) -> Result<R> {
+        let answer = self.ask_raw(call).await?;
+        answer.map_err(|failure| explain(&failure, what))
+    }
+
+    async fn ask_raw<R: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Handle, Duration) -> R + Send + 'static,
+    ) -> Result<R> {
+        let (handle, timeout) = (Arc::clone(&self.handle), self.timeout);
+        tokio::task::spawn_blocking(move || call(&handle, timeout))
+            .await
+            .map_err(|error| ConnectError::fatal("an admin request was cut off").caused_by(error))
+    }
+
+    /// `None` where the topic does not exist.
+    async fn describe(&self, topic: &str) -> Result<Option<Described>> {
+        let name = topic.to_owned();
+        if self.is_embedded().await? {
+            let all = self.ask("listing the topics", |handle, timeout| handle.all_topics(timeout)).await?;
+            return Ok(all.into_iter().find(|(found, _)| *found == name).map(|(_, described)| described));
+        }
+        match self.ask_raw(move |handle, timeout| handle.describe_topic(&name, timeout)).await? {
+            Ok(described) => Ok(Some(described)),
+            Err(failure) if is_absent(failure.code) => Ok(None),
+            Err(failure) => Err(explain(&failure, format!("describing topic {topic}"))),
+        }
+    }
+
+    async fn configs(&self, topic: &str) -> Result<Vec<ConfigEntry>> {
+        if self.is_embedded().await? {
+            return Ok(Vec::new());
+        }
+        let name = topic.to_owned();
+        self.ask(format!("reading the configs of topic {topic}"), move |handle, timeout| {
+            handle.describe_configs(&name, timeout)
+        })
+        .await
+    }
+
+    /// True for librdkafka's embedded cluster, which it names itself. It has no controller, so asking it for what it
+    /// does not know would end in a time-out, which must not be taken for "none" from a real cluster.
+    async fn is_embedded(&self) -> Result<bool> {
+        Ok(self.cluster_id().await?.starts_with("mockCluster"))
+    }
+
+    /// Offsets by partition, one map for each of `specs`.
+    async fn offsets(
+        &self,
+        partitions: Vec<TopicPartition>,
+        specs: &'static [OffsetSpec],
+    ) -> Result<Vec<BTreeMap<i32, i64>>> {
+        let topic = partitions.first().map_or_else(String::new, |partition| partition.topic.to_string());
+        let answers = self
+            .ask(format!("listing the offsets of topic {topic}"), move |handle, timeout| {
+                handle.list_offsets(&partitions, specs, timeout)
+            })
+            .await?;
+        answers.into_iter().map(|entries| entries.into_iter().map(offset).collect()).collect()
+    }
+
+    async fn group_call(
+        &self,
+        group: &str,
+        what: &str,
+        call: impl FnOnce(&Handle, &str, Duration) -> Result<Vec<Entry>, Failure> + Send + 'static,
+    ) -> Result<()> {
+        let name = group.to_owned();
+        let answer = self.ask_raw(move |handle, timeout| call(handle, &name, timeout)).await?;
+        let failure = match answer {
+            Ok(entries) => entries.into_iter().find_map(|entry| entry.failure),
+            Err(failure) => Some(failure),
+        };
+        match failure {
+            None => Ok(()),
+            Some(failure) if is_no_group(failure.code) => Ok(()),
+            Some(failure) if is_in_use(failure.code) => Err(ConnectError::new(
+                Kind::Conflict,
+                format!("{what} of group {group}: the group has members; stop them first ({})", failure.text),
+            )),
+            Some(failure) => Err(explain(&failure, format!("{what} of group {group}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Admin for BlockingAdmin {
+    async fn cluster_id(&self) -> Result<String> {
+        let id = self.ask_raw(|handle, timeout| handle.cluster_id(timeout)).await?;
+        id.ok_or_else(|| ConnectError::retriable("no broker told the cluster's id; check bootstrap.servers"))
+    }
+
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
+        const SPECS: &[OffsetSpec] = &[OffsetSpec::Earliest, OffsetSpec::Stable, OffsetSpec::End];
+        let absent = || ConnectError::not_found(format!("partition {partition} does not exist"));
+        // Offsets first: an id that is asked after them cannot be older than they are.
+        let offsets = self.offsets(vec![partition.clone()], SPECS).await?;
+        let described = self.describe(&partition.topic).await?.ok_or_else(absent)?;
+        let of =
+            |spec: usize| offsets.get(spec).and_then(|by_partition| by_partition.get(&partition.partition)).copied();
+        Ok(PartitionView {
+            topic_id: described.topic_id,
+            log_start_offset: of(0).ok_or_else(absent)?,
+            last_stable_offset: of(1).ok_or_else(absent)?,
+            end_offset: of(2),
+            position: None,
+        })
+    }
+
+    async fn topic(&self, topic: &str) -> Result<TopicView> {
+        let absent = || ConnectError::not_found(format!("topic {topic} does not exist"));
+        let described = self.describe(topic).await?.ok_or_else(absent)?;
+        let replicas = described.partitions.iter().map(|partition| partition.replicas).max().unwrap_or_default();
+        let set = self.configs(topic).await?.into_iter().filter(|entry| entry.is_set_on_topic);
+        Ok(TopicView {
+            partitions: described.partitions.len() as u32,
+            replication_factor: replicas as u32,
+            configs: set.filter_map(|entry| Some((entry.name, entry.value?))).collect(),
+        })
+    }
+
+    async fn topics(&self) -> Result<Vec<String>> {
+        let all = self.ask("listing the topics", |handle, timeout| handle.all_topics(timeout)).await?;
+        Ok(all.into_iter().map(|(name, _)| name).collect())
+    }
+
+    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
+        const SPECS: &[OffsetSpec] = &[OffsetSpec::Earliest, OffsetSpec::End];
+        let Some(described) = self.describe(topic).await? else {
+            return Ok(None);
+        };
+        let name: Arc<str> = Arc::from(topic);
+        let numbers: BTreeSet<i32> = described.partitions.iter().map(|partition| partition.partition).collect();
+        let partitions = numbers.iter().map(|number| TopicPartition::new(Arc::clone(&name), *number)).collect();
+        let offsets = self.offsets(partitions, SPECS).await?;
+        let of = |spec: usize, number: &i32| {
+            offsets.get(spec).and_then(|by_partition| by_partition.get(number)).copied().ok_or_else(|| {
+                ConnectError::retriable(format!("the broker told no offset of partition {topic}-{number}"))
+            })
+        };
+        let offsets = numbers.iter().map(|number| Ok((of(0, number)?, of(1, number)?))).collect::<Result<_>>()?;
+        let configs = self.configs(topic).await?.into_iter();
+        let configs = configs.filter_map(|entry| Some((entry.name, entry.value?))).collect();
+        Ok(Some(TargetTopic { partitions: numbers.len() as u32, configs, offsets }))
+    }
+
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
+        let new = topic.clone();
+        self.ask(format!("creating topic {}", topic.name), move |handle, timeout| handle.create_topic(&new, timeout))
+            .await?;
+        let deadline = self.clock.monotonic() + self.timeout;
+        loop {
+            let described = self.describe(&topic.name).await?;
+            let partitions = described.map_or_else(Vec::new, |described| described.partitions);
+            let wanted = topic.partitions.map_or(1, |partitions| partitions as usize);
+            if partitions.len() >= wanted && partitions.iter().all(|partition| partition.has_leader) {
+                return Ok(());
+            }
+            if self.clock.monotonic() >= deadline {
+                return Err(ConnectError::retriable(format!(
+                    "topic {} was created, but not all of its partitions have a leader yet",
+                    topic.name
+                )));
+            }
+            self.clock.sleep(LEADERS_POLL).await;
+        }
+    }
+
+    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, String>) -> Result<()> {
+        if configs.is_empty() {
+            return Ok(());
+        }
+        let (name, configs) = (topic.to_owned(), configs.clone());
+        self.ask(format!("altering the configs of topic {topic}"), move |handle, timeout| {
+            handle.alter_configs(&name, &configs, timeout)
+        })
+        .await
+    }
+
+    async fn group_offsets(&self, group: &str) -> Result<Positions> {
+        let name = group.to_owned();
+        let answer = self.ask_raw(move |handle, timeout| handle.group_offsets(&name, timeout)).await?;
+        match answer {
+            Ok(entries) => Ok(entries.into_iter().filter_map(|entry| Some((entry.partition, entry.offset?))).collect()),
+            Err(failure) if is_no_group(failure.code) => Ok(Positions::new()),
+            Err(failure) => Err(explain(&failure, format!("reading the offsets of group {group}"))),
+        }
+    }
+
+    async fn group_is_live(&self, group: &str) -> Result<bool> {
+        let name = group.to_owned();
+        match self.ask_raw(move |handle, timeout| handle.group_members(&name, timeout)).await? {
+            Ok(members) => Ok(members > 0),
+            Err(failure) if is_no_group(failure.code) => Ok(false),
+            Err(failure) => Err(explain(&failure, format!("describing group {group}"))),
+        }
+    }
+
+    async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = offsets.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
+        self.group_call(group, "altering the offsets", move |handle, group, timeout| {
+            handle.alter_group_offsets(group, &rows, timeout)
+        })
+        .await
+    }
+
+    async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let partitions = partitions.to_vec();
+        self.group_call(group, "removing the offsets", move |handle, group, timeout| {
+            handle.delete_group_offsets(group, &partitions, timeout)
+        })
+        .await
+    }
+
+    async fn delete_group(&self, group: &str) -> Result<()> {
+        self.group_call(group, "removal", |handle, group, timeout| {
+            handle.delete_group(group, timeout).map(|()| Vec::new())
+        })
+        .await
+    }
+}
+
+fn offset(entry: Entry) -> Result<(i32, i64)> {
+    let place = entry.partition;
+    match (entry.failure, entry.offset) {
+        (Some(failure), _) => Err(explain(&failure, format!("listing the offsets of {place}"))),
+        (None, Some(offset)) => Ok((place.partition, offset)),
+        (None, None) => Err(ConnectError::retriable(format!("the broker told no offset of {place}"))),
+    }
+}
+
+fn is_absent(code: Code) -> bool {
+    matches!(code, Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
+}
+
+fn is_no_group(code: Code) -> bool {
+    code == Code::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND
+}
+
+/// How brokers say that a group has members: the coordinator takes a foreign commit for an unknown member's.
+fn is_in_use(code: Code) -> bool {
+    matches!(
+        code,
+        Code::RD_KAFKA_RESP_ERR_NON_EMPTY_GROUP
+            | Code::RD_KAFKA_RESP_ERR_GROUP_SUBSCRIBED_TO_TOPIC
+            | Code::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID
+    )
+}

@@ -1,0 +1,389 @@
+//! The consumer of a sink task: a member of a group on librdkafka. Two halves: a thread of its own that polls the client
+//! and hears of rebalances (`fetch`), and [`GroupConsumer`], which the task's loop holds. Between them stand a bounded
+//! channel of events and [`Orders`], what the loop wants, folded so that it never grows beyond the partitions.
+//!
+//! Invariants: what was fetched before a seek, or of a partition that went away, never comes out (every start has a
+//! generation, and [`GroupConsumer::next`] lets pass what is of the present one); the thread never blocks on its
+//! channel. Deliberately absent: where partitions begin and what is committed; the task's loop says both.
+
+mod fetch;
+mod pattern;
+mod slot;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::Thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Positions, Result, TopicPartition};
+use tokio::sync::mpsc;
+
+use super::error::explain;
+use super::ffi::{Code, Failure, Handle, Role};
+use super::security::{self, COOPERATIVE, Settings};
+use super::{Consumer, Event, GroupMember, Subscription};
+
+/// What a consumer is made of.
+pub struct ConsumerSpec {
+    /// Kafka client properties under Java's names, overrides merged.
+    pub properties: Config,
+    /// What it reads.
+    pub subscription: Subscription,
+    /// Where its buffers are paid from.
+    pub budget: Budget,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Joins the group and begins to poll.
+///
+/// # Errors
+/// `Config` where the properties cannot be used.
+pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
+    let queue_bytes = queue_bytes(&spec.budget);
+    let settings = settings(&spec.properties, queue_bytes)?;
+    let group = settings.get("group.id").cloned().unwrap_or_default();
+    let interval = settings.get("max.poll.interval.ms").and_then(|text| text.parse().ok());
+    let max_poll_interval = interval.map_or(DEFAULT_MAX_POLL_INTERVAL, Duration::from_millis);
+    let refresh = settings.get("topic.metadata.refresh.interval.ms").and_then(|text| text.parse().ok());
+    let refresh = Duration::from_millis(refresh.unwrap_or(METADATA_REFRESH_MS));
+    let refused = |failure: Failure| explain(&failure, format!("cannot create the consumer of group {group}"));
+    let handle = Arc::new(Handle::open(Role::Consumer, &settings).map_err(refused)?);
+    let member = Arc::new(Member {
+        group: group.clone(),
+        handle: Arc::downgrade(&handle),
+        positions: Mutex::new(HashMap::new()),
+    });
+    let (sender, events) = mpsc::channel(CHANNEL_EVENTS);
+    let orders = Arc::new(Shared::default());
+    let watch = pattern::subscribe(&handle, &spec.subscription, refresh)
+        .map_err(|error| error.context(format!("cannot subscribe the consumer of group {group}")))?;
+    let fetch = fetch::Fetch::new(fetch::FetchSpec {
+        handle: Arc::clone(&handle),
+        sender,
+        orders: Arc::clone(&orders),
+        clock: spec.clock,
+        // The client's own queue is paid for as long as the consumer lives.
+        queue: spec.budget.take(queue_bytes),
+        release_within: max_poll_interval / 2,
+    });
+    let thread = std::thread::Builder::new()
+        .name(format!("consumer {group}"))
+        .spawn(move || fetch.run(watch))
+        .map_err(|error| ConnectError::retriable("cannot start a consumer thread").caused_by(error))?;
+    orders.lock().thread = Some(thread.thread().clone());
+    Ok(Box::new(GroupConsumer {
+        events,
+        orders,
+        member,
+        generations: HashMap::new(),
+        last: 0,
+        revoked: 0,
+        ended: false,
+    }))
+}
+
+const CHANNEL_EVENTS: usize = 8;
+const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+const METADATA_REFRESH_MS: u64 = 30_000;
+
+/// How much of the budget the client's own queue may take: never so much that many consumers together exhaust it.
+fn queue_bytes(budget: &Budget) -> u64 {
+    const LEAST: u64 = 256 << 10;
+    const MOST: u64 = 8 << 20;
+    let left = budget.limit().saturating_sub(budget.used());
+    (left / 32).clamp(LEAST, MOST)
+}
+
+fn settings(properties: &Config, queue_bytes: u64) -> Result<Settings> {
+    let mut settings = security::client_config(properties, Role::Consumer)?;
+    if !settings.contains_key("group.id") {
+        return Err(ConnectError::config("a consumer needs group.id"));
+    }
+    let queue_kbytes = (queue_bytes / 1024).to_string();
+    let fetch_bytes = queue_bytes.max(1 << 20).to_string();
+    let defaults = [
+        ("partition.assignment.strategy", COOPERATIVE),
+        ("topic.metadata.refresh.interval.ms", "30000"),
+        // A whole second of nothing, by librdkafka's default, each time the queue was full.
+        ("fetch.queue.backoff.ms", "5"),
+        ("fetch.max.bytes", &fetch_bytes),
+        ("queued.max.messages.kbytes", &queue_kbytes),
+        ("check.crcs", "true"),
+        ("log.connection.close", "false"),
+    ];
+    for (key, value) in defaults {
+        settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    let forced = [
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        // The position at the end of a partition, control records counted.
+        ("enable.partition.eof", "true"),
+        // Where a partition begins is never left to the client: it would jump without a word.
+        ("auto.offset.reset", "error"),
+    ];
+    for (key, value) in forced {
+        let before = settings.insert(key.to_owned(), value.to_owned());
+        if let Some(before) = before.filter(|before| before != value) {
+            tracing::warn!("the consumer property {key}={before} is replaced: the worker needs {value}");
+        }
+    }
+    Ok(settings)
+}
+
+/// What the thread sends. Batches and what concerns one partition carry the generation of its start.
+enum Said {
+    Assigned(Vec<TopicPartition>),
+    Revoked(u64, Vec<TopicPartition>),
+    Lost(Vec<TopicPartition>),
+    Batches(Vec<(u64, Batch)>),
+    OutOfRange(u64, TopicPartition),
+    Error(ConnectError),
+}
+
+/// What the loop wants, folded: a later order about a partition replaces an earlier one.
+#[derive(Default)]
+struct Orders {
+    starts: BTreeMap<TopicPartition, Start>,
+    held: BTreeMap<TopicPartition, bool>,
+    released: u64,
+    closing: bool,
+    thread: Option<Thread>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Start {
+    offset: i64,
+    generation: u64,
+}
+
+#[derive(Default)]
+struct Shared(Mutex<Orders>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct GroupConsumer {
+    events: mpsc::Receiver<Said>,
+    orders: Arc<Shared>,
+    member: Arc<Member>,
+    generations: HashMap<TopicPartition, u64>,
+    last: u64,
+    revoked: u64,
+    ended: bool,
+}
+
+impl GroupConsumer {
+    fn order(&self, change: impl FnOnce(&mut Orders)) {
+        let thread = {
+            let mut orders = self.orders.lock();
+            change(&mut orders);
+            orders.thread.clone()
+        };
+        if let Some(handle) = self.member.handle.upgrade() {
+            handle.wake();
+        }
+        if let Some(thread) = thread {
+            thread.unpark();
+        }
+    }
+
+    fn begin(&mut self, positions: &Positions, release: bool) {
+        let mut starts = BTreeMap::new();
+        for (partition, offset) in positions {
+            self.last += 1;
+            self.generations.insert(partition.clone(), self.last);
+            self.member.positions().insert(partition.clone(), *offset);
+            starts.insert(partition.clone(), Start { offset: *offset, generation: self.last });
+        }
+        self.order(|orders| {
+            if release {
+                orders.held.extend(starts.keys().map(|partition| (partition.clone(), false)));
+            }
+            orders.starts.extend(starts);
+        });
+    }
+
+    fn hold(&self, partitions: &[TopicPartition], held: bool) {
+        self.order(|orders| orders.held.extend(partitions.iter().map(|partition| (partition.clone(), held))));
+    }
+
+    fn forget(&mut self, partitions: &[TopicPartition]) {
+        let mut positions = self.member.positions();
+        for partition in partitions {
+            self.generations.remove(partition);
+            positions.remove(partition);
+        }
+    }
+
+    /// The event as the loop may see it; `None` where nothing is left of it.
+    fn admit(&mut self, said: Said) -> Option<Event> {
+        match said {
+            Said::Assigned(partitions) => {
+                self.forget(&partitions);
+                Some(Event::Assigned(partitions))
+            }
+            Said::Revoked(id, partitions) => {
+                self.revoked = id;
+                self.forget(&partitions);
+                Some(Event::Revoked(partitions))
+            }
+            Said::Lost(partitions) => {
+                self.forget(&partitions);
+                Some(Event::Lost(partitions))
+            }
+            Said::Batches(batches) => {
+                let present = |(generation, batch): &(u64, Batch)| self.is_present(*generation, batch.partition());
+                let batches: Vec<Batch> = batches.into_iter().filter(present).map(|(_, batch)| batch).collect();
+                let mut positions = self.member.positions();
+                for batch in &batches {
+                    positions.insert(batch.partition().clone(), batch.next_offset());
+                }
+                (!batches.is_empty()).then_some(Event::Batches(batches))
+            }
+            Said::OutOfRange(generation, partition) => {
+                self.is_present(generation, &partition).then_some(Event::OutOfRange(partition))
+            }
+            Said::Error(error) => Some(Event::Error(error)),
+        }
+    }
+
+    fn is_present(&self, generation: u64, partition: &TopicPartition) -> bool {
+        self.generations.get(partition) == Some(&generation)
+    }
+}
+
+#[async_trait]
+impl Consumer for GroupConsumer {
+    async fn next(&mut self) -> Event {
+        loop {
+            if self.ended {
+                std::future::pending::<()>().await;
+            }
+            let said = self.events.recv().await;
+            // The thread may be waiting for room.
+            self.order(|_| {});
+            match said.map(|said| self.admit(said)) {
+                Some(Some(event)) => return event,
+                Some(None) => {}
+                None => {
+                    self.ended = true;
+                    return Event::Error(ConnectError::fatal("the consumer's thread has ended"));
+                }
+            }
+        }
+    }
+
+    fn start_at(&mut self, positions: &Positions) {
+        self.begin(positions, true);
+    }
+
+    fn release(&mut self) {
+        let revoked = self.revoked;
+        self.order(|orders| orders.released = revoked);
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
+        self.begin(&Positions::from([(partition.clone(), offset)]), false);
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) {
+        self.hold(partitions, true);
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        self.hold(partitions, false);
+    }
+
+    fn group(&self) -> Arc<dyn GroupMember> {
+        Arc::clone(&self.member) as Arc<dyn GroupMember>
+    }
+
+    async fn close(&mut self) {
+        self.order(|orders| orders.closing = true);
+        // The sender goes when the client is gone.
+        while self.events.recv().await.is_some() {}
+        self.ended = true;
+    }
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        self.order(|orders| orders.closing = true);
+    }
+}
+
+struct Member {
+    group: String,
+    handle: Weak<Handle>,
+    positions: Mutex<HashMap<TopicPartition, i64>>,
+}
+
+impl Member {
+    fn positions(&self) -> MutexGuard<'_, HashMap<TopicPartition, i64>> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask<R: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(&Handle) -> Result<R, Failure> + Send + 'static,
+    ) -> Result<R> {
+        let Some(handle) = self.handle.upgrade() else {
+            return Err(ConnectError::fenced(format!("the consumer of group {} is closed", self.group)));
+        };
+        let answer = tokio::task::spawn_blocking(move || call(&handle)).await;
+        let answer = answer.map_err(|error| ConnectError::fatal(format!("{what} was cut off")).caused_by(error))?;
+        answer.map_err(|failure| explain(&failure, format!("{what} of group {}", self.group)))
+    }
+}
+
+#[async_trait]
+impl GroupMember for Member {
+    async fn commit(&self, positions: &Positions) -> Result<()> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = positions.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
+        let entries = self.ask("offset commit", move |handle| handle.commit(&rows, ANSWER_WITHIN)).await?;
+        match entries.into_iter().find_map(|entry| Some((entry.failure?, entry.partition))) {
+            Some((failure, partition)) => {
+                Err(explain(&failure, format!("offset commit of group {} for {partition}", self.group)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
+        if partitions.is_empty() {
+            return Ok(Positions::new());
+        }
+        let asked = partitions.to_vec();
+        let entries = self.ask("reading the offsets", move |handle| handle.committed(&asked, ANSWER_WITHIN)).await?;
+        let mut positions = Positions::new();
+        for entry in entries {
+            match entry.failure {
+                Some(Failure { code: Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, .. }) | None => {
+                    positions.extend(entry.offset.map(|offset| (entry.partition, offset)));
+                }
+                Some(failure) => {
+                    let what = format!("reading the offset of group {} for {}", self.group, entry.partition);
+                    return Err(explain(&failure, what));
+                }
+            }
+        }
+        Ok(positions)
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.positions().get(partition).copied()
+    }
+}
+
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);

@@ -1,0 +1,509 @@
+//! The thread that polls the client: collects records into batches, hears of rebalances, and does what the loop orders.
+//!
+//! Invariants: it never blocks on its channel, so the client is polled and the group kept however slow the loop is;
+//! what goes into the outbox comes out in that order; of a partition that was revoked or lost nothing follows. Two
+//! waits are the rule: for room (nothing is polled for up to [`STALL_AFTER`]; then partitions are paused, which costs
+//! what was prefetched, and polling goes on), and for the loop's release of revoked partitions (polling goes on).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, TopicPartition};
+use tokio::sync::mpsc;
+
+use super::super::error::explain;
+use super::super::ffi::{self, Code, Entry, Failure, Handle, Message, Polled};
+use super::pattern::Watch;
+use super::slot::{Phase, Slot};
+use super::{Said, Shared};
+
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_RECORDS: usize = 8_192;
+const BATCH_AGE: Duration = Duration::from_millis(50);
+/// All batches under way together.
+const COLLECTED_BYTES: u64 = 8 << 20;
+/// Events taken in one go before orders and ages are looked at again.
+const BURST: usize = 2_048;
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+const ROOM_WAIT: Duration = Duration::from_millis(5);
+const STALL_AFTER: Duration = Duration::from_secs(1);
+const SEEK_WAIT: Duration = Duration::from_secs(1);
+/// How long a start is refused by the client before the partition is assigned anew.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+/// The same error is told this often at most.
+const REPEAT_AFTER: Duration = Duration::from_secs(10);
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Where a partition stands until the loop says: asking the broker for its end fetches nothing and cannot be out of
+/// range.
+const UNSTARTED: i64 = ffi::LOG_END;
+
+pub(super) struct FetchSpec {
+    pub(super) handle: Arc<Handle>,
+    pub(super) sender: mpsc::Sender<Said>,
+    pub(super) orders: Arc<Shared>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) queue: Permit,
+    pub(super) release_within: Duration,
+}
+
+pub(super) struct Fetch {
+    spec: FetchSpec,
+    slots_by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
+    ready: Vec<(u64, Batch)>,
+    outbox: VecDeque<Said>,
+    collected: Permit,
+    revocation: Option<Revocation>,
+    revocations: u64,
+    told_at: HashMap<(i32, Option<TopicPartition>), Duration>,
+    blocked_since: Option<Duration>,
+    stalled: bool,
+}
+
+/// Partitions that the group takes away and the loop has not let go yet.
+struct Revocation {
+    id: u64,
+    partitions: Vec<TopicPartition>,
+    deadline: Duration,
+}
+
+impl Fetch {
+    pub(super) fn new(spec: FetchSpec) -> Self {
+        let collected = spec.queue.budget().take(0);
+        Self {
+            spec,
+            slots_by_topic: HashMap::new(),
+            ready: Vec::new(),
+            outbox: VecDeque::new(),
+            collected,
+            revocation: None,
+            revocations: 0,
+            told_at: HashMap::new(),
+            blocked_since: None,
+            stalled: false,
+        }
+    }
+
+    /// Polls until the loop closes the consumer, then leaves the group.
+    pub(super) fn run(self, watch: Watch) {
+        // The sender goes last: a closed channel tells the loop that nothing is left of the client and its buffers.
+        let sender = self.spec.sender.clone();
+        self.poll_until_closed();
+        drop(watch);
+        drop(sender);
+    }
+
+    fn poll_until_closed(mut self) {
+        while !self.spec.orders.lock().closing && !self.spec.sender.is_closed() {
+            self.take_orders();
+            self.begin_starts();
+            self.settle_revocation();
+            self.set_fetching();
+            self.send();
+            if self.is_blocked() {
+                self.wait_for_room();
+            } else {
+                self.read();
+            }
+        }
+        self.close();
+    }
+
+    fn now(&self) -> Duration {
+        self.spec.clock.monotonic()
+    }
+
+    fn slots(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots_by_topic.values_mut().flat_map(BTreeMap::values_mut)
+    }
+
+    fn slot(&mut self, partition: &TopicPartition) -> Option<&mut Slot> {
+        self.slots_by_topic.get_mut(&partition.topic)?.get_mut(&partition.partition)
+    }
+
+    fn take_orders(&mut self) {
+        let (starts, held) = {
+            let mut orders = self.spec.orders.lock();
+            (std::mem::take(&mut orders.starts), std::mem::take(&mut orders.held))
+        };
+        let now = self.now();
+        for (partition, held) in held {
+            if let Some(slot) = self.slot(&partition) {
+                slot.held = held;
+            }
+        }
+        for (partition, start) in starts {
+            if let Some(slot) = self.slot(&partition).filter(|slot| !slot.revoking) {
+                slot.start(start, now);
+            }
+        }
+    }
+
+    fn begin_starts(&mut self) {
+        let due = |slot: &mut Slot| match slot.phase {
+            Phase::Starting { offset, since } if !slot.revoking => Some((slot.partition.clone(), offset, since)),
+            _ => None,
+        };
+        let due: Vec<_> = self.slots().filter_map(due).collect();
+        if due.is_empty() {
+            return;
+        }
+        let rows: Vec<_> = due.iter().map(|(partition, offset, _)| (partition.clone(), *offset)).collect();
+        let refusals = match self.spec.handle.seek(&rows, SEEK_WAIT) {
+            Ok(entries) => entries.into_iter().filter(|entry| entry.failure.is_some()).collect(),
+            Err(failure) => rows.iter().map(|row| refused(row, &failure)).collect::<Vec<_>>(),
+        };
+        let now = self.now();
+        for (partition, offset, since) in due {
+            let is_refused = refusals.iter().any(|entry| entry.partition == partition);
+            if is_refused && now.saturating_sub(since) < RESTART_AFTER {
+                continue;
+            }
+            if is_refused && !self.assign_anew(&partition, offset) {
+                continue;
+            }
+            if let Some(slot) = self.slot(&partition) {
+                slot.started(offset);
+            }
+        }
+    }
+
+    /// A partition that the client has given up (out of range, its log cut) takes no seek: it is assigned once more.
+    fn assign_anew(&mut self, partition: &TopicPartition, offset: i64) -> bool {
+        let handle = Arc::clone(&self.spec.handle);
+        let result = if handle.is_cooperative() {
+            let row = (partition.clone(), offset);
+            handle
+                .incremental_unassign(std::slice::from_ref(partition))
+                .and_then(|()| handle.incremental_assign(&[row]))
+        } else {
+            let row = |slot: &mut Slot| match slot.phase {
+                _ if slot.partition == *partition => (slot.partition.clone(), offset),
+                Phase::Reading => (slot.partition.clone(), slot.position()),
+                _ => (slot.partition.clone(), UNSTARTED),
+            };
+            let rows: Vec<_> = self.slots().map(row).collect();
+            handle.assign(&rows)
+        };
+        // Whether a partition was paused survives in the client, or not: it is told again.
+        self.slots().for_each(|slot| slot.fetching = None);
+        match result {
+            Ok(()) => true,
+            Err(failure) => {
+                tracing::warn!("{partition} cannot begin at {offset} yet: {}", failure.text);
+                false
+            }
+        }
+    }
+
+    /// Pauses and resumes in the client what is to be.
+    fn set_fetching(&mut self) {
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        let stalled = self.stalled;
+        for slot in self.slots() {
+            let wanted = slot.wants_records() && !stalled;
+            if slot.fetching != Some(wanted) {
+                slot.fetching = Some(wanted);
+                if wanted { &mut resume } else { &mut pause }.push(slot.partition.clone());
+            }
+        }
+        let paused = if pause.is_empty() { Ok(()) } else { self.spec.handle.pause(&pause) };
+        let resumed = if resume.is_empty() { Ok(()) } else { self.spec.handle.resume(&resume) };
+        if let Err(failure) = paused.and(resumed) {
+            tracing::warn!("cannot pause or resume partitions: {}", failure.text);
+        }
+    }
+
+    fn send(&mut self) {
+        while let Some(said) = self.outbox.pop_front() {
+            match self.spec.sender.try_send(said) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(said)) => {
+                    self.outbox.push_front(said);
+                    return;
+                }
+                // The loop is gone; `run` sees it.
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+
+    fn is_blocked(&mut self) -> bool {
+        let exhausted = self.spec.queue.budget().is_exhausted();
+        if exhausted {
+            // Those who can free memory should have what there is.
+            self.flush(|_| true);
+            self.send();
+        }
+        let blocked = exhausted || !self.outbox.is_empty();
+        if !blocked {
+            self.blocked_since = None;
+            self.stalled = false;
+            self.set_fetching();
+        }
+        blocked
+    }
+
+    fn wait_for_room(&mut self) {
+        let now = self.now();
+        let since = *self.blocked_since.get_or_insert(now);
+        if self.stalled {
+            // Nothing is fetched, so what comes is about the group.
+            if let Some(polled) = Arc::clone(&self.spec.handle).poll(IDLE_WAIT) {
+                self.take(polled);
+            }
+        } else if now.saturating_sub(since) > STALL_AFTER {
+            self.stalled = true;
+        } else {
+            std::thread::park_timeout(ROOM_WAIT);
+        }
+    }
+
+    fn read(&mut self) {
+        let handle = Arc::clone(&self.spec.handle);
+        let now = self.now();
+        let age = |slot: &mut Slot| slot.collected().map(|(_, _, since)| now.saturating_sub(since));
+        let oldest = self.slots().filter_map(age).max();
+        let mut wait = oldest.map_or(IDLE_WAIT, |age| BATCH_AGE.saturating_sub(age));
+        if self.slots().any(|slot| matches!(slot.phase, Phase::Starting { .. })) {
+            wait = wait.min(ROOM_WAIT);
+        }
+        for _ in 0..BURST {
+            let Some(polled) = handle.poll(wait) else { break };
+            wait = Duration::ZERO;
+            self.take(polled);
+        }
+        self.flush_due();
+    }
+
+    fn flush_due(&mut self) {
+        let now = self.now();
+        let bytes: u64 = self.slots().filter_map(|slot| slot.collected()).map(|(_, bytes, _)| bytes as u64).sum();
+        self.collected.resize(bytes);
+        let all = bytes >= COLLECTED_BYTES;
+        self.flush(|slot| slot.collected().is_some_and(|(_, _, since)| all || now.saturating_sub(since) >= BATCH_AGE));
+    }
+
+    /// Puts what the chosen partitions collected, and what was ready before, into the outbox.
+    fn flush(&mut self, chosen: impl Fn(&Slot) -> bool) {
+        let mut taken = Vec::new();
+        for slot in self.slots().filter(|slot| chosen(slot)) {
+            taken.extend(slot.take().map(|batch| (slot.generation, batch)));
+        }
+        for (generation, batch) in taken {
+            self.make_ready(generation, batch);
+        }
+        if !self.ready.is_empty() {
+            self.outbox.push_back(Said::Batches(std::mem::take(&mut self.ready)));
+        }
+    }
+
+    fn make_ready(&mut self, generation: u64, batch: Batch) {
+        let permit = self.spec.queue.budget().take(batch.raw_bytes() as u64);
+        self.ready.push((generation, batch.holding(permit)));
+    }
+
+    fn take(&mut self, polled: Polled<'_>) {
+        match polled {
+            Polled::Message(message) => self.take_message(&message),
+            Polled::End(partition, offset) => {
+                let now = self.now();
+                if let Some(slot) = self.slot(&partition).filter(|slot| slot.is_reading()) {
+                    slot.advance(offset, now);
+                }
+            }
+            Polled::Assign(partitions) => self.take_assignment(partitions),
+            Polled::Revoke(partitions) => self.take_revocation(partitions),
+            Polled::Failed(failure, place) => self.take_failure(&failure, place),
+            Polled::Nothing => {}
+        }
+    }
+
+    fn take_message(&mut self, message: &Message<'_>) {
+        let now = self.now();
+        let slots = self.slots_by_topic.get_mut(message.topic());
+        let Some(slot) = slots.and_then(|slots| slots.get_mut(&message.partition())) else { return };
+        // Behind the position: the end of the partition told of control records, and a pause fetched them again.
+        if !slot.is_reading() || message.offset() < slot.position() {
+            return;
+        }
+        if slot.push(message, now).is_err() {
+            let (generation, batch) = (slot.generation, slot.stop(false));
+            let error = ConnectError::data(format!(
+                "the record at offset {} of {} has a header key that is not UTF-8; delete it or skip it by altering \
+                 the offsets",
+                message.offset(),
+                slot.partition
+            ));
+            batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+            self.say(Said::Error(error));
+            return;
+        }
+        if slot.collected().is_some_and(|(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES) {
+            let generation = slot.generation;
+            let batch = slot.take();
+            batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+        }
+    }
+
+    /// Puts an event behind everything that was fetched before it.
+    fn say(&mut self, said: Said) {
+        self.flush(|_| true);
+        self.outbox.push_back(said);
+    }
+
+    fn take_assignment(&mut self, partitions: Vec<TopicPartition>) {
+        let handle = Arc::clone(&self.spec.handle);
+        let rows: Vec<_> = partitions.iter().map(|partition| (partition.clone(), UNSTARTED)).collect();
+        let result = if handle.is_cooperative() {
+            handle.incremental_assign(&rows)
+        } else {
+            self.slots_by_topic.clear();
+            handle.assign(&rows)
+        };
+        if let Err(failure) = result.and_then(|()| handle.pause(&partitions)) {
+            self.say(Said::Error(explain(&failure, "cannot take the assigned partitions")));
+            return;
+        }
+        for partition in &partitions {
+            let slots = self.slots_by_topic.entry(Arc::clone(&partition.topic)).or_default();
+            slots.insert(partition.partition, Slot::new(partition.clone()));
+        }
+        if !partitions.is_empty() {
+            self.say(Said::Assigned(partitions));
+        }
+    }
+
+    fn take_revocation(&mut self, partitions: Vec<TopicPartition>) {
+        if self.spec.handle.is_assignment_lost() {
+            self.let_go(&partitions);
+            self.say(Said::Lost(partitions));
+            return;
+        }
+        if partitions.is_empty() {
+            self.let_go(&partitions);
+            return;
+        }
+        self.revocations += 1;
+        let id = self.revocations;
+        self.say(Said::Revoked(id, partitions.clone()));
+        for partition in &partitions {
+            if let Some(slot) = self.slot(partition) {
+                slot.revoking = true;
+            }
+        }
+        let deadline = self.now() + self.spec.release_within;
+        self.revocation = Some(Revocation { id, partitions, deadline });
+    }
+
+    fn settle_revocation(&mut self) {
+        let Some(Revocation { id, partitions, deadline }) = self.revocation.take() else { return };
+        let released = self.spec.orders.lock().released >= id;
+        let lost = self.spec.handle.is_assignment_lost();
+        let late = self.now() >= deadline;
+        if !(released || lost || late) {
+            self.revocation = Some(Revocation { id, partitions, deadline });
+            return;
+        }
+        self.let_go(&partitions);
+        if !released {
+            tracing::warn!("{} partitions were taken away before they were released", partitions.len());
+            self.say(Said::Lost(partitions));
+        }
+    }
+
+    /// Answers the group: these partitions are not read any more.
+    fn let_go(&mut self, partitions: &[TopicPartition]) {
+        let handle = Arc::clone(&self.spec.handle);
+        let result = if handle.is_cooperative() { handle.incremental_unassign(partitions) } else { handle.unassign() };
+        if let Err(failure) = result {
+            tracing::warn!("cannot give {} partitions back: {}", partitions.len(), failure.text);
+        }
+        for partition in partitions {
+            if let Some(slots) = self.slots_by_topic.get_mut(&partition.topic) {
+                slots.remove(&partition.partition);
+            }
+        }
+        self.slots_by_topic.retain(|_, slots| !slots.is_empty());
+    }
+
+    fn take_failure(&mut self, failure: &Failure, place: Option<Entry>) {
+        use Code::*;
+        let partition = place.as_ref().map(|place| place.partition.clone());
+        match (failure.code, partition) {
+            (RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Some(partition)) => self.stop_out_of_range(&partition),
+            // The loss itself comes as a rebalance.
+            (RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED, _) => tracing::warn!("{}", failure.text),
+            (
+                RD_KAFKA_RESP_ERR__BAD_MSG
+                | RD_KAFKA_RESP_ERR__BAD_COMPRESSION
+                | RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED
+                | RD_KAFKA_RESP_ERR_INVALID_MSG,
+                Some(partition),
+            ) => self.stop_unreadable(&partition, failure),
+            (_, partition) => self.tell(failure, partition),
+        }
+    }
+
+    fn stop_out_of_range(&mut self, partition: &TopicPartition) {
+        let Some(slot) = self.slot(partition).filter(|slot| slot.is_reading()) else { return };
+        let (generation, batch) = (slot.generation, slot.stop(true));
+        batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+        self.say(Said::OutOfRange(generation, partition.clone()));
+    }
+
+    /// The client would skip what it cannot read; an archive must not.
+    fn stop_unreadable(&mut self, partition: &TopicPartition, failure: &Failure) {
+        let Some(slot) = self.slot(partition).filter(|slot| slot.is_reading()) else { return };
+        let (generation, position, batch) = (slot.generation, slot.position(), slot.stop(false));
+        batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+        self.say(Said::Error(ConnectError::data(format!(
+            "{partition} cannot be read from offset {position} on: {}",
+            failure.text
+        ))));
+    }
+
+    fn tell(&mut self, failure: &Failure, partition: Option<TopicPartition>) {
+        let fatal = (failure.code == Code::RD_KAFKA_RESP_ERR__FATAL).then(|| self.spec.handle.fatal()).flatten();
+        let failure = fatal.as_ref().unwrap_or(failure);
+        let now = self.now();
+        let key = (failure.code as i32, partition.clone());
+        if self.told_at.get(&key).is_some_and(|at| now.saturating_sub(*at) < REPEAT_AFTER) {
+            return;
+        }
+        self.told_at.retain(|_, at| now.saturating_sub(*at) < REPEAT_AFTER);
+        self.told_at.insert(key, now);
+        let what =
+            partition.map_or_else(|| "reading from Kafka".to_owned(), |partition| format!("reading {partition}"));
+        let error = explain(failure, what);
+        let error = match error.kind() {
+            _ if fatal.is_some() => ConnectError::fatal(error.message()),
+            // A topic that is not there may come; a record is not meant by any error that ends up here.
+            Kind::NotFound | Kind::Data | Kind::Fenced | Kind::Conflict => ConnectError::retriable(error.message()),
+            _ => error,
+        };
+        self.say(Said::Error(error));
+    }
+
+    /// Leaves the group. What is still in the outbox nobody waits for.
+    fn close(&mut self) {
+        let handle = Arc::clone(&self.spec.handle);
+        if let Some(revocation) = self.revocation.take() {
+            self.let_go(&revocation.partitions);
+        }
+        if let Err(failure) = handle.begin_close() {
+            tracing::warn!("cannot leave the group: {}", failure.text);
+            return;
+        }
+        let deadline = self.now() + CLOSE_WITHIN;
+        while !handle.is_closed() && self.now() < deadline {
+            if let Some(Polled::Revoke(partitions)) = handle.poll(IDLE_WAIT) {
+                self.let_go(&partitions);
+            }
+        }
+    }
+}
+
+fn refused((partition, _): &(TopicPartition, i64), failure: &Failure) -> Entry {
+    Entry { partition: partition.clone(), offset: None, failure: Some(failure.clone()) }
+}

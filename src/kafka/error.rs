@@ -1,0 +1,81 @@
+//! What librdkafka's error codes mean to a loop: one table from code to [`Kind`]. Everybody in this folder turns a
+//! failure into a [`ConnectError`] here; nobody else interprets codes.
+
+use lakeferry_api::{ConnectError, Kind};
+
+use super::ffi::{Code, Failure};
+
+/// The failure as an error that says what was tried; its kind is [`kind`]'s.
+pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> ConnectError {
+    let kind = kind(failure);
+    let remedy = match failure.code {
+        code if is_login(code) => "; check security.protocol, sasl.mechanism and sasl.jaas.config",
+        Code::RD_KAFKA_RESP_ERR__SSL => "; check security.protocol and the ssl.* settings",
+        Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+        | Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
+        | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => "; grant the ACL that the operation needs",
+        Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => "; raise max.request.size or the topic's max.message.bytes",
+        _ => "",
+    };
+    ConnectError::new(kind, format!("{what}: {}{remedy}", failure.text))
+}
+
+/// What a loop does about this failure. What is not known to be otherwise is retriable: librdkafka itself goes on.
+pub(super) fn kind(failure: &Failure) -> Kind {
+    use Code::*;
+    match failure.code {
+        code if is_login(code) => Kind::Config,
+        RD_KAFKA_RESP_ERR__SSL if is_certificate(&failure.text) => Kind::Config,
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+        | RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
+        | RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
+        | RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        | RD_KAFKA_RESP_ERR_INVALID_GROUP_ID
+        | RD_KAFKA_RESP_ERR_INVALID_SESSION_TIMEOUT
+        | RD_KAFKA_RESP_ERR_INCONSISTENT_GROUP_PROTOCOL
+        | RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
+        | RD_KAFKA_RESP_ERR_INVALID_PARTITIONS
+        | RD_KAFKA_RESP_ERR_INVALID_REPLICATION_FACTOR
+        | RD_KAFKA_RESP_ERR_INVALID_REPLICA_ASSIGNMENT
+        | RD_KAFKA_RESP_ERR_INVALID_CONFIG
+        | RD_KAFKA_RESP_ERR_POLICY_VIOLATION
+        | RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM
+        | RD_KAFKA_RESP_ERR__INVALID_ARG
+        | RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE => Kind::Config,
+        RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS
+        | RD_KAFKA_RESP_ERR_NON_EMPTY_GROUP
+        | RD_KAFKA_RESP_ERR_GROUP_SUBSCRIBED_TO_TOPIC => Kind::Conflict,
+        RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION
+        | RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID
+        | RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS
+        | RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID
+        | RD_KAFKA_RESP_ERR_FENCED_MEMBER_EPOCH
+        | RD_KAFKA_RESP_ERR_STALE_MEMBER_EPOCH
+        | RD_KAFKA_RESP_ERR_PRODUCER_FENCED
+        | RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH
+        | RD_KAFKA_RESP_ERR__FENCED
+        | RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST => Kind::Fenced,
+        RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE
+        | RD_KAFKA_RESP_ERR_INVALID_MSG_SIZE
+        | RD_KAFKA_RESP_ERR_INVALID_RECORD
+        | RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP
+        | RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE => Kind::Data,
+        RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+        | RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
+        | RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND
+        | RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+        | RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION => Kind::NotFound,
+        RD_KAFKA_RESP_ERR__FATAL => Kind::Fatal,
+        _ => Kind::Retriable,
+    }
+}
+
+fn is_login(code: Code) -> bool {
+    matches!(code, Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
+}
+
+/// A broker that goes down in the middle of a handshake is an SSL error too; only a refused certificate is not passing.
+fn is_certificate(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["certificate", "verify failed", "unknown ca"].iter().any(|word| text.contains(word))
+}

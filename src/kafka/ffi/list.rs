@@ -1,0 +1,92 @@
+//! librdkafka's topic partition lists: made for a call, read after it, never kept. A list may hold references into its
+//! client, so it never leaves this folder; what callers see is [`Entry`].
+
+use std::ptr::NonNull;
+
+use lakeferry_api::TopicPartition;
+use rdkafka_sys as sys;
+
+use super::{Code, Failure, c_name, text};
+
+/// One row of a list: a partition, an offset and what went wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::kafka) struct Entry {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The offset; `None` where the list has none.
+    pub offset: Option<i64>,
+    /// What went wrong with this partition.
+    pub failure: Option<Failure>,
+}
+
+pub(super) struct List(NonNull<sys::rd_kafka_topic_partition_list_t>);
+
+impl List {
+    pub(super) fn new(capacity: usize) -> Self {
+        // SAFETY: has no precondition; it aborts the process itself where memory is out.
+        let raw = unsafe { sys::rd_kafka_topic_partition_list_new(capacity as i32) };
+        Self(NonNull::new(raw).unwrap_or_else(|| std::process::abort()))
+    }
+
+    /// The partitions, each at an offset (real or one of librdkafka's special ones).
+    pub(super) fn of<'a>(rows: impl ExactSizeIterator<Item = (&'a TopicPartition, i64)>) -> Result<Self, Failure> {
+        let list = Self::new(rows.len());
+        for (partition, offset) in rows {
+            list.add(&partition.topic, partition.partition, offset)?;
+        }
+        Ok(list)
+    }
+
+    pub(super) fn add(&self, topic: &str, partition: i32, offset: i64) -> Result<(), Failure> {
+        let topic = c_name(topic)?;
+        // SAFETY: list and name live; the row that comes back belongs to the list.
+        unsafe {
+            let row = sys::rd_kafka_topic_partition_list_add(self.0.as_ptr(), topic.as_ptr(), partition);
+            (*row).offset = offset;
+        }
+        Ok(())
+    }
+
+    pub(super) fn raw(&self) -> *mut sys::rd_kafka_topic_partition_list_t {
+        self.0.as_ptr()
+    }
+
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        // SAFETY: the list lives as long as `self`.
+        unsafe { entries(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: the last use.
+        unsafe { sys::rd_kafka_topic_partition_list_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// The rows of a list that somebody else owns.
+///
+/// # Safety
+/// `list` is null or a list that lives during the call.
+pub(super) unsafe fn entries(list: *const sys::rd_kafka_topic_partition_list_t) -> Vec<Entry> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the list lives, and has `cnt` rows.
+    unsafe {
+        let count = usize::try_from((*list).cnt).unwrap_or_default();
+        (0..count).map(|row| entry(&*(*list).elems.add(row))).collect()
+    }
+}
+
+/// # Safety
+/// `row` is a valid row of a list.
+pub(super) unsafe fn entry(row: &sys::rd_kafka_topic_partition_t) -> Entry {
+    // SAFETY: a row's topic is a C string.
+    let topic = unsafe { text(row.topic).unwrap_or_default() };
+    Entry {
+        partition: TopicPartition::new(topic, row.partition),
+        offset: (row.offset >= 0).then_some(row.offset),
+        failure: (row.err != Code::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Failure::new(row.err, None)),
+    }
+}

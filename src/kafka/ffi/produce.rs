@@ -1,0 +1,170 @@
+//! What a producer asks of librdkafka. A record travels with a token of the caller's, an `Arc`, which comes back with
+//! the record's delivery report; one token may travel with a whole batch.
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka_sys as sys;
+
+use super::{ANY_PARTITION, Code, Failure, Handle, c_name, millis};
+
+/// A producing client whose tokens are `T`.
+pub(in crate::kafka) struct Producer<T> {
+    handle: Handle,
+    tokens: PhantomData<fn(T) -> T>,
+}
+
+/// A record on its way out; everything is copied by [`Producer::send`].
+pub(in crate::kafka) struct Outgoing<'a> {
+    /// Target topic.
+    pub topic: &'a str,
+    /// Target partition; `None` lets the client choose by key.
+    pub partition: Option<i32>,
+    /// Milliseconds since the epoch; 0 is stamped now by librdkafka.
+    pub timestamp: i64,
+    /// Key.
+    pub key: Option<&'a [u8]>,
+    /// Value.
+    pub value: Option<&'a [u8]>,
+}
+
+struct Headers(NonNull<sys::rd_kafka_headers_t>);
+
+impl<T: Send + Sync> Producer<T> {
+    /// Wraps a client that was opened as a producer.
+    pub(in crate::kafka) fn new(handle: Handle) -> Self {
+        Self { handle, tokens: PhantomData }
+    }
+
+    /// The client itself.
+    pub(in crate::kafka) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Queues a record. Where this fails the token does not come back by [`Producer::poll`].
+    pub(in crate::kafka) fn send<'h>(
+        &self,
+        record: &Outgoing<'_>,
+        headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)>,
+        token: Arc<T>,
+    ) -> Result<(), Failure> {
+        let topic = c_name(record.topic)?;
+        let headers = Headers::of(headers)?;
+        let (key, key_len) = parts(record.key);
+        let (value, value_len) = parts(record.value);
+        let token = Arc::into_raw(token);
+        // SAFETY: the arguments are librdkafka's tag-value pairs with the types that it documents; it copies the bytes
+        // (F_COPY) and takes over the headers where it takes the record.
+        let code = unsafe {
+            sys::rd_kafka_producev(
+                self.handle.raw(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TOPIC,
+                topic.as_ptr(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
+                record.partition.unwrap_or(ANY_PARTITION),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
+                sys::RD_KAFKA_MSG_F_COPY,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE,
+                value,
+                value_len,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY,
+                key,
+                key_len,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_OPAQUE,
+                token.cast::<c_void>(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TIMESTAMP,
+                record.timestamp,
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS,
+                headers.as_ref().map_or(ptr::null_mut(), |headers| headers.0.as_ptr()),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_END,
+            )
+        };
+        match Failure::of(code) {
+            Ok(()) => std::mem::forget(headers),
+            // SAFETY: librdkafka did not take the record, so the token is still this one reference.
+            Err(_) => drop(unsafe { Arc::from_raw(token) }),
+        }
+        Failure::of(code)
+    }
+
+    /// Waits up to `timeout` for an event and tells `delivered` of every record that it reports: the token, and where
+    /// the record stands or why it does not. What is not a report goes to `failed`. False where nothing came.
+    pub(in crate::kafka) fn poll(
+        &self,
+        timeout: Duration,
+        mut delivered: impl FnMut(Arc<T>, Result<(i32, i64), Failure>),
+        failed: impl FnOnce(Failure),
+    ) -> bool {
+        let Some(event) = self.handle.take_event(timeout) else {
+            return false;
+        };
+        if event.kind() != sys::RD_KAFKA_EVENT_DR {
+            if let Some(failure) = event.failure() {
+                failed(failure);
+            }
+            return true;
+        }
+        // SAFETY: messages belong to the event. Each carries the one reference that `send` gave it.
+        unsafe {
+            while let Some(message) = sys::rd_kafka_event_message_next(event.raw()).as_ref() {
+                let token = Arc::from_raw(message._private.cast_const().cast::<T>());
+                delivered(token, Failure::of(message.err).map(|()| (message.partition, message.offset)));
+            }
+        }
+        true
+    }
+
+    /// Waits until nothing is queued or in flight; somebody else must poll meanwhile.
+    pub(in crate::kafka) fn flush(&self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: the client lives.
+        Failure::of(unsafe { sys::rd_kafka_flush(self.handle.raw(), millis(timeout)) })
+    }
+
+    /// Fails everything that is queued or in flight; the reports come by [`Producer::poll`].
+    pub(in crate::kafka) fn purge(&self) {
+        // SAFETY: the client lives.
+        unsafe { sys::rd_kafka_purge(self.handle.raw(), sys::RD_KAFKA_PURGE_F_QUEUE | sys::RD_KAFKA_PURGE_F_INFLIGHT) };
+    }
+
+    /// Records and reports that are not yet done with.
+    pub(in crate::kafka) fn outstanding(&self) -> usize {
+        // SAFETY: the client lives.
+        usize::try_from(unsafe { sys::rd_kafka_outq_len(self.handle.raw()) }).unwrap_or_default()
+    }
+}
+
+impl Headers {
+    /// `None` where there are none.
+    fn of<'h>(headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)>) -> Result<Option<Self>, Failure> {
+        if headers.len() == 0 {
+            return Ok(None);
+        }
+        // SAFETY: has no precondition.
+        let list = NonNull::new(unsafe { sys::rd_kafka_headers_new(headers.len()) }).map(Self);
+        let list = list.ok_or_else(|| Failure::new(Code::RD_KAFKA_RESP_ERR__FAIL, None))?;
+        for (name, value) in headers {
+            let (data, len) = parts(value);
+            // SAFETY: name and value outlive the call, which copies them.
+            Failure::of(unsafe {
+                let (name, name_len) = (name.as_ptr().cast(), name.len() as isize);
+                sys::rd_kafka_header_add(list.0.as_ptr(), name, name_len, data, len as isize)
+            })?;
+        }
+        Ok(Some(list))
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        // SAFETY: the last use; headers that a record took were forgotten.
+        unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// Pointer and length; null is null, and an empty slice's pointer is not.
+fn parts(value: Option<&[u8]>) -> (*mut c_void, usize) {
+    value.map_or((ptr::null_mut(), 0), |value| (value.as_ptr().cast_mut().cast(), value.len()))
+}

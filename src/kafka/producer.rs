@@ -1,0 +1,270 @@
+//! The producer on librdkafka: acknowledged by all replicas, idempotent unless told otherwise, in the order of the
+//! calls. A thread of its own takes delivery reports; one [`Report`] answers for a record or for a whole batch, so a
+//! batch costs no future per record.
+//!
+//! Invariant: a record with timestamp 0 never goes out by [`Producer::send_batch`], because the client library would
+//! stamp it with the present. Deliberately absent: retries beyond the client's own.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::{BoxFuture, select};
+use lakeferry_api::batch::NO_TIMESTAMP;
+use lakeferry_api::record::RawRecord;
+use lakeferry_api::{Batch, Clock, Config, ConnectError, Result};
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use super::error::explain;
+use super::ffi::{self, Code, Failure, Handle, Outgoing, Role};
+use super::security::{self, JAVA_PARTITIONER, Settings};
+use super::{Delivered, Delivery, Producer};
+
+/// Opens a producer.
+///
+/// # Errors
+/// `Config` where the properties cannot be used.
+pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Producer>> {
+    let settings = settings(properties)?;
+    let max_block = properties.get("max.block.ms").and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
+    let handle =
+        Handle::open(Role::Producer, &settings).map_err(|failure| explain(&failure, "cannot create a producer"))?;
+    let shared =
+        Arc::new(Shared { client: ffi::Producer::new(handle), room: Notify::new(), closing: AtomicBool::new(false) });
+    let polled = Arc::clone(&shared);
+    std::thread::Builder::new()
+        .name("producer".to_owned())
+        .spawn(move || poll(&polled))
+        .map_err(|error| ConnectError::retriable("cannot start a producer thread").caused_by(error))?;
+    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), clock, max_block }))
+}
+
+fn settings(properties: &Config) -> Result<Settings> {
+    let mut settings = security::client_config(properties, Role::Producer)?;
+    let defaults = [
+        ("acks", "all"),
+        ("partitioner", JAVA_PARTITIONER),
+        // Connect never gives a record up before its task is stopped.
+        ("delivery.timeout.ms", "2147483647"),
+        ("queue.buffering.max.kbytes", "32768"),
+        // The broker says what is too large.
+        ("message.max.bytes", "104857600"),
+        ("linger.ms", "5"),
+        ("log.connection.close", "false"),
+    ];
+    for (key, value) in defaults {
+        settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+    }
+    let is_all = matches!(settings["acks"].as_str(), "all" | "-1");
+    if is_all {
+        settings.entry("enable.idempotence".to_owned()).or_insert_with(|| "true".to_owned());
+    }
+    Ok(settings)
+}
+
+struct QueueProducer {
+    shared: Arc<Shared>,
+    /// One call at a time hands records over, first come first served: that keeps the order of the calls even where one
+    /// of them has to wait for room.
+    turn: Semaphore,
+    clock: Arc<dyn Clock>,
+    max_block: Option<Duration>,
+}
+
+struct Shared {
+    client: ffi::Producer<Report>,
+    room: Notify,
+    closing: AtomicBool,
+}
+
+/// Answers for one or many records: resolves with the last of them.
+struct Report {
+    open: AtomicUsize,
+    outcome: Mutex<Outcome>,
+}
+
+struct Outcome {
+    result: Result<Option<Delivered>>,
+    tell: Option<oneshot::Sender<Result<Option<Delivered>>>>,
+}
+
+impl QueueProducer {
+    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        self.turn.acquire().await.map_err(|error| ConnectError::fatal("the producer is closed").caused_by(error))
+    }
+
+    /// Queues a record, waiting for room as long as `max.block.ms` says.
+    async fn queue<'h, H>(&self, record: Outgoing<'_>, headers: H, report: &Arc<Report>) -> Result<()>
+    where
+        H: ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
+    {
+        let mut deadline = None;
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let failure = match self.shared.client.send(&record, headers.clone(), Arc::clone(report)) {
+                Ok(()) => return Ok(()),
+                Err(failure) if failure.code == Code::RD_KAFKA_RESP_ERR__QUEUE_FULL => failure,
+                Err(failure) => return Err(self.refused(&failure, &record)),
+            };
+            let Some(max_block) = self.max_block else {
+                room.await;
+                continue;
+            };
+            let now = self.clock.monotonic();
+            let left = deadline.get_or_insert(now.saturating_add(max_block)).saturating_sub(now);
+            if left.is_zero() {
+                return Err(self.refused(&failure, &record));
+            }
+            // Whichever comes first: the record is tried again, and the deadline is looked at.
+            select(room, self.clock.sleep(left)).await;
+        }
+    }
+
+    fn refused(&self, failure: &Failure, record: &Outgoing<'_>) -> ConnectError {
+        let fatal = self.shared.client.handle().fatal();
+        let error = explain(fatal.as_ref().unwrap_or(failure), format!("cannot send to topic {}", record.topic));
+        if fatal.is_some() { ConnectError::fatal(error.message()) } else { error }
+    }
+}
+
+#[async_trait]
+impl Producer for QueueProducer {
+    async fn send(&self, record: RawRecord) -> Result<Delivery> {
+        let (report, told) = Report::new(1);
+        let outgoing = Outgoing {
+            topic: &record.topic,
+            partition: record.partition,
+            timestamp: record.timestamp.unwrap_or(0),
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+        };
+        let headers = record.headers.iter().map(|(key, value)| (&**key, value.as_deref()));
+        let _turn = self.turn().await?;
+        self.queue(outgoing, headers, &report).await?;
+        Ok(Box::pin(async move {
+            let delivered = told.await.unwrap_or_else(|_| Err(closed()))?;
+            delivered.ok_or_else(|| ConnectError::fatal("a delivery report without a place"))
+        }))
+    }
+
+    async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>> {
+        refuse_untimed(batch)?;
+        // The report cannot resolve before the last record is queued: one more is open until then.
+        let (report, told) = Report::new(batch.len() + 1);
+        let partition = batch.partition();
+        let turn = self.turn().await?;
+        for (row, queued) in batch.rows().zip(0..) {
+            let outgoing = Outgoing {
+                topic: &partition.topic,
+                partition: Some(partition.partition),
+                timestamp: row.timestamp().unwrap_or(NO_TIMESTAMP),
+                key: row.key(),
+                value: row.value(),
+            };
+            let headers: Vec<_> = row.headers().collect();
+            if let Err(error) = self.queue(outgoing, headers.into_iter(), &report).await {
+                report.close(batch.len() + 1 - queued);
+                return Err(error);
+            }
+        }
+        drop(turn);
+        report.close(1);
+        Ok(Box::pin(async move { told.await.unwrap_or_else(|_| Err(closed())).map(drop) }))
+    }
+
+    async fn flush(&self, timeout: Duration) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let flushed = tokio::task::spawn_blocking(move || shared.client.flush(timeout)).await;
+        let flushed = flushed.map_err(|error| ConnectError::fatal("the flush was cut off").caused_by(error))?;
+        flushed.map_err(|failure| {
+            let left = self.shared.client.outstanding();
+            explain(&failure, format!("{left} records are not acknowledged after {} ms", timeout.as_millis()))
+        })
+    }
+}
+
+impl Drop for QueueProducer {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.shared.client.handle().wake();
+    }
+}
+
+/// librdkafka takes 0 for "now", and has no way to say "none".
+fn refuse_untimed(batch: &Batch) -> Result<()> {
+    match batch.rows().find(|row| row.timestamp().is_none_or(|timestamp| timestamp <= 0)) {
+        Some(row) => Err(ConnectError::data(format!(
+            "the record at offset {} for {} has {}, which the Kafka client cannot write as it is; allow the present \
+             time in its place (replay.untimed=now) or leave it out",
+            row.offset(),
+            batch.partition(),
+            row.timestamp().map_or_else(|| "no timestamp".to_owned(), |timestamp| format!("timestamp {timestamp}"))
+        ))),
+        None => Ok(()),
+    }
+}
+
+impl Report {
+    fn new(records: usize) -> (Arc<Self>, oneshot::Receiver<Result<Option<Delivered>>>) {
+        let (tell, told) = oneshot::channel();
+        let outcome = Mutex::new(Outcome { result: Ok(None), tell: Some(tell) });
+        (Arc::new(Self { open: AtomicUsize::new(records), outcome }), told)
+    }
+
+    fn take(&self, delivered: Result<(i32, i64), Failure>) {
+        let result = delivered
+            .map(|(partition, offset)| Some(Delivered { partition, offset }))
+            .map_err(|failure| explain(&failure, "a record was not acknowledged"));
+        // The place is told of a single record only; in a batch the first error stands for all.
+        if result.is_err() || self.open.load(Ordering::Acquire) == 1 {
+            let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            if outcome.result.is_ok() {
+                outcome.result = result;
+            }
+        }
+        self.close(1);
+    }
+
+    /// That many records need no further answer.
+    fn close(&self, records: usize) {
+        if self.open.fetch_sub(records, Ordering::AcqRel) != records {
+            return;
+        }
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = std::mem::replace(&mut outcome.result, Ok(None));
+        if let Some(tell) = outcome.tell.take() {
+            // Nobody waits any more: fine.
+            let _ = tell.send(result);
+        }
+    }
+}
+
+fn closed() -> ConnectError {
+    ConnectError::retriable("the producer was closed before the record was acknowledged")
+}
+
+fn poll(shared: &Shared) {
+    const WAIT: Duration = Duration::from_millis(100);
+    let step = |wait| {
+        let failed = |failure: Failure| tracing::warn!("producer: {}", failure.text);
+        if shared.client.poll(wait, |report, delivered| report.take(delivered), failed) {
+            shared.room.notify_waiters();
+        }
+    };
+    while !shared.closing.load(Ordering::Relaxed) {
+        step(WAIT);
+    }
+    // Nobody can ask for these any more; their reports free the tokens.
+    shared.client.purge();
+    for _ in 0..CLOSE_STEPS {
+        if shared.client.outstanding() == 0 {
+            break;
+        }
+        step(WAIT);
+    }
+}
+
+const CLOSE_STEPS: usize = 20;

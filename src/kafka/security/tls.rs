@@ -1,0 +1,88 @@
+//! Java's key and trust stores as librdkafka's files. PEM works as it is, a PKCS12 key store too; what only Java can
+//! read (JKS, a PKCS12 trust store) is refused with the command that converts it.
+
+use lakeferry_api::{Config, ConnectError, Result};
+
+use super::Settings;
+
+const TRUST_TYPE: &str = "ssl.truststore.type";
+const TRUST_FILE: &str = "ssl.truststore.location";
+const KEY_TYPE: &str = "ssl.keystore.type";
+const KEY_FILE: &str = "ssl.keystore.location";
+
+const HANDLED: &[&str] = &[
+    TRUST_TYPE,
+    TRUST_FILE,
+    KEY_TYPE,
+    KEY_FILE,
+    "ssl.truststore.password",
+    "ssl.truststore.certificates",
+    "ssl.keystore.password",
+    "ssl.keystore.key",
+    "ssl.keystore.certificate.chain",
+];
+
+/// True for the names that [`apply`] reads.
+pub(super) fn is_handled(key: &str) -> bool {
+    HANDLED.contains(&key)
+}
+
+/// Writes librdkafka's names for the stores that `properties` name.
+pub(super) fn apply(properties: &Config, settings: &mut Settings) -> Result<()> {
+    let given = |key: &str| properties.get(key).filter(|value| !value.trim().is_empty());
+    let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
+    if let Some(file) = given(TRUST_FILE) {
+        match store_type(properties, TRUST_TYPE, file).as_str() {
+            "PEM" => set("ssl.ca.location", file),
+            other => return Err(not_readable(TRUST_FILE, file, other, "-exportcert -rfc -file ca.pem")),
+        };
+    }
+    if let Some(pem) = given("ssl.truststore.certificates") {
+        set("ssl.ca.pem", pem);
+    }
+    if let Some(file) = given(KEY_FILE) {
+        match store_type(properties, KEY_TYPE, file).as_str() {
+            "PEM" => {
+                set("ssl.key.location", file);
+                set("ssl.certificate.location", file);
+            }
+            "PKCS12" => {
+                set("ssl.keystore.location", file);
+                if let Some(password) = given("ssl.keystore.password") {
+                    set("ssl.keystore.password", password);
+                }
+            }
+            other => {
+                return Err(not_readable(KEY_FILE, file, other, "-importkeystore -deststoretype PKCS12"));
+            }
+        }
+    }
+    if let Some(pem) = given("ssl.keystore.key") {
+        set("ssl.key.pem", pem);
+    }
+    if let Some(pem) = given("ssl.keystore.certificate.chain") {
+        set("ssl.certificate.pem", pem);
+    }
+    Ok(())
+}
+
+/// The type that is said, else the one that the file's name says, else Java's default.
+fn store_type(properties: &Config, key: &str, file: &str) -> String {
+    let said = properties.get(key).map(|said| said.trim().to_ascii_uppercase());
+    said.filter(|said| !said.is_empty()).unwrap_or_else(|| {
+        let extension = file.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+        match extension.as_str() {
+            "pem" | "crt" | "cer" => "PEM",
+            "p12" | "pfx" => "PKCS12",
+            _ => "JKS",
+        }
+        .to_owned()
+    })
+}
+
+fn not_readable(key: &str, file: &str, kind: &str, remedy: &str) -> ConnectError {
+    ConnectError::config(format!(
+        "{key} {file} is of type {kind}, which only Java reads; convert it (keytool {remedy}) and set the type of the \
+         result (PEM, or PKCS12 for a key store)"
+    ))
+}

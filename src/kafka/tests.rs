@@ -1,0 +1,380 @@
+//! The clients against librdkafka's embedded cluster: what needs no real broker. What the embedded one cannot do
+//! (transactions, two members, retention, configs) stands in the integration tests.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use lakeferry_api::batch::NO_TIMESTAMP;
+use lakeferry_api::{BatchBuilder, Budget, Clock, Kind};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use super::clients::KafkaClients;
+use super::*;
+
+const BUDGET_BYTES: u64 = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct TestClock(Instant);
+
+#[async_trait]
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    #[allow(clippy::disallowed_methods)]
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+#[allow(clippy::disallowed_methods)]
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(TestClock(Instant::now()))
+}
+
+/// An embedded cluster and clients for it.
+struct Embedded {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    clients: KafkaClients,
+    budget: Budget,
+}
+
+impl Embedded {
+    fn start() -> Self {
+        Self::with_budget(BUDGET_BYTES)
+    }
+
+    fn with_budget(bytes: u64) -> Self {
+        let budget = Budget::new(bytes);
+        let clients = KafkaClients::new(budget.clone(), clock());
+        Self { cluster: MockCluster::new(1).unwrap(), clients, budget }
+    }
+
+    fn topic(&self, name: &str, partitions: i32) {
+        self.cluster.create_topic(name, partitions, 1).unwrap();
+    }
+
+    fn properties(&self, more: &[(&str, &str)]) -> Config {
+        let own = [("bootstrap.servers", self.cluster.bootstrap_servers())];
+        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value));
+        own.chain(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))).collect()
+    }
+
+    fn producer(&self) -> Arc<dyn Producer> {
+        self.clients.producer(&self.properties(&[])).unwrap()
+    }
+
+    fn consumer(&self, group: &str, subscription: Subscription) -> Box<dyn Consumer> {
+        self.clients.consumer(&self.properties(&[("group.id", group)]), &subscription).unwrap()
+    }
+
+    async fn fill(&self, topic: &str, partition: i32, values: std::ops::Range<i32>) {
+        let mut builder = BatchBuilder::new(TopicPartition::new(topic, partition), 0);
+        for value in values {
+            let stamp = (1_700_000_000_000 + i64::from(value), None);
+            builder.push(i64::from(value), stamp, None, Some(value.to_string().as_bytes()));
+        }
+        let next = builder.last_offset().map_or(0, |last| last + 1);
+        self.producer().send_batch(&builder.build(next)).await.unwrap().await.unwrap();
+    }
+}
+
+fn topics(names: &[&str]) -> Subscription {
+    Subscription::Topics(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+async fn next(consumer: &mut dyn Consumer) -> Event {
+    tokio::time::timeout(PATIENCE, consumer.next()).await.expect("an event in time")
+}
+
+async fn assigned(consumer: &mut dyn Consumer) -> Vec<TopicPartition> {
+    loop {
+        match next(consumer).await {
+            Event::Assigned(partitions) => return partitions,
+            Event::Error(error) if error.is_retriable() => {}
+            other => panic!("{other:?} before the assignment"),
+        }
+    }
+}
+
+/// The batches up to position `until` of one partition.
+async fn read_until(consumer: &mut dyn Consumer, until: i64) -> Vec<Batch> {
+    let mut read: Vec<Batch> = Vec::new();
+    while read.last().is_none_or(|batch| batch.next_offset() < until) {
+        match next(consumer).await {
+            Event::Batches(batches) => read.extend(batches),
+            Event::Error(error) if error.is_retriable() => {}
+            other => panic!("{other:?} among the batches"),
+        }
+    }
+    read
+}
+
+fn offsets(batches: &[Batch]) -> Vec<i64> {
+    batches.iter().flat_map(|batch| batch.offsets().to_vec()).collect()
+}
+
+fn assert_touching(batches: &[Batch]) {
+    for pair in batches.windows(2) {
+        assert_eq!(pair[0].next_offset(), pair[1].base_offset(), "a batch begins where the one before it ends");
+    }
+}
+
+#[tokio::test]
+async fn what_goes_in_comes_out_byte_for_byte() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 2);
+    let place = TopicPartition::new("t", 1);
+    let mut builder = BatchBuilder::new(place.clone(), 0);
+    builder.push(0, (1, None), None, None);
+    builder.push(1, (2, None), Some(b""), Some(b""));
+    builder.header("a", Some(b"1"));
+    builder.header("a", None);
+    builder.header("", Some(b""));
+    builder.header("\u{e4}", Some(&[0, 255]));
+    builder.push(2, (1_700_000_000_000, None), Some(&[0, 1, 255]), Some(&[0; 3]));
+    let sent = builder.build(3);
+    embedded.producer().send_batch(&sent).await.unwrap().await.unwrap();
+
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    let partitions = assigned(&mut *consumer).await;
+    assert_eq!(partitions.len(), 2);
+    consumer.start_at(&Positions::from([(place.clone(), 0)]));
+    let read = read_until(&mut *consumer, 3).await;
+    let shown = |row: lakeferry_api::Row<'_>| {
+        let headers: Vec<_> = row.headers().map(|(key, value)| (key.to_owned(), value.map(<[u8]>::to_vec))).collect();
+        (row.timestamp(), row.key().map(<[u8]>::to_vec), row.value().map(<[u8]>::to_vec), headers)
+    };
+    let came: Vec<_> = read.iter().flat_map(|batch| batch.rows().map(shown).collect::<Vec<_>>()).collect();
+    assert_eq!(came, sent.rows().map(shown).collect::<Vec<_>>());
+    assert!(read.iter().all(|batch| *batch.partition() == place));
+    assert_touching(&read);
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn records_that_the_client_would_stamp_are_refused_before_any_is_sent() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    for stamp in [0, NO_TIMESTAMP] {
+        let mut builder = BatchBuilder::new(TopicPartition::new("t", 0), 0);
+        builder.push(0, (5, None), None, Some(b"good"));
+        builder.push(1, (stamp, None), None, Some(b"untimed"));
+        let error = embedded.producer().send_batch(&builder.build(2)).await.err().expect("refused");
+        assert_eq!(error.kind(), Kind::Data);
+        assert!(error.message().contains("offset 1"), "{error}");
+    }
+    let admin = embedded.clients.admin(&embedded.properties(&[])).unwrap();
+    let view = admin.partition(&TopicPartition::new("t", 0)).await.unwrap();
+    assert_eq!(view.end_offset, Some(0), "nothing was sent");
+}
+
+#[tokio::test]
+async fn a_record_without_partition_goes_where_javas_clients_put_it() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 7);
+    let producer = embedded.producer();
+    for key in ["21", "foobar", "a-little-bit-long-string", "abc"] {
+        let record = RawRecord {
+            topic: "t".into(),
+            partition: None,
+            timestamp: None,
+            key: Some(Bytes::from_static(key.as_bytes())),
+            value: None,
+            headers: Vec::new(),
+        };
+        let delivered = producer.send(record).await.unwrap().await.unwrap();
+        assert_eq!((key, delivered.partition), (key, java_partition(key.as_bytes(), 7)));
+    }
+}
+
+#[tokio::test]
+async fn a_seek_leaves_nothing_of_the_old_place_behind() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..2_000).await;
+    let place = TopicPartition::new("t", 0);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    assigned(&mut *consumer).await;
+    consumer.start_at(&Positions::from([(place.clone(), 100)]));
+    for round in 0..20 {
+        let first = read_until(&mut *consumer, 101).await;
+        let wanted = if round == 0 { 100 } else { round * 7 };
+        assert_eq!((first[0].base_offset(), first[0].offsets()[0]), (wanted, wanted), "round {round}");
+        assert_touching(&first);
+        let target = (round + 1) * 7;
+        consumer.seek(&place, target);
+        assert_eq!(consumer.group().position(&place), Some(target));
+    }
+    let all = read_until(&mut *consumer, 2_000).await;
+    assert_eq!(offsets(&all), (140..2_000).collect::<Vec<_>>());
+    assert_touching(&all);
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_paused_partition_gives_nothing_and_goes_on_where_it_was() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..10).await;
+    let place = TopicPartition::new("t", 0);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    assigned(&mut *consumer).await;
+    consumer.start_at(&Positions::from([(place.clone(), 0)]));
+    assert_eq!(offsets(&read_until(&mut *consumer, 10).await).len(), 10);
+    consumer.pause(std::slice::from_ref(&place));
+    embedded.fill("t", 0, 10..20).await;
+    // Whatever was under way when it was paused may come; after that it is quiet.
+    let quiet = tokio::time::timeout(Duration::from_secs(2), consumer.next());
+    let early = match quiet.await {
+        Err(_) => Vec::new(),
+        Ok(Event::Batches(batches)) => batches,
+        Ok(other) => panic!("{other:?}"),
+    };
+    consumer.resume(std::slice::from_ref(&place));
+    let mut all = early;
+    if all.last().is_none_or(|batch| batch.next_offset() < 20) {
+        all.extend(read_until(&mut *consumer, 20).await);
+    }
+    assert_eq!(offsets(&all), (10..20).collect::<Vec<_>>());
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_slow_loop_loses_nothing_and_the_budget_is_given_back() {
+    let embedded = Embedded::with_budget(1 << 20);
+    embedded.topic("t", 2);
+    for partition in 0..2 {
+        embedded.fill("t", partition, 0..20_000).await;
+    }
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    let partitions = assigned(&mut *consumer).await;
+    consumer.start_at(&partitions.iter().map(|partition| (partition.clone(), 0)).collect());
+    // Longer than the consumer waits before it pauses; holding what came keeps the budget taken.
+    let mut held = vec![next(&mut *consumer).await];
+    let all_of_it = embedded.budget.take(1 << 20);
+    clock().sleep(Duration::from_secs(2)).await;
+    drop(all_of_it);
+    let mut seen: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    while seen.len() < 2 || seen.values().any(|position| *position < 20_000) {
+        let event = if held.is_empty() { next(&mut *consumer).await } else { held.remove(0) };
+        let Event::Batches(batches) = event else { panic!("{event:?}") };
+        for batch in batches {
+            let position = seen.entry(batch.partition().clone()).or_insert(0);
+            assert_eq!(batch.base_offset(), *position);
+            assert!(batch.offsets().iter().copied().eq(*position..batch.next_offset()));
+            *position = batch.next_offset();
+        }
+    }
+    consumer.close().await;
+    assert_eq!(embedded.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn offsets_are_committed_and_found_again() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 2);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    let partitions = assigned(&mut *consumer).await;
+    let group = consumer.group();
+    assert_eq!(group.committed(&partitions).await.unwrap(), Positions::new());
+    let positions = Positions::from([(partitions[0].clone(), 7)]);
+    group.commit(&positions).await.unwrap();
+    assert_eq!(group.committed(&partitions).await.unwrap(), positions);
+    consumer.close().await;
+    let error = group.commit(&positions).await.expect_err("closed");
+    assert_eq!(error.kind(), Kind::Fenced);
+}
+
+#[tokio::test]
+async fn a_position_that_the_log_does_not_have_is_told_and_can_be_left() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..10).await;
+    let place = TopicPartition::new("t", 0);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    assigned(&mut *consumer).await;
+    consumer.start_at(&Positions::from([(place.clone(), 500)]));
+    loop {
+        match next(&mut *consumer).await {
+            Event::OutOfRange(partition) => break assert_eq!(partition, place),
+            Event::Error(error) if error.is_retriable() => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(consumer.group().position(&place), Some(500));
+    consumer.start_at(&Positions::from([(place.clone(), 4)]));
+    assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (4..10).collect::<Vec<_>>());
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_pattern_subscribes_to_what_matches() {
+    let embedded = Embedded::start();
+    embedded.topic("orders-1", 1);
+    embedded.topic("reorders-1", 1);
+    let mut consumer = embedded.consumer("g", Subscription::Pattern(r"orders-\d+".to_owned()));
+    assert_eq!(assigned(&mut *consumer).await, [TopicPartition::new("orders-1", 0)]);
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn an_unreachable_broker_is_retriable_and_is_named() {
+    let clients = KafkaClients::new(Budget::new(BUDGET_BYTES), clock());
+    let properties = Config::from([
+        ("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned()),
+        ("group.id".to_owned(), "g".to_owned()),
+        ("default.api.timeout.ms".to_owned(), "500".to_owned()),
+    ]);
+    let mut consumer = clients.consumer(&properties, &topics(&["t"])).unwrap();
+    let Event::Error(error) = next(&mut *consumer).await else { panic!("no error") };
+    assert!(error.is_retriable(), "{}", error.trace());
+    assert!(error.message().contains("127.0.0.1:1") || error.message().contains("brokers are down"), "{error}");
+    consumer.close().await;
+    let error = clients.admin(&properties).unwrap().topics().await.expect_err("no broker");
+    assert!(error.is_retriable(), "{}", error.trace());
+}
+
+#[tokio::test]
+async fn an_embedded_cluster_answers_what_it_can() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 3);
+    embedded.fill("t", 1, 0..5).await;
+    let admin = embedded.clients.admin(&embedded.properties(&[])).unwrap();
+    assert!(!admin.cluster_id().await.unwrap().is_empty());
+    assert_eq!(admin.topics().await.unwrap(), ["t"]);
+    let view = admin.partition(&TopicPartition::new("t", 1)).await.unwrap();
+    assert_eq!((view.log_start_offset, view.last_stable_offset, view.end_offset), (0, 5, Some(5)));
+    assert_eq!(admin.topic("t").await.unwrap().partitions, 3);
+    let target = admin.target_topic("t").await.unwrap().expect("exists");
+    assert_eq!((target.partitions, target.offsets), (3, vec![(0, 0), (0, 5), (0, 0)]));
+}
+
+/// Kafka's default partitioner, written from its specification.
+fn java_partition(key: &[u8], partitions: i32) -> i32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c_u32 ^ key.len() as u32;
+    let mut chunks = key.chunks_exact(4);
+    for chunk in chunks.by_ref() {
+        let mut k = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
+        k ^= k >> 24;
+        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    let rest = chunks.remainder();
+    for (at, byte) in rest.iter().enumerate() {
+        hash ^= u32::from(*byte) << (8 * at);
+    }
+    if !rest.is_empty() {
+        hash = hash.wrapping_mul(M);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(M);
+    hash ^= hash >> 15;
+    (hash & 0x7fff_ffff) as i32 % partitions
+}
