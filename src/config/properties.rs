@@ -41,7 +41,8 @@ impl Iterator for LogicalLines<'_> {
             let continues = self.take_natural_line(&mut line);
             let at_end = self.letters.peek().is_none();
             // Java makes an entry of a file that ends in a lone backslash: the empty key.
-            if (at_end && continues) || (!line.is_empty() && (at_end || !continues)) {
+            let is_whole = if continues { at_end } else { !line.is_empty() };
+            if is_whole {
                 return Some(line);
             }
             if at_end {

@@ -223,9 +223,8 @@ fn check_topics(config: &Config, values: &mut Values) {
             ),
         );
     }
-    let whole_name = |regex: &str| Regex::new(&format!("^(?:{regex})$"));
     if let Some(regex) = regex
-        && whole_name(regex).is_ok_and(|pattern| pattern.is_match(queue).unwrap_or(false))
+        && Regex::new(&format!("^(?:{regex})$")).is_ok_and(|whole_name| whole_name.is_match(queue).unwrap_or(false))
     {
         values.refuse(
             "topics.regex",

@@ -65,13 +65,15 @@ pub(super) fn overrides(request: &Request<'_>) -> Vec<Section> {
 }
 
 fn client_overrides(request: &Request<'_>, client: Client) -> Section {
-    let overrides = with_prefix(request.config, client.override_prefix());
-    let overrides = hash_order::sorted(overrides, |(key, _)| key);
+    // Keys that share a bucket stay in the order in which the whole config gave them.
+    let whole = hash_order::sorted(request.config, |(key, _)| key);
+    let below = whole.filter_map(|(key, text)| Some((key.strip_prefix(client.override_prefix())?, text)));
+    let overrides = hash_order::sorted(below.filter(|(key, _)| !key.is_empty()), |(key, _)| key);
     let configs = overrides.map(|(key, text)| {
-        let definition = clients::definition(client, &key);
-        let (value, mut errors) = parse_override(definition, &text);
-        errors.extend(request.worker.override_policy.refuse(&key));
-        let value = ConfigValue { name: key, value, recommended_values: Vec::new(), errors, visible: true };
+        let definition = clients::definition(client, key);
+        let (value, mut errors) = parse_override(definition, text);
+        errors.extend(request.worker.override_policy.refuse(key));
+        let value = ConfigValue { name: key.to_owned(), value, recommended_values: Vec::new(), errors, visible: true };
         prefixed(client.override_prefix(), (definition.cloned(), value))
     });
     Section { configs: configs.collect() }
