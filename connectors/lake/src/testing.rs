@@ -2,10 +2,16 @@
 //! sink, so that a test of the reader does not depend on the writer.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
 
 use lakeferry_api::batch::NO_TIMESTAMP;
-use lakeferry_api::{Batch, BatchBuilder, Budget, TimestampType, TopicPartition, executor};
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{
+    Batch, BatchBuilder, Budget, Clock, Executor, Result, SourceBatch, SourceContext, SourceOffset, SourcePartition,
+    TimestampType, TopicPartition, executor,
+};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use sha2::Digest as _;
@@ -24,13 +30,19 @@ use crate::store::testing::CountingClock;
 const WRITER: u32 = 0x0b9f_12ab;
 
 /// A record to archive.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct TestRow {
     pub(crate) offset: i64,
     pub(crate) timestamp: i64,
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl std::fmt::Debug for TestRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.offset, self.timestamp)
+    }
 }
 
 /// An archive in memory.
@@ -40,6 +52,8 @@ pub(crate) struct TestArchive {
     pub(crate) format: &'static str,
     /// Rows in a block.
     pub(crate) block_rows: usize,
+    /// When entries are written.
+    pub(crate) written_at: i64,
     ends: BTreeMap<TopicPartition, Entry>,
     hashes: BTreeMap<TopicPartition, Digest>,
     partitions: u32,
@@ -106,6 +120,7 @@ impl TestArchive {
             layout: Layout::new("topics").unwrap(),
             format,
             block_rows: 4,
+            written_at: 1_763_712_000_000,
             ends: BTreeMap::new(),
             hashes: BTreeMap::new(),
             partitions: 2,
@@ -136,7 +151,6 @@ impl TestArchive {
     }
 
     /// The topic was created anew: a new lineage at offset 0.
-    #[allow(dead_code)]
     pub(crate) async fn recreate(&mut self, partition: &TopicPartition) {
         let number = self.ends[partition].source.lineage + 1;
         let topic_id = Some(format!("Qm9-{number}"));
@@ -181,7 +195,7 @@ impl TestArchive {
             previous_sha256: self.hashes.get(partition).copied(),
             kind: EntryKind::Open,
             epoch: previous.map_or(1, |entry| entry.epoch + 1),
-            written_at: 1_763_712_000_000,
+            written_at: self.written_at,
             owner: Owner { cluster_id: "c".into(), group: "connect-archive".into() },
             writer: Writer {
                 id: format!("{WRITER:08x}00000000000000000000cafe"),
@@ -223,7 +237,15 @@ impl TestArchive {
     fn next(&self, partition: &TopicPartition) -> Entry {
         let end = self.ends[partition].clone();
         let previous_sha256 = self.hashes.get(partition).copied();
-        Entry { seq: end.seq + 1, previous_sha256, kind: EntryKind::Commit, topic: None, files: Vec::new(), ..end }
+        Entry {
+            seq: end.seq + 1,
+            previous_sha256,
+            kind: EntryKind::Commit,
+            written_at: self.written_at,
+            topic: None,
+            files: Vec::new(),
+            ..end
+        }
     }
 
     async fn create(&mut self, partition: &TopicPartition, entry: Entry) {
@@ -306,4 +328,69 @@ fn batch(partition: &TopicPartition, rows: &[TestRow]) -> Batch {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A worker and a target cluster, as a source task sees them.
+pub(crate) struct TestContext {
+    pub(crate) clock: Arc<CountingClock>,
+    pub(crate) budget: Budget,
+    pub(crate) offsets: Mutex<BTreeMap<SourcePartition, SourceOffset>>,
+    pub(crate) targets: Mutex<BTreeMap<String, TargetTopic>>,
+}
+
+impl TestContext {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            clock: Arc::new(CountingClock::default()),
+            budget: Budget::new(64 << 20),
+            offsets: Mutex::default(),
+            targets: Mutex::default(),
+        })
+    }
+
+    /// Stores offsets as the worker does once their records are acknowledged.
+    pub(crate) fn store(&self, batches: &[SourceBatch]) {
+        for batch in batches {
+            self.offsets.lock().unwrap().insert(batch.partition.clone(), batch.offset.clone().unwrap());
+        }
+    }
+}
+
+#[async_trait]
+impl SourceContext for TestContext {
+    fn connector(&self) -> &str {
+        "replay"
+    }
+
+    fn task(&self) -> u32 {
+        0
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock) as Arc<dyn Clock>
+    }
+
+    fn executor(&self) -> Arc<dyn Executor> {
+        Arc::new(executor::Inline)
+    }
+
+    fn budget(&self) -> Budget {
+        self.budget.clone()
+    }
+
+    async fn offset(&self, partition: &SourcePartition) -> Result<Option<SourceOffset>> {
+        Ok(self.offsets.lock().unwrap().get(partition).cloned())
+    }
+
+    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
+        Ok(self.targets.lock().unwrap().get(topic).cloned())
+    }
+
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
+        let partitions = topic.partitions.unwrap();
+        let offsets = vec![(0, 0); partitions as usize];
+        let made = TargetTopic { partitions, configs: topic.configs.clone(), offsets };
+        assert!(self.targets.lock().unwrap().insert(topic.name.clone(), made).is_none(), "{} exists", topic.name);
+        Ok(())
+    }
 }

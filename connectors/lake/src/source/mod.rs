@@ -1,6 +1,120 @@
 //! From the lake back to Kafka: the replay source.
+//!
+//! Follow a record back: [`choose`] finds the partitions and their files through the manifests, [`plan`] says which
+//! files are read and which rows of them are taken ([`cut`]: by time), [`read`] fetches their blocks ahead, checks each
+//! against its manifest's hash and decodes it, [`replay`] lets the partitions take turns and gives batches with the
+//! offsets to store, [`rewrite`] changes the little that may be changed, and [`task`] hands them to the worker.
+//! [`prepare`] comes before all that: it finds whatever would make a replay wrong, and makes the [`target`]s.
+//!
+//! Invariant: what arrives is what left, byte for byte, each record in its partition and in order; what cannot be so is
+//! refused before anything is written.
 
+pub mod choose;
+pub mod config;
 pub mod cut;
 mod fetch;
+mod follow;
 pub mod plan;
+pub mod prepare;
 pub mod read;
+pub mod replay;
+pub mod rewrite;
+pub mod target;
+mod task;
+
+use async_trait::async_trait;
+use lakeferry_api::config_def::ConfigValue;
+use lakeferry_api::connector::{AlteredOffsets, ConnectorType, Task};
+use lakeferry_api::{Config, ConfigDef, ConnectError, Connector, RecordForm, Result};
+
+use self::config::{SourceSettings, TASK_COUNT, TASK_INDEX, source_def};
+
+pub use self::task::LakeSourceTask;
+
+/// The class that configs name.
+pub const CLASS: &str = "io.lakeferry.LakeSourceConnector";
+
+/// The replay source connector.
+#[derive(Debug, Default)]
+pub struct LakeSourceConnector {
+    config: Config,
+    by_time: bool,
+}
+
+#[async_trait]
+impl Connector for LakeSourceConnector {
+    fn connector_type(&self) -> ConnectorType {
+        ConnectorType::Source
+    }
+
+    fn record_form(&self) -> RecordForm {
+        RecordForm::Bytes
+    }
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+
+    fn config_def(&self) -> ConfigDef {
+        source_def()
+    }
+
+    fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
+        // What holds between keys is told at the key that its message begins with.
+        if values.iter().any(|value| !value.errors.is_empty()) {
+            return;
+        }
+        if let Err(error) = SourceSettings::parse(config) {
+            let message = error.message().to_owned();
+            let about = |value: &&mut ConfigValue| message.split([':', ' ']).next() == Some(value.name.as_str());
+            if let Some(value) = values.iter_mut().find(about) {
+                value.errors.push(message);
+            }
+        }
+    }
+
+    async fn start(&mut self, config: &Config) -> Result<()> {
+        self.by_time = SourceSettings::parse(config)?.by_time;
+        self.config.clone_from(config);
+        Ok(())
+    }
+
+    fn task_configs(&self, tasks_max: usize) -> Result<Vec<Config>> {
+        // Partitions that advance together are one task's.
+        let count = if self.by_time { tasks_max.min(1) } else { tasks_max };
+        let task = |index: usize| {
+            let mut config = self.config.clone();
+            config.insert(TASK_INDEX.to_owned(), index.to_string());
+            config.insert(TASK_COUNT.to_owned(), count.to_string());
+            config
+        };
+        Ok((0..count).map(task).collect())
+    }
+
+    fn task_class(&self) -> &'static str {
+        "io.lakeferry.LakeSourceTask"
+    }
+
+    fn task(&self) -> Task {
+        Task::Source(Box::new(LakeSourceTask::default()))
+    }
+
+    async fn alter_source_offsets(&self, _: &Config, offsets: &AlteredOffsets) -> Result<bool> {
+        for (partition, offset) in offsets {
+            let map = partition.to_map();
+            let known = map.len() == 2
+                && map.get("topic").is_some_and(serde_json::Value::is_string)
+                && map.get("partition").is_some_and(serde_json::Value::is_u64);
+            if !known {
+                return Err(ConnectError::config(format!(
+                    "{} is no partition of a lake source; write {{\"topic\": \"orders\", \"partition\": 0}}",
+                    partition.as_str()
+                )));
+            }
+            if let Some(offset) = offset {
+                prepare::read_offset(offset)?;
+            }
+        }
+        Ok(true)
+    }
+}

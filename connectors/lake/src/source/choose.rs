@@ -1,0 +1,219 @@
+//! Which partitions of which incarnation a replay reads: its settings against what the archive holds.
+//!
+//! Invariant: partitions of one topic are never chosen from different incarnations of it. A partition that got no
+//! record since the topic was created anew still ends with its old incarnation; it is left out, and said to be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use lakeferry_api::{ConnectError, Result, TopicPartition};
+
+use super::config::{Incarnation, SourceSettings, Topics};
+use super::plan::{Segment, Selection};
+use super::read::LogPlan;
+use crate::manifest::model::TopicSettings;
+use crate::manifest::read::{Archive, Chain};
+
+/// Chains that are read at once.
+const PARALLEL_CHAINS: usize = 8;
+
+/// An archived topic that is replayed.
+#[derive(Debug, Clone)]
+pub struct ChosenTopic {
+    /// Its name in the archive.
+    pub topic: String,
+    /// Its name in the target.
+    pub target: String,
+    /// How many partitions it had: at least one more than the highest that was archived.
+    pub partitions: u32,
+    /// Its settings as they were last seen.
+    pub settings: Option<TopicSettings>,
+    /// What is read, by partition.
+    pub logs: Vec<ChosenLog>,
+    /// Partitions that hold nothing of the chosen incarnation, and why.
+    pub left_out: Vec<(i32, String)>,
+}
+
+/// An archived partition that is replayed.
+#[derive(Debug, Clone)]
+pub struct ChosenLog {
+    /// The lineage whose log is read.
+    pub lineage: u32,
+    /// That lineage and those it continues, newest first, each with the last offset of it that counts.
+    pub history: Vec<(u32, i64)>,
+    /// The topic's id in that lineage.
+    pub topic_id: Option<String>,
+    /// What is read.
+    pub plan: LogPlan,
+    /// The number of the chain's next entry.
+    pub next_seq: u64,
+}
+
+impl ChosenLog {
+    /// The position of a replay that has stored `offset` of `lineage`.
+    ///
+    /// # Errors
+    /// `Config` where that position lies in another log.
+    pub fn position(&self, lineage: Option<u32>, offset: i64) -> Result<i64> {
+        let shared = lineage.is_none_or(|lineage| {
+            self.history.iter().any(|(known, last)| *known == lineage && offset <= last.saturating_add(1))
+        });
+        if shared {
+            return Ok(offset);
+        }
+        let partition = &self.plan.partition;
+        Err(ConnectError::config(format!(
+            "the stored offset {offset} of {partition} belongs to lineage {}, which lineage {} does not continue there: \
+             the topic was created anew or cut back; reset the connector's offsets to replay from the beginning, or set \
+             lineage",
+            lineage.unwrap_or_default(),
+            self.lineage
+        )))
+    }
+}
+
+/// Chooses what `settings` ask for, among the partitions of this task's share.
+///
+/// # Errors
+/// `Config` where the archive does not have what is asked for; otherwise as [`Archive::chain`].
+pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<ChosenTopic>> {
+    let mut chosen = Vec::new();
+    for topic in topics(archive, settings).await? {
+        let partitions = archive.partitions(&topic).await?;
+        let chains =
+            stream::iter(partitions.into_iter().map(|partition| async move { archive.chain(&partition).await }));
+        let chains: Vec<Option<Chain>> = chains.buffered(PARALLEL_CHAINS).try_collect().await?;
+        let chains: Vec<Chain> = chains.into_iter().flatten().collect();
+        chosen.push(choose_topic(&topic, &chains, settings)?);
+    }
+    Ok(chosen)
+}
+
+/// What `settings` ask for of the log in `chain`, in the lineage that was chosen before.
+///
+/// # Errors
+/// As [`Chain::pieces`].
+pub fn choose_log(chain: &Chain, lineage: u32, settings: &SourceSettings) -> Result<ChosenLog> {
+    let ranges = |wanted: &BTreeMap<_, _>| wanted.get(&chain.partition).cloned().unwrap_or_default();
+    let selection = Selection { cut: settings.cut, offsets: settings.offsets.as_ref().map(ranges) };
+    let plan = LogPlan::of(chain, lineage, selection)?;
+    Ok(ChosenLog {
+        lineage,
+        history: chain.history(lineage)?,
+        topic_id: topic_id(chain, lineage),
+        plan,
+        next_seq: chain.end().seq + 1,
+    })
+}
+
+async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<String>> {
+    let archived = archive.topics().await?;
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    let refuse = |key: &str, what: &str| {
+        let url = &settings.lake.url;
+        Err(ConnectError::config(format!("{key}: {what} at {url}; archived are: {}", list(&archived))))
+    };
+    match &settings.topics {
+        Topics::Names(names) => match names.iter().find(|name| !archived.contains(name)) {
+            Some(missing) if !settings.follow => refuse("topics", &format!("there is no archive of {missing}")),
+            _ => Ok(archived.into_iter().filter(|topic| names.contains(topic)).collect()),
+        },
+        Topics::Pattern(_) => {
+            let matching: Vec<_> = archived.iter().filter(|topic| settings.topics.has(topic)).cloned().collect();
+            if matching.is_empty() && !settings.follow {
+                return refuse("topics.regex", "no archived topic matches");
+            }
+            Ok(matching)
+        }
+    }
+}
+
+fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Result<ChosenTopic> {
+    let newest = chains.iter().max_by_key(|chain| chain.end().written_at);
+    let highest = chains.iter().map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs();
+    let archived = newest.and_then(Chain::topic_settings).cloned();
+    let mut chosen = ChosenTopic {
+        topic: topic.to_owned(),
+        target: settings.target_of(topic).to_owned(),
+        partitions: archived.as_ref().map_or(highest, |settings| settings.partitions.max(highest)),
+        settings: archived,
+        logs: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let wanted_id = match &settings.lineage {
+        Incarnation::Latest => newest.and_then(|chain| chain.end().source.topic_id.clone()),
+        Incarnation::TopicId(id) => Some(id.clone()),
+        Incarnation::Number(_) => None,
+    };
+    for chain in chains {
+        if settings.offsets.as_ref().is_some_and(|wanted| !wanted.contains_key(&chain.partition)) {
+            continue;
+        }
+        match lineage_of(chain, &settings.lineage, wanted_id.as_deref())? {
+            Some(lineage) if settings.share.has(&chain.partition) => {
+                chosen.logs.push(choose_log(chain, lineage, settings)?);
+            }
+            Some(_) => {}
+            None => chosen.left_out.push((
+                chain.partition.partition,
+                format!("it holds no record of topic id {}", wanted_id.as_deref().unwrap_or_default()),
+            )),
+        }
+    }
+    check_incarnation(&chosen, settings)?;
+    Ok(chosen)
+}
+
+/// The lineage of `chain` to read; `None` where it holds nothing of the incarnation with `wanted_id`.
+fn lineage_of(chain: &Chain, wanted: &Incarnation, wanted_id: Option<&str>) -> Result<Option<u32>> {
+    let latest = chain.latest_lineage();
+    if let Incarnation::Number(number) = wanted {
+        chain
+            .history(*number)
+            .map_err(|error| ConnectError::config(format!("lineage={number}: {}", error.message())))?;
+        return Ok(Some(*number));
+    }
+    let has =
+        |id: Option<&str>| id == wanted_id || *wanted == Incarnation::Latest && (id.is_none() || wanted_id.is_none());
+    if has(topic_id(chain, latest).as_deref()) {
+        return Ok(Some(latest));
+    }
+    let lines = chain.end().lineages.iter().rev();
+    Ok(lines.filter(|line| has(line.topic_id.as_deref())).map(|line| line.lineage).next())
+}
+
+fn topic_id(chain: &Chain, lineage: u32) -> Option<String> {
+    chain.end().lineages.iter().find(|line| line.lineage == lineage)?.topic_id.clone()
+}
+
+fn check_incarnation(chosen: &ChosenTopic, settings: &SourceSettings) -> Result<()> {
+    let ids: BTreeSet<&str> = chosen.logs.iter().filter_map(|log| log.topic_id.as_deref()).collect();
+    if ids.len() > 1 {
+        let ids: Vec<_> = ids.into_iter().collect();
+        return Err(ConnectError::config(format!(
+            "lineage: its number means different incarnations in different partitions of {}; set it to one of their \
+             topic ids: {}",
+            chosen.topic,
+            ids.join(", ")
+        )));
+    }
+    let Incarnation::TopicId(id) = &settings.lineage else { return Ok(()) };
+    if chosen.logs.is_empty() && !chosen.left_out.is_empty() {
+        return Err(ConnectError::config(format!(
+            "lineage: no partition of {} was archived with topic id {id}",
+            chosen.topic
+        )));
+    }
+    Ok(())
+}
+
+/// The segments of one more entry's files.
+pub(super) fn segments_of(files: &[crate::manifest::model::FileEntry]) -> impl Iterator<Item = Segment> + '_ {
+    files.iter().filter_map(|file| Segment::new(Arc::new(file.clone()), None))
+}
+
+/// The partition's name in the target.
+pub(super) fn target_partition(topic: &ChosenTopic, partition: &TopicPartition) -> TopicPartition {
+    TopicPartition::new(topic.target.as_str(), partition.partition)
+}

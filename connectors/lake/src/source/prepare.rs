@@ -1,0 +1,277 @@
+//! What happens before the first record is replayed: the archive is read, the plan counted, the targets looked at and
+//! made. The source task and `restore` take the same steps; `restore` stops between them to tell and to ask.
+//!
+//! Invariant: whatever would make a replay wrong (records that cannot be produced, a target that eats them) is found
+//! before anything is written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{ConnectError, Kind, Result, SourceContext, SourceOffset, TopicPartition};
+
+use super::choose::{ChosenLog, ChosenTopic, choose};
+use super::config::SourceSettings;
+use super::cut::CutMode;
+use super::plan::{Outline, Walk};
+use super::read::{Access, Survey, survey};
+use super::replay::{Replay, source_partition};
+use super::target::{Demand, Objection, new_topic, objections};
+use crate::layout::Layout;
+use crate::manifest::ManifestStore;
+use crate::manifest::read::Archive;
+
+/// A replay that has not begun.
+pub struct Prepared {
+    /// What is replayed, and from where.
+    pub topics: Vec<ChosenTopic>,
+    /// How.
+    pub settings: SourceSettings,
+    access: Access,
+    archive: Archive,
+}
+
+/// A topic that is written to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// What is going to be written.
+    pub demand: Demand,
+    /// What is there now; `None`: nothing.
+    pub existing: Option<TargetTopic>,
+    /// What will be made where nothing is there.
+    pub new_topic: NewTopic,
+    /// What stands against writing to what is there.
+    pub objections: Vec<Objection>,
+}
+
+impl Prepared {
+    /// Reads the archive and chooses what `settings` ask for.
+    ///
+    /// # Errors
+    /// As [`choose`]; `Config` where the lake cannot be opened.
+    pub async fn new(context: &dyn SourceContext, settings: SourceSettings) -> Result<Self> {
+        let layout = Layout::new(&settings.lake.topics_dir)?;
+        let store = settings.lake.open()?;
+        let archive = Archive::new(ManifestStore::new(Arc::clone(&store), layout.clone(), context.clock()));
+        let access = Access { store, layout, executor: context.executor(), budget: context.budget() };
+        let topics = choose(&archive, &settings).await?;
+        Ok(Self { topics, settings, access, archive })
+    }
+
+    /// Moves every partition to its stored offset.
+    ///
+    /// # Errors
+    /// As [`stored_position`].
+    pub async fn resume(&mut self, context: &dyn SourceContext) -> Result<()> {
+        resume(context, &mut self.topics).await
+    }
+
+    /// Counts what is going to be replayed, by partition, from manifests alone where they can tell.
+    ///
+    /// # Errors
+    /// As [`survey`].
+    pub async fn survey(&self) -> Result<BTreeMap<TopicPartition, Survey>> {
+        let mut surveys = BTreeMap::new();
+        for topic in &self.topics {
+            for log in &topic.logs {
+                surveys.insert(log.plan.partition.clone(), survey(&self.access, &log.plan).await?);
+            }
+        }
+        Ok(surveys)
+    }
+
+    /// What is going to be replayed, by partition, as far as manifests tell.
+    ///
+    /// # Errors
+    /// As [`Walk::new`].
+    pub fn outlines(&self) -> Result<BTreeMap<TopicPartition, Outline>> {
+        let logs = self.topics.iter().flat_map(|topic| &topic.logs);
+        logs.map(|log| Ok((log.plan.partition.clone(), log.plan.walk()?.outline()))).collect()
+    }
+
+    /// Looks for records that cannot be produced as they were, unless they are to be stamped now.
+    ///
+    /// # Errors
+    /// `Config` with their count by partition; otherwise as [`survey`].
+    pub async fn refuse_untimed(&self) -> Result<()> {
+        if self.settings.stamp_untimed {
+            return Ok(());
+        }
+        let mut found = Vec::new();
+        for topic in &self.topics {
+            for log in &topic.logs {
+                let untimed = count_untimed(&self.access, log).await?;
+                if untimed > 0 {
+                    found.push(format!("{untimed} in {}", log.plan.partition));
+                }
+            }
+        }
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(ConnectError::config(format!(
+            "there are records with no timestamp or timestamp 0, which the client library cannot produce as they were: \
+             {}; nothing was written; set replay.untimed=now to stamp them when they are replayed, or leave them out with \
+             replay.from or replay.offsets",
+            found.join(", ")
+        )))
+    }
+
+    /// What the topics to write to are, and what stands against it.
+    ///
+    /// # Errors
+    /// As [`SourceContext::target_topic`].
+    pub async fn targets(&self, context: &dyn SourceContext) -> Result<Vec<Target>> {
+        let mut targets = Vec::new();
+        for topic in &self.topics {
+            targets.push(look_at(context, topic, &self.settings).await?);
+        }
+        Ok(targets)
+    }
+
+    /// Makes the topics that are missing, unless something stands against one that exists.
+    ///
+    /// # Errors
+    /// `Config` where something does; otherwise as [`SourceContext::create_topic`].
+    pub async fn make_targets(&self, context: &dyn SourceContext) -> Result<()> {
+        make_targets(context, &self.topics, &self.settings).await
+    }
+
+    /// The replay.
+    ///
+    /// # Errors
+    /// As [`Replay::new`].
+    pub fn replay(self, context: &dyn SourceContext) -> Result<Replay> {
+        Replay::new(self.access, self.archive, self.settings, context.clock(), self.topics)
+    }
+
+    /// How to read the archive's objects.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+}
+
+impl Target {
+    /// Refuses what stands against it, unless `force` is given and enough.
+    ///
+    /// # Errors
+    /// `Config` naming every objection.
+    pub fn check(&self, force: bool) -> Result<()> {
+        let standing: Vec<_> = self.objections.iter().filter(|found| !force || !found.can_be_forced).collect();
+        if standing.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<_> = standing.iter().map(ToString::to_string).collect();
+        let remedy = if standing.iter().all(|found| found.can_be_forced) {
+            "change that, choose another target, or force it (restore --force, replay.force=true)"
+        } else {
+            "choose another target, or delete it"
+        };
+        Err(ConnectError::config(format!("topic {} is not fit for a replay: {}; {remedy}", self.name, list.join("; "))))
+    }
+}
+
+async fn count_untimed(access: &Access, log: &ChosenLog) -> Result<u64> {
+    if log.plan.walk()?.outline().untimed { Ok(survey(access, &log.plan).await?.untimed) } else { Ok(0) }
+}
+
+/// Moves the partitions of `topics` to their stored offsets.
+pub(super) async fn resume(context: &dyn SourceContext, topics: &mut [ChosenTopic]) -> Result<()> {
+    for topic in topics {
+        for log in &mut topic.logs {
+            let partition = source_partition(&log.plan.partition)?;
+            if let Some(stored) = context.offset(&partition).await? {
+                let (lineage, offset) = read_offset(&stored)?;
+                log.plan.position = log.position(lineage, offset)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// See [`Prepared::make_targets`].
+pub(super) async fn make_targets(
+    context: &dyn SourceContext,
+    topics: &[ChosenTopic],
+    settings: &SourceSettings,
+) -> Result<()> {
+    let mut targets = Vec::new();
+    for topic in topics {
+        if topic.logs.is_empty() {
+            continue;
+        }
+        let target = look_at(context, topic, settings).await?;
+        target.check(settings.force)?;
+        targets.push((topic, target));
+    }
+    for (topic, target) in targets {
+        if target.existing.is_some() {
+            for objection in &target.objections {
+                tracing::warn!(topic = target.name, %objection, "writing to a topic that is not fit for a replay");
+            }
+            continue;
+        }
+        match context.create_topic(&target.new_topic).await {
+            Ok(()) => tracing::info!(topic = target.name, partitions = topic.partitions, "created"),
+            // Another task was faster.
+            Err(error) if error.kind() == Kind::Conflict => {
+                look_at(context, topic, settings).await?.check(settings.force)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn look_at(context: &dyn SourceContext, topic: &ChosenTopic, settings: &SourceSettings) -> Result<Target> {
+    let demand = demand(topic, settings)?;
+    let existing = context.target_topic(&topic.target).await?;
+    let now_ms = context.clock().now_ms();
+    let objections = existing.as_ref().map(|found| objections(found, &demand, now_ms)).unwrap_or_default();
+    let new_topic = new_topic(&topic.target, topic.partitions, settings.replication_factor);
+    Ok(Target { name: topic.target.clone(), demand, existing, new_topic, objections })
+}
+
+fn demand(topic: &ChosenTopic, settings: &SourceSettings) -> Result<Demand> {
+    let mut demand = Demand { partitions: topic.partitions, ..Demand::default() };
+    for log in &topic.logs {
+        let walk: Walk = log.plan.walk()?;
+        for segment in walk.ahead() {
+            demand.oldest = demand.oldest.into_iter().chain(segment.file.min_timestamp).min();
+            demand.newest = demand.newest.into_iter().chain(segment.file.max_timestamp).max();
+        }
+        demand.partition_bytes = demand.partition_bytes.max(walk.outline().most_raw_bytes);
+    }
+    if settings.cut.mode == CutMode::Record {
+        let window = settings.cut.window;
+        demand.oldest = demand.oldest.map(|oldest| oldest.max(window.from.unwrap_or(i64::MIN)));
+        demand.newest = demand.newest.map(|newest| newest.min(window.until.unwrap_or(i64::MAX)));
+    }
+    Ok(demand)
+}
+
+/// The lineage, where it is said, and the offset of a stored source offset.
+///
+/// # Errors
+/// `Config` where it is not one of this connector's.
+pub(super) fn read_offset(stored: &SourceOffset) -> Result<(Option<u32>, i64)> {
+    let map = stored.as_map();
+    let refuse = || {
+        let text = serde_json::Value::Object(map.clone());
+        ConnectError::config(format!(
+            "{text} is no offset of a lake source; write {{\"offset\": 1000}}, and the \"lineage\" where it matters"
+        ))
+    };
+    let offset =
+        map.get("offset").and_then(serde_json::Value::as_i64).filter(|offset| *offset >= 0).ok_or_else(refuse)?;
+    let lineage = match map.get("lineage") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(value) => Some(value.as_u64().and_then(|value| u32::try_from(value).ok()).ok_or_else(refuse)?),
+    };
+    if map.keys().any(|key| key != "offset" && key != "lineage") {
+        return Err(refuse());
+    }
+    Ok((lineage, offset))
+}
