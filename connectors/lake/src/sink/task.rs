@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::commit::Identity;
 use super::partition::{Partition, Shared, backoff};
 use super::upload::Target;
-use crate::config::SinkSettings;
+use crate::config::{LakeSettings, SinkSettings};
 use crate::layout::Layout;
 use crate::manifest::ManifestStore;
 use crate::store;
@@ -44,7 +44,10 @@ impl SinkTask for LakeSinkTask {
         let settings = SinkSettings::parse(config)?;
         let lake = settings.lake.open()?;
         let layout = Layout::new(&settings.lake.topics_dir)?;
-        persist(&context, || store::probe(&lake, &layout, context.random_id())).await?;
+        if !is_proven(&settings.lake) {
+            persist(&context, || store::probe(&lake, &layout, context.random_id())).await?;
+            prove(&settings.lake);
+        }
         let cluster_id = persist(&context, || context.cluster_id()).await?;
         *self = Self::on(context, settings, lake, cluster_id)?;
         Ok(())
@@ -130,6 +133,20 @@ impl LakeSinkTask {
         let bytes = partition.open_file_bytes();
         tracing::info!(partition = %name, bytes, used = budget.used(), "closing a file early: memory runs short");
         partition.rotate().await
+    }
+}
+
+/// The lakes that this process has probed. A store does not change its nature while the worker runs, and a task that
+/// comes and goes while nothing is archived must not write.
+static PROVEN: Mutex<Vec<LakeSettings>> = Mutex::new(Vec::new());
+
+fn is_proven(lake: &LakeSettings) -> bool {
+    PROVEN.lock().is_ok_and(|proven| proven.contains(lake))
+}
+
+fn prove(lake: &LakeSettings) {
+    if let Ok(mut proven) = PROVEN.lock() {
+        proven.push(lake.clone());
     }
 }
 
