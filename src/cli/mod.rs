@@ -6,6 +6,8 @@
 //! [`Context::stop`], which every command obeys; the second ends the process at once.
 
 mod connect_standalone;
+mod inspect;
+mod lake;
 
 use std::process::ExitCode;
 
@@ -27,6 +29,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     ConnectStandalone(connect_standalone::Args),
+    Inspect(inspect::Args),
 }
 
 /// What every command is given.
@@ -68,6 +71,7 @@ impl Command {
     async fn run(self, context: Context) -> anyhow::Result<Exit> {
         match self {
             Self::ConnectStandalone(args) => connect_standalone::run(args, context).await,
+            Self::Inspect(args) => inspect::run(args, context).await,
         }
     }
 }

@@ -1,0 +1,102 @@
+//! What the commands that look at a lake have in common: where it is, how to reach it, and which topics are meant.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use lakeferry_api::error::Context as _;
+use lakeferry_api::{Config, ConnectError, Kind, Result};
+use lakeferry_lake::config::LakeSettings;
+use lakeferry_lake::layout::Layout;
+use lakeferry_lake::manifest::ManifestStore;
+use lakeferry_lake::manifest::read::Archive;
+
+use crate::clock::SystemClock;
+use crate::config::properties;
+
+/// A properties file that a command was given.
+///
+/// # Errors
+/// `Config` where it cannot be read.
+pub(crate) fn read_properties(file: &Path) -> Result<Config> {
+    let bytes = std::fs::read(file).context(Kind::Config, || format!("cannot read {}", file.display()))?;
+    properties::parse(&bytes).map_err(|error| error.context(format!("cannot read {}", file.display())))
+}
+
+/// The lake of a command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LakeArgs {
+    /// Where the lake is: file:///dir, s3://bucket/prefix, hdfs://host:port/dir
+    #[arg(value_name = "LAKE_URL")]
+    pub(crate) url: String,
+    /// An archived topic; repeat it for several. Without it, all of them
+    #[arg(long = "topic", value_name = "TOPIC")]
+    pub(crate) topics: Vec<String>,
+    /// A properties file with the store's options (aws_endpoint=..., hadoop.conf.dir=...)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) store_config: Option<PathBuf>,
+    /// The first folder below the URL
+    #[arg(long, value_name = "FOLDER", default_value = "topics")]
+    pub(crate) topics_dir: String,
+}
+
+impl LakeArgs {
+    /// The whole archive below `url`, as the defaults have it.
+    pub(crate) fn of(url: &str) -> Self {
+        Self { url: url.to_owned(), topics: Vec::new(), store_config: None, topics_dir: "topics".to_owned() }
+    }
+
+    /// The settings that the arguments and the store's file make together. Options may be written with or without the
+    /// prefix `store.` that connector configs have.
+    ///
+    /// # Errors
+    /// `Config` where the file cannot be read.
+    pub(crate) fn settings(&self) -> Result<LakeSettings> {
+        let mut options = match &self.store_config {
+            Some(file) => read_properties(file)?,
+            None => Config::new(),
+        };
+        let hadoop_conf_dir = options.remove("hadoop.conf.dir");
+        let options = options
+            .into_iter()
+            .map(|(key, value)| (key.strip_prefix("store.").map(str::to_owned).unwrap_or(key), value))
+            .filter(|(key, _)| key != "url")
+            .collect();
+        Ok(LakeSettings { url: self.url.clone(), options, hadoop_conf_dir, topics_dir: self.topics_dir.clone() })
+    }
+
+    /// The archive itself.
+    ///
+    /// # Errors
+    /// `Config` where the settings cannot name one.
+    pub(crate) fn archive(&self) -> Result<Archive> {
+        let settings = self.settings()?;
+        let layout = Layout::new(&settings.topics_dir)?;
+        Ok(Archive::new(ManifestStore::new(settings.open()?, layout, Arc::new(SystemClock::default()))))
+    }
+
+    /// The archived topics that are meant, sorted.
+    ///
+    /// # Errors
+    /// `Config` where a topic that was named is not archived, or nothing is.
+    pub(crate) async fn archived_topics(&self, archive: &Archive) -> Result<Vec<String>> {
+        let archived = archive.topics().await?;
+        if archived.is_empty() {
+            return Err(ConnectError::config(format!(
+                "{} holds no archive below {}/: check the URL and --topics-dir",
+                self.url, self.topics_dir
+            )));
+        }
+        if self.topics.is_empty() {
+            return Ok(archived);
+        }
+        if let Some(unknown) = self.topics.iter().find(|topic| !archived.contains(topic)) {
+            return Err(ConnectError::config(format!(
+                "--topic {unknown}: not archived in {}; archived are: {}",
+                self.url,
+                archived.join(", ")
+            )));
+        }
+        Ok(archived.into_iter().filter(|topic| self.topics.contains(topic)).collect())
+    }
+}
