@@ -118,9 +118,12 @@ async fn unreferenced(archive: &Archive, chain: &Chain) -> Result<Vec<String>, C
         .map(|file| (file.path.as_str(), file.stored_bytes))
         .collect();
     let folder = manifests.layout().data_dir(&chain.partition);
-    let listed: Vec<_> = manifests.store().list(Some(&folder)).try_collect().await.map_err(|error| {
-        ConnectError::retriable(format!("cannot list {folder}")).caused_by(error)
-    })?;
+    let listed: Vec<_> = manifests
+        .store()
+        .list(Some(&folder))
+        .try_collect()
+        .await
+        .map_err(|error| ConnectError::retriable(format!("cannot list {folder}")).caused_by(error))?;
     let relative = listed.iter().filter_map(|meta| manifests.layout().relative(&meta.location));
     Ok(relative.filter(|path| !named.contains_key(path.as_str())).collect())
 }

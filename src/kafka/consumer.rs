@@ -10,6 +10,8 @@ mod fetch;
 mod pattern;
 mod slot;
 
+pub(super) use slot::{NotUtf8, Slot};
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Thread;
@@ -84,6 +86,9 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     }))
 }
 
+/// A batch is whole at that many bytes or records.
+pub(super) const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH_RECORDS: usize = 8_192;
 const CHANNEL_EVENTS: usize = 8;
 const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 const METADATA_REFRESH_MS: u64 = 30_000;

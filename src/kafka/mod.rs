@@ -10,6 +10,7 @@ pub mod consumer;
 mod error;
 mod ffi;
 pub mod producer;
+pub mod reader;
 mod security;
 
 use std::collections::BTreeMap;

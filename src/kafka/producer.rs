@@ -97,7 +97,7 @@ impl QueueProducer {
     /// Queues a record, waiting for room as long as `max.block.ms` says.
     async fn queue<'h, H>(&self, record: Outgoing<'_>, headers: H, report: &Arc<Report>) -> Result<()>
     where
-        H: ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)> + Clone,
+        H: ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
     {
         let mut deadline = None;
         loop {
@@ -141,7 +141,7 @@ impl Producer for QueueProducer {
             key: record.key.as_deref(),
             value: record.value.as_deref(),
         };
-        let headers = record.headers.iter().map(|(key, value)| (&**key, value.as_deref()));
+        let headers = record.headers.iter().map(|(key, value)| (key.as_bytes(), value.as_deref()));
         let _turn = self.turn().await?;
         self.queue(outgoing, headers, &report).await?;
         Ok(Box::pin(async move {
@@ -164,7 +164,7 @@ impl Producer for QueueProducer {
                 key: row.key(),
                 value: row.value(),
             };
-            let headers: Vec<_> = row.headers().collect();
+            let headers: Vec<_> = row.headers().map(|(key, value)| (key.as_bytes(), value)).collect();
             if let Err(error) = self.queue(outgoing, headers.into_iter(), &report).await {
                 report.close(batch.len() + 1 - queued);
                 return Err(error);

@@ -378,3 +378,90 @@ fn java_partition(key: &[u8], partitions: i32) -> i32 {
     hash ^= hash >> 15;
     (hash & 0x7fff_ffff) as i32 % partitions
 }
+
+#[tokio::test]
+async fn a_reader_reads_its_stretches_and_ends() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 3);
+    embedded.fill("t", 0, 0..5_000).await;
+    embedded.fill("t", 1, 0..10).await;
+    let place = |partition| TopicPartition::new("t", partition);
+    let stretches = reader::Stretches::from([(place(0), (100, 4_000)), (place(1), (0, 10)), (place(2), (0, 0))]);
+    let mut reader = reader::open(&embedded.properties(&[]), stretches, clock()).unwrap();
+    let mut read: BTreeMap<i32, Vec<Batch>> = BTreeMap::new();
+    while let Some(batch) = reader.next().await.unwrap() {
+        read.entry(batch.partition().partition).or_default().push(batch);
+    }
+    assert_eq!(offsets(&read[&0]), (100..4_000).collect::<Vec<_>>());
+    assert_eq!(offsets(&read[&1]), (0..10).collect::<Vec<_>>());
+    assert_eq!(read.len(), 2);
+    for (partition, end) in [(0, 4_000), (1, 10)] {
+        assert_touching(&read[&partition]);
+        assert_eq!(read[&partition].last().map(Batch::next_offset), Some(end));
+    }
+    let beyond = reader::Stretches::from([(place(1), (50, 60))]);
+    let error = reader::open(&embedded.properties(&[]), beyond, clock()).unwrap().next().await.expect_err("not there");
+    assert_eq!(error.kind(), Kind::NotFound);
+    assert!(error.message().contains("50") && error.message().contains("t-1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_header_key_that_is_not_utf8_is_an_error_that_names_the_record() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..3).await;
+    let settings = security::client_config(&embedded.properties(&[]), ffi::Role::Producer).unwrap();
+    let raw = ffi::Producer::<()>::new(ffi::Handle::open(ffi::Role::Producer, &settings).unwrap());
+    let record = ffi::Outgoing { topic: "t", partition: Some(0), timestamp: 1, key: None, value: None };
+    let headers: [(&[u8], Option<&[u8]>); 2] = [(b"good", None), (&[0xff, b'x'], Some(b"v"))];
+    raw.send(&record, headers.into_iter(), Arc::new(())).unwrap();
+    let mut delivered = None;
+    while delivered.is_none() {
+        raw.poll(PATIENCE, |_, result| delivered = Some(result), |_| {});
+    }
+    assert_eq!(delivered, Some(Ok((0, 3))));
+    embedded.fill("t", 0, 4..6).await;
+
+    let place = TopicPartition::new("t", 0);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    assigned(&mut *consumer).await;
+    consumer.start_at(&Positions::from([(place.clone(), 0)]));
+    assert_eq!(offsets(&read_until(&mut *consumer, 3).await), [0, 1, 2]);
+    let Event::Error(error) = next(&mut *consumer).await else { panic!("no error") };
+    assert_eq!(error.kind(), Kind::Data);
+    assert!(error.message().contains("offset 3 of t-0"), "{error}");
+    // Nothing behind it comes until somebody says how to go on.
+    consumer.start_at(&Positions::from([(place, 4)]));
+    assert_eq!(offsets(&read_until(&mut *consumer, 6).await), [4, 5]);
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_the_caller_wait_and_keeps_the_order() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    let producer = embedded.clients.producer(&embedded.properties(&[("buffer.memory", "65536")])).unwrap();
+    let place = TopicPartition::new("t", 0);
+    let batch = |first: i64| {
+        let mut builder = BatchBuilder::new(place.clone(), first);
+        for offset in first..first + 200 {
+            builder.push(offset, (1 + offset, None), None, Some(&[7; 2_000]));
+        }
+        builder.build(first + 200)
+    };
+    let (one, two) = (batch(0), batch(200));
+    let (first, second) = tokio::join!(producer.send_batch(&one), producer.send_batch(&two));
+    first.unwrap().await.unwrap();
+    second.unwrap().await.unwrap();
+    let stretches = reader::Stretches::from([(place, (0, 400))]);
+    let mut reader = reader::open(&embedded.properties(&[]), stretches, clock()).unwrap();
+    let mut stamps = Vec::new();
+    while let Some(batch) = reader.next().await.unwrap() {
+        stamps.extend_from_slice(batch.timestamps());
+    }
+    assert_eq!(stamps, (1..=400).collect::<Vec<_>>());
+    let limited = [("buffer.memory", "65536"), ("max.block.ms", "300"), ("bootstrap.servers", "127.0.0.1:1")];
+    let stuck = embedded.clients.producer(&embedded.properties(&limited)).unwrap();
+    let error = stuck.send_batch(&one).await.err().expect("no room");
+    assert!(error.is_retriable() && error.message().contains('t'), "{error}");
+}

@@ -16,10 +16,8 @@ use super::super::error::explain;
 use super::super::ffi::{self, Code, Entry, Failure, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::slot::{Phase, Slot};
-use super::{Said, Shared};
+use super::{BATCH_BYTES, BATCH_RECORDS, Said, Shared};
 
-const BATCH_BYTES: usize = 1 << 20;
-const BATCH_RECORDS: usize = 8_192;
 const BATCH_AGE: Duration = Duration::from_millis(50);
 /// All batches under way together.
 const COLLECTED_BYTES: u64 = 8 << 20;

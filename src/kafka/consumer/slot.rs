@@ -22,8 +22,8 @@ pub(super) enum Phase {
 }
 
 /// See the module.
-pub(super) struct Slot {
-    pub(super) partition: TopicPartition,
+pub(in crate::kafka) struct Slot {
+    pub(in crate::kafka) partition: TopicPartition,
     pub(super) phase: Phase,
     /// Of the start that it is reading for.
     pub(super) generation: u64,
@@ -44,7 +44,7 @@ struct Open {
 
 impl Slot {
     /// A newly assigned partition, which the client was told to pause.
-    pub(super) fn new(partition: TopicPartition) -> Self {
+    pub(in crate::kafka) fn new(partition: TopicPartition) -> Self {
         Self {
             partition,
             phase: Phase::Idle,
@@ -68,7 +68,7 @@ impl Slot {
     }
 
     /// The client has taken the start.
-    pub(super) fn started(&mut self, offset: i64) {
+    pub(in crate::kafka) fn started(&mut self, offset: i64) {
         self.position = offset;
         self.phase = Phase::Reading;
     }
@@ -80,7 +80,7 @@ impl Slot {
     }
 
     /// The next offset to read.
-    pub(super) fn position(&self) -> i64 {
+    pub(in crate::kafka) fn position(&self) -> i64 {
         self.position
     }
 
@@ -99,7 +99,7 @@ impl Slot {
     }
 
     /// Adds a record that is not behind the position.
-    pub(super) fn push(&mut self, message: &Message<'_>, now: Duration) -> Result<(), NotUtf8> {
+    pub(in crate::kafka) fn push(&mut self, message: &Message<'_>, now: Duration) -> Result<(), NotUtf8> {
         let mut headers = message.headers();
         if headers.any(|(key, _)| std::str::from_utf8(key).is_err()) {
             return Err(NotUtf8);
@@ -115,7 +115,7 @@ impl Slot {
     }
 
     /// Everything below `position` was passed.
-    pub(super) fn advance(&mut self, position: i64, now: Duration) {
+    pub(in crate::kafka) fn advance(&mut self, position: i64, now: Duration) {
         if position > self.position {
             self.open(now);
             self.position = position;
@@ -128,15 +128,20 @@ impl Slot {
     }
 
     /// Records and bytes collected, and since when; `None` where nothing is.
-    pub(super) fn collected(&self) -> Option<(usize, usize, Duration)> {
+    pub(in crate::kafka) fn collected(&self) -> Option<(usize, usize, Duration)> {
         self.open.as_ref().map(|open| (open.builder.len(), open.builder.raw_bytes(), open.since))
     }
 
     /// What was collected.
-    pub(super) fn take(&mut self) -> Option<Batch> {
+    pub(in crate::kafka) fn take(&mut self) -> Option<Batch> {
         self.open.take().map(|open| open.builder.build(self.position))
+    }
+
+    /// What was collected, where it is to be handed out.
+    pub(in crate::kafka) fn take_if(&mut self, whole: bool) -> Option<Batch> {
+        if whole { self.take() } else { None }
     }
 }
 
 /// A header key that is not UTF-8, which the archive's columns cannot hold.
-pub(super) struct NotUtf8;
+pub(in crate::kafka) struct NotUtf8;

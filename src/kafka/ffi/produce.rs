@@ -48,7 +48,7 @@ impl<T: Send + Sync> Producer<T> {
     pub(in crate::kafka) fn send<'h>(
         &self,
         record: &Outgoing<'_>,
-        headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)>,
+        headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)>,
         token: Arc<T>,
     ) -> Result<(), Failure> {
         let topic = c_name(record.topic)?;
@@ -138,7 +138,7 @@ impl<T: Send + Sync> Producer<T> {
 
 impl Headers {
     /// `None` where there are none.
-    fn of<'h>(headers: impl ExactSizeIterator<Item = (&'h str, Option<&'h [u8]>)>) -> Result<Option<Self>, Failure> {
+    fn of<'h>(headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)>) -> Result<Option<Self>, Failure> {
         if headers.len() == 0 {
             return Ok(None);
         }

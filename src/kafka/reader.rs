@@ -1,0 +1,232 @@
+//! Reads stretches of partitions to their ends, without a group: what `verify --bootstrap-server`, the demo and tests
+//! need. Reads `read_committed`, commits nothing, and ends when every partition has reached its end.
+//!
+//! Deliberately absent: rebalances, seeks and the byte budget; a reader holds a few batches and waits for its caller.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakeferry_api::{Batch, Clock, Config, ConnectError, Result, TopicPartition};
+use tokio::sync::mpsc;
+
+use super::consumer::{BATCH_BYTES, BATCH_RECORDS, NotUtf8, Slot};
+use super::error::{explain, kind};
+use super::ffi::{Code, Failure, Handle, Message, Polled, Role};
+use super::security;
+
+/// What is read of each partition: from an offset up to, but without, another.
+pub type Stretches = BTreeMap<TopicPartition, (i64, i64)>;
+
+/// See the module.
+pub struct Reader {
+    batches: mpsc::Receiver<Result<Batch>>,
+}
+
+impl Reader {
+    /// The next batch; `None` when every stretch was read to its end. Batches of a partition touch, the first begins
+    /// where its stretch begins and the last ends where it ends.
+    ///
+    /// # Errors
+    /// `NotFound` where a stretch is not in the log (any more); `Data` where a record cannot be read; `Retriable` where
+    /// the brokers have said nothing for a minute. Nothing follows an error.
+    pub async fn next(&mut self) -> Result<Option<Batch>> {
+        self.batches.recv().await.transpose()
+    }
+}
+
+/// Begins to read.
+///
+/// # Errors
+/// `Config` where the properties cannot be used.
+pub fn open(properties: &Config, stretches: Stretches, clock: Arc<dyn Clock>) -> Result<Reader> {
+    let (sender, batches) = mpsc::channel(CHANNEL_BATCHES);
+    let handle = Handle::open(Role::Consumer, &settings(properties)?)
+        .map_err(|failure| explain(&failure, "cannot create a reader"))?;
+    let open: BTreeMap<_, _> = stretches.into_iter().filter(|(_, (from, to))| from < to).collect();
+    let rows: Vec<_> = open.iter().map(|(partition, (from, _))| (partition.clone(), *from)).collect();
+    handle.assign(&rows).map_err(|failure| explain(&failure, "cannot read the partitions"))?;
+    let stretches = open.into_iter().map(|(partition, (from, to))| {
+        let mut slot = Slot::new(partition.clone());
+        slot.started(from);
+        (partition, Stretch { slot, to })
+    });
+    let reading =
+        Reading { handle, sender, stretches: stretches.collect(), heard: clock.monotonic(), clock, last: None };
+    std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(move || reading.run())
+        .map_err(|error| ConnectError::retriable("cannot start a reader thread").caused_by(error))?;
+    Ok(Reader { batches })
+}
+
+const CHANNEL_BATCHES: usize = 8;
+const POLL_WAIT: Duration = Duration::from_millis(100);
+const SILENCE: Duration = Duration::from_secs(60);
+
+fn settings(properties: &Config) -> Result<security::Settings> {
+    let mut settings = security::client_config(properties, Role::Consumer)?;
+    // librdkafka assigns nothing to a consumer without a group's name, though it asks no group for anything.
+    settings.entry("group.id".to_owned()).or_insert_with(|| "lakeferry-reader".to_owned());
+    let forced = [
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", "false"),
+        ("enable.partition.eof", "true"),
+        ("auto.offset.reset", "error"),
+        ("check.crcs", "true"),
+        ("fetch.queue.backoff.ms", "5"),
+        ("queued.max.messages.kbytes", "16384"),
+        ("log.connection.close", "false"),
+    ];
+    settings.extend(forced.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    Ok(settings)
+}
+
+/// The thread's half.
+struct Reading {
+    handle: Handle,
+    sender: mpsc::Sender<Result<Batch>>,
+    stretches: BTreeMap<TopicPartition, Stretch>,
+    clock: Arc<dyn Clock>,
+    heard: Duration,
+    /// What the client said last, to explain a silence.
+    last: Option<Failure>,
+}
+
+struct Stretch {
+    slot: Slot,
+    to: i64,
+}
+
+impl Reading {
+    fn run(mut self) {
+        if let Err(error) = self.read() {
+            // Whoever reads may be gone.
+            let _ = self.sender.blocking_send(Err(error));
+        }
+    }
+
+    fn read(&mut self) -> Result<()> {
+        while !self.stretches.is_empty() && !self.sender.is_closed() {
+            let Some(event) = self.poll()? else {
+                self.flush();
+                continue;
+            };
+            match event {
+                Heard::Progress(partition) => self.settle(&partition),
+                Heard::Failed(failure, partition) => self.fail(failure, partition)?,
+                Heard::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one event in; `None` where none came in time.
+    fn poll(&mut self) -> Result<Option<Heard>> {
+        let now = self.clock.monotonic();
+        let Some(polled) = self.handle.poll(POLL_WAIT) else {
+            if now.saturating_sub(self.heard) > SILENCE {
+                let why = self.last.as_ref().map_or_else(String::new, |failure| format!(": {}", failure.text));
+                return Err(ConnectError::retriable(format!("the brokers have given nothing for a minute{why}")));
+            }
+            return Ok(None);
+        };
+        Ok(Some(match polled {
+            Polled::Message(message) => {
+                self.heard = now;
+                let place = TopicPartition::new(message.topic(), message.partition());
+                match self.stretches.get_mut(&place) {
+                    Some(stretch) => {
+                        stretch.take(&message, now)?;
+                        Heard::Progress(place)
+                    }
+                    None => Heard::Nothing,
+                }
+            }
+            Polled::End(place, offset) => {
+                self.heard = now;
+                if let Some(stretch) = self.stretches.get_mut(&place) {
+                    stretch.slot.advance(offset.min(stretch.to), now);
+                }
+                Heard::Progress(place)
+            }
+            Polled::Failed(failure, place) => Heard::Failed(failure, place.map(|place| place.partition)),
+            Polled::Assign(_) | Polled::Revoke(_) | Polled::Nothing => Heard::Nothing,
+        }))
+    }
+
+    /// Hands out what is large enough or whole, and forgets a stretch that was read to its end.
+    fn settle(&mut self, partition: &TopicPartition) {
+        let Some(stretch) = self.stretches.get_mut(partition) else { return };
+        let done = stretch.slot.position() >= stretch.to;
+        let full = |(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES;
+        let whole = done || stretch.slot.collected().is_some_and(full);
+        if let Some(batch) = stretch.slot.take_if(whole) {
+            // Whoever reads may be gone; the loop looks.
+            let _ = self.sender.blocking_send(Ok(batch));
+        }
+        if done {
+            self.stretches.remove(partition);
+        }
+    }
+
+    fn flush(&mut self) {
+        for batch in self.stretches.values_mut().filter_map(|stretch| stretch.slot.take()) {
+            let _ = self.sender.blocking_send(Ok(batch));
+        }
+    }
+
+    fn fail(&mut self, failure: Failure, partition: Option<TopicPartition>) -> Result<()> {
+        let stretch = partition.as_ref().and_then(|partition| self.stretches.get(partition));
+        match (failure.code, stretch, &partition) {
+            (Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Some(stretch), Some(partition)) => {
+                return Err(ConnectError::not_found(format!(
+                    "offset {} is not in the log of {partition}: {}",
+                    stretch.slot.position(),
+                    failure.text
+                )));
+            }
+            (
+                Code::RD_KAFKA_RESP_ERR__BAD_MSG
+                | Code::RD_KAFKA_RESP_ERR__BAD_COMPRESSION
+                | Code::RD_KAFKA_RESP_ERR__NOT_IMPLEMENTED
+                | Code::RD_KAFKA_RESP_ERR_INVALID_MSG
+                | Code::RD_KAFKA_RESP_ERR__FATAL,
+                ..,
+            ) => return Err(ConnectError::data(format!("reading from Kafka: {}", failure.text))),
+            _ => {}
+        }
+        // Refused logins and missing rights do not mend themselves; a group's rights are not needed here.
+        let of_group = failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+        if kind(&failure) == lakeferry_api::Kind::Config && !of_group {
+            return Err(explain(&failure, "reading from Kafka"));
+        }
+        self.last = Some(failure);
+        Ok(())
+    }
+}
+
+enum Heard {
+    Progress(TopicPartition),
+    Failed(Failure, Option<TopicPartition>),
+    Nothing,
+}
+
+impl Stretch {
+    fn take(&mut self, message: &Message<'_>, now: Duration) -> Result<()> {
+        if message.offset() >= self.to {
+            self.slot.advance(self.to, now);
+            return Ok(());
+        }
+        if message.offset() < self.slot.position() {
+            return Ok(());
+        }
+        self.slot.push(message, now).map_err(|NotUtf8| {
+            ConnectError::data(format!(
+                "the record at offset {} of {} has a header key that is not UTF-8",
+                message.offset(),
+                self.slot.partition
+            ))
+        })
+    }
+}
