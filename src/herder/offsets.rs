@@ -1,0 +1,238 @@
+//! The offsets of a connector, read and altered from outside: a source's in Connect's offset log, a sink's in its
+//! consumer group. The connector is asked before anything is altered. Runs as a job of the loop, which sees to it that
+//! the connector is stopped and stays so meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lakeferry_api::connector::{AlteredOffsets, Connector, ConnectorType};
+use lakeferry_api::{Config, ConnectError, Kind, Result, SourceOffset, SourcePartition, TopicPartition};
+use serde_json::{Map, Value};
+
+use super::Parts;
+use super::command::{Altered, NewOffsets, Offsets};
+use super::stopped_sink::StoppedSink;
+use crate::config::overrides::{Client, client_config};
+use crate::kafka::Admin;
+
+/// What a sink's alteration sets or, with `None`, resets.
+type SinkOffsets = BTreeMap<TopicPartition, Option<i64>>;
+
+/// The offsets of a connector as they are stored.
+///
+/// # Errors
+/// `Fatal` where the store or the brokers do not answer.
+pub(super) async fn read(parts: &Parts, name: &str, raw: &Config) -> Result<Offsets> {
+    let config = parts.worker.providers.resolve(raw)?;
+    let failed = |error: ConnectError| match parts.kind_of(&config) {
+        Some(ConnectorType::Sink) => {
+            fatal(format!("Failed to retrieve consumer group offsets for sink connector {name}"), error)
+        }
+        _ => fatal(format!("Failed to retrieve the offsets of source connector {name}"), error),
+    };
+    match parts.connector(&config)?.connector_type() {
+        ConnectorType::Sink => {
+            let group = Group::new(parts, name, &config).map_err(failed)?;
+            let offsets = group.admin.group_offsets(&group.id).await.map_err(failed)?;
+            Ok(Offsets::Sink(offsets.into_iter().collect()))
+        }
+        ConnectorType::Source => {
+            let offsets = parts.offsets.all(name).await.map_err(failed)?;
+            Ok(Offsets::Source(offsets.into_iter().collect()))
+        }
+    }
+}
+
+/// Alters or resets the offsets of a stopped connector.
+///
+/// # Errors
+/// `Config` for a request that makes no sense for a sink; `Fatal` for what the connector, the store or the brokers
+/// refuse.
+pub(super) async fn alter(parts: &Arc<Parts>, name: &str, raw: &Config, offsets: NewOffsets) -> Result<Altered> {
+    let config = parts.worker.providers.resolve(raw)?;
+    let connector = parts.connector(&config)?;
+    match connector.connector_type() {
+        ConnectorType::Sink => alter_sink(parts, name, &config, connector.as_ref(), offsets).await,
+        ConnectorType::Source => alter_source(parts, name, &config, connector.as_ref(), offsets).await,
+    }
+}
+
+async fn alter_source(
+    parts: &Parts,
+    name: &str,
+    config: &Config,
+    connector: &dyn Connector,
+    offsets: NewOffsets,
+) -> Result<Altered> {
+    let altered: AlteredOffsets = match offsets {
+        NewOffsets::Some(entries) => source_offsets(entries)?,
+        NewOffsets::ResetAll => parts.offsets.all(name).await?.into_keys().map(|partition| (partition, None)).collect(),
+    };
+    let completely = connector.alter_source_offsets(config, &altered).await.map_err(refused)?;
+    parts.offsets.put(name, &altered.into_iter().collect::<Vec<_>>()).await.map_err(refused)?;
+    Ok(Altered { completely })
+}
+
+async fn alter_sink(
+    parts: &Arc<Parts>,
+    name: &str,
+    config: &Config,
+    connector: &dyn Connector,
+    offsets: NewOffsets,
+) -> Result<Altered> {
+    let group = Group::new(parts, name, config)?;
+    let reset_all = offsets == NewOffsets::ResetAll;
+    let altered: SinkOffsets = match offsets {
+        NewOffsets::Some(entries) => sink_offsets(entries)?,
+        NewOffsets::ResetAll => {
+            let known = group.admin.group_offsets(&group.id).await.map_err(refused)?;
+            known.into_keys().map(|partition| (partition, None)).collect()
+        }
+    };
+    let verb = if reset_all { "reset" } else { "alter" };
+    if group.admin.group_is_live(&group.id).await.map_err(refused)? {
+        return Err(ConnectError::fatal(still_live(verb, name)));
+    }
+    let context = Arc::new(StoppedSink::new(Arc::clone(parts), name, config, &group));
+    let completely = connector.alter_sink_offsets(context, config, &altered).await.map_err(refused)?;
+    let done = if reset_all { group.admin.delete_group(&group.id).await } else { group.alter(&altered).await };
+    match done {
+        Ok(()) => Ok(Altered { completely }),
+        Err(error) if error.kind() == Kind::Conflict => Err(fatal(still_live(verb, name), error)),
+        Err(error) => Err(fatal(format!("Failed to {verb} consumer group offsets for connector {name}"), error)),
+    }
+}
+
+/// A sink connector's consumer group.
+pub(super) struct Group {
+    pub(super) id: String,
+    pub(super) admin: Arc<dyn Admin>,
+}
+
+impl Group {
+    fn new(parts: &Parts, name: &str, config: &Config) -> Result<Self> {
+        let consumer = client_config(&parts.worker, config, Client::Consumer)?;
+        let id = consumer.get("group.id").cloned().unwrap_or_else(|| format!("connect-{name}"));
+        let admin = parts.clients.admin(&client_config(&parts.worker, config, Client::Admin)?)?;
+        Ok(Self { id, admin })
+    }
+
+    async fn alter(&self, offsets: &SinkOffsets) -> Result<()> {
+        let set =
+            |(partition, offset): (&TopicPartition, &Option<i64>)| offset.map(|offset| (partition.clone(), offset));
+        let set: BTreeMap<_, _> = offsets.iter().filter_map(set).collect();
+        let reset: Vec<_> =
+            offsets.iter().filter(|(_, offset)| offset.is_none()).map(|(partition, _)| partition.clone()).collect();
+        if !set.is_empty() {
+            self.admin.alter_group_offsets(&self.id, &set).await?;
+        }
+        if !reset.is_empty() {
+            self.admin.delete_group_offsets(&self.id, &reset).await?;
+        }
+        Ok(())
+    }
+}
+
+fn source_offsets(entries: Vec<(Value, Value)>) -> Result<AlteredOffsets> {
+    let mut offsets = AlteredOffsets::new();
+    for (partition, offset) in entries {
+        let partition = match (map(partition), &offset) {
+            (Some(partition), _) => primitives("Partitions", partition)?,
+            (None, Value::Null) => continue,
+            (None, _) => return Err(ConnectError::fatal("Partition objects cannot be null")),
+        };
+        let offset = map(offset).map(|offset| primitives("Offsets", offset).and_then(SourceOffset::new)).transpose()?;
+        offsets.insert(SourcePartition::new(&partition)?, offset);
+    }
+    Ok(offsets)
+}
+
+fn primitives(what: &str, map: Map<String, Value>) -> Result<Map<String, Value>> {
+    let kind = |value: &Value| match value {
+        Value::Object(_) => Some("MAP"),
+        Value::Array(_) => Some("ARRAY"),
+        _ => None,
+    };
+    match map.iter().find_map(|(key, value)| Some((key, kind(value)?))) {
+        Some((key, kind)) => Err(ConnectError::data(format!(
+            "{what} may only contain primitive types as values, but field {key} contains {kind}"
+        ))),
+        None => Ok(map),
+    }
+}
+
+fn sink_offsets(entries: Vec<(Value, Value)>) -> Result<SinkOffsets> {
+    entries.into_iter().map(|(partition, offset)| Ok((sink_partition(partition)?, sink_offset(offset)?))).collect()
+}
+
+fn sink_partition(partition: Value) -> Result<TopicPartition> {
+    let partition = map(partition)
+        .ok_or_else(|| ConnectError::config("The partition for a sink connector offset cannot be null or missing"))?;
+    let (Some(topic), Some(number)) = (partition.get("kafka_topic"), partition.get("kafka_partition")) else {
+        return Err(ConnectError::config(
+            "The partition for a sink connector offset must contain the keys 'kafka_topic' and 'kafka_partition'",
+        ));
+    };
+    if topic.is_null() {
+        return Err(ConnectError::config("Kafka topic names must be valid strings and may not be null"));
+    }
+    if number.is_null() {
+        return Err(ConnectError::config("Kafka partitions must be valid numbers and may not be null"));
+    }
+    let partition = text(number).parse::<i32>().map_err(|_| {
+        ConnectError::config(format!(
+            "Failed to parse the following Kafka partition value in the provided offsets: '{}'. Partition values for \
+             sink connectors need to be integers.",
+            text(number)
+        ))
+    })?;
+    Ok(TopicPartition { topic: text(topic).into(), partition })
+}
+
+fn sink_offset(offset: Value) -> Result<Option<i64>> {
+    let Some(offset) = map(offset) else { return Ok(None) };
+    let number = offset.get("kafka_offset").ok_or_else(|| {
+        ConnectError::config("The offset for a sink connector should either be null or contain the key 'kafka_offset'")
+    })?;
+    let parsed = text(number).parse::<i64>().map_err(|_| {
+        ConnectError::config(format!(
+            "Failed to parse the following Kafka offset value in the provided offsets: '{}'. Offset values for sink \
+             connectors need to be integers.",
+            text(number)
+        ))
+    })?;
+    Ok(Some(parsed))
+}
+
+fn map(value: Value) -> Option<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Some(map),
+        _ => None,
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What a connector or a store refuses is no fault of the request's form: it keeps its words and becomes `Fatal`.
+fn refused(error: ConnectError) -> ConnectError {
+    fatal(error.message().to_owned(), error)
+}
+
+fn fatal(message: String, cause: ConnectError) -> ConnectError {
+    tracing::error!(trace = cause.trace(), "{message}");
+    ConnectError::fatal(message).caused_by(cause)
+}
+
+fn still_live(verb: &str, name: &str) -> String {
+    format!(
+        "Failed to {verb} consumer group offsets for connector {name} either because its tasks haven't stopped \
+         completely yet or the connector was resumed before the request to {verb} its offsets could be successfully \
+         completed. If the connector is in a stopped state, this operation can be safely retried. If it doesn't \
+         eventually succeed, the Connect cluster may need to be restarted to get rid of the zombie sink tasks."
+    )
+}
