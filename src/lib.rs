@@ -11,5 +11,7 @@ pub mod kafka;
 pub mod logging;
 pub mod plugins;
 pub mod random;
+pub mod rest;
 pub mod spawn;
 pub mod task;
+

@@ -1,0 +1,293 @@
+//! Request bodies. Read as loosely as Connect reads them (numbers and booleans are text where text is expected, keeping
+//! their letters), refused in words that begin as Connect's do, because clients match them.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{StatusCode, header};
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+
+/// The JSON of a request's body; null where there is none.
+pub(super) struct Body(pub(super) Value);
+
+/// A flat map; `None` is JSON's null.
+pub(super) type TextMap = BTreeMap<String, Option<String>>;
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let typed = request.headers().contains_key(header::CONTENT_TYPE);
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        if text.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self(Value::Null));
+        }
+        if !typed {
+            return Err(ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        match serde_json::from_slice(text) {
+            Ok(value) => Ok(Self(with_literal_numbers(value, text))),
+            Err(error) => Err(ApiError::internal(malformed(text, &error))),
+        }
+    }
+}
+
+/// The members of an object.
+///
+/// # Errors
+/// What `value` is instead.
+pub(super) fn object(value: Value, what: &str, at: &str) -> Result<Map<String, Value>, ApiError> {
+    match value {
+        Value::Object(map) => Ok(map),
+        Value::Array(_) => Err(wrong_type(what, &value, at)),
+        other => Err(ApiError::internal(format!(
+            "Cannot construct instance of `{what}` (although at least one Creator exists): no {}-argument \
+             constructor/factory method to deserialize from {} value ({}){}",
+            argument(&other),
+            kind(&other),
+            shown(&other),
+            chain(at)
+        ))),
+    }
+}
+
+/// The items of an array.
+///
+/// # Errors
+/// What `value` is instead.
+pub(super) fn array(value: Value, what: &str, at: &str) -> Result<Vec<Value>, ApiError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        other => Err(wrong_type(what, &other, at)),
+    }
+}
+
+/// A text; numbers and booleans are theirs.
+///
+/// # Errors
+/// What `value` is instead.
+pub(super) fn text(value: Value, at: &str) -> Result<Option<String>, ApiError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Bool(_) | Value::Number(_) => Ok(Some(value.to_string())),
+        Value::Array(_) | Value::Object(_) => Err(wrong_type("String", &value, at)),
+    }
+}
+
+/// A flat map of texts; `None` where the value is null.
+///
+/// # Errors
+/// What `value` is instead.
+pub(super) fn text_map(value: Value, at: &str) -> Result<Option<TextMap>, ApiError> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let entry = |(key, value): (String, Value)| {
+        let at = if at.is_empty() { key.clone() } else { format!("{at}->{key}") };
+        Ok((key, text(value, &at)?))
+    };
+    object(value, "Map<String,String>", at)?.into_iter().map(entry).collect::<Result<_, _>>().map(Some)
+}
+
+/// Refuses members that `known` does not name.
+///
+/// # Errors
+/// The first such member.
+pub(super) fn known_fields(map: &Map<String, Value>, what: &str, known: &[&str]) -> Result<(), ApiError> {
+    match map.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => {
+            let properties: Vec<_> = known.iter().map(|name| format!("\"{name}\"")).collect();
+            Err(ApiError::internal(format!(
+                "Unrecognized field \"{key}\" (class {what}), not marked as ignorable (known properties: {})",
+                properties.join(", ")
+            )))
+        }
+        None => Ok(()),
+    }
+}
+
+fn wrong_type(what: &str, value: &Value, at: &str) -> ApiError {
+    let token = match value {
+        Value::Array(_) => "START_ARRAY",
+        Value::Object(_) => "START_OBJECT",
+        Value::String(_) => "VALUE_STRING",
+        Value::Bool(true) => "VALUE_TRUE",
+        Value::Bool(false) => "VALUE_FALSE",
+        Value::Null => "VALUE_NULL",
+        Value::Number(number) if is_integer(number) => "VALUE_NUMBER_INT",
+        Value::Number(_) => "VALUE_NUMBER_FLOAT",
+    };
+    ApiError::internal(format!(
+        "Cannot deserialize value of type `{what}` from {} value (token `JsonToken.{token}`){}",
+        kind(value),
+        chain(at)
+    ))
+}
+
+fn chain(at: &str) -> String {
+    if at.is_empty() { String::new() } else { format!(" (through reference chain: {at})") }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "Array",
+        Value::Object(_) => "Object",
+        Value::String(_) => "String",
+        Value::Bool(_) => "Boolean",
+        Value::Number(_) => "Number",
+        Value::Null => "Null",
+    }
+}
+
+fn argument(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "String",
+        Value::Bool(_) => "boolean/Boolean",
+        Value::Number(number) if !is_integer(number) => "double/Double",
+        _ => "int/Int",
+    }
+}
+
+fn is_integer(number: &serde_json::Number) -> bool {
+    number.as_str().bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("'{text}'"),
+        other => other.to_string(),
+    }
+}
+
+/// `value` with its numbers as the client wrote them: the parser adds a sign to exponents, and `1.50e1` in a config
+/// must stay `1.50e1`.
+fn with_literal_numbers(mut value: Value, text: &[u8]) -> Value {
+    let literals = number_literals(text);
+    // A key given twice has dropped a value; then nobody can say which literal is whose.
+    if count_numbers(&value) == literals.len() {
+        put_literals(&mut value, &mut literals.into_iter());
+    }
+    value
+}
+
+/// Every number of a JSON text that is known to be well formed, in order.
+fn number_literals(text: &[u8]) -> Vec<String> {
+    let of_number = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+    let mut literals = Vec::new();
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'"' => after_string(after),
+            b'-' | b'0'..=b'9' => {
+                let length = rest.iter().take_while(|byte| of_number(byte)).count();
+                literals.push(String::from_utf8_lossy(&rest[..length]).into_owned());
+                &rest[length..]
+            }
+            _ => after,
+        };
+    }
+    literals
+}
+
+/// What follows the string that `text` is inside of.
+fn after_string(text: &[u8]) -> &[u8] {
+    let mut escaped = false;
+    let end = text.iter().position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(&[], |end| &text[end + 1..])
+}
+
+fn count_numbers(value: &Value) -> usize {
+    match value {
+        Value::Number(_) => 1,
+        Value::Array(items) => items.iter().map(count_numbers).sum(),
+        Value::Object(map) => map.values().map(count_numbers).sum(),
+        Value::Null | Value::Bool(_) | Value::String(_) => 0,
+    }
+}
+
+fn put_literals(value: &mut Value, literals: &mut impl Iterator<Item = String>) {
+    match value {
+        Value::Number(number) => {
+            if let Some(literal) = literals.next() {
+                *number = serde_json::Number::from_string_unchecked(literal);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| put_literals(item, literals)),
+        Value::Object(map) => map.values_mut().for_each(|member| put_literals(member, literals)),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+fn malformed(text: &[u8], error: &serde_json::Error) -> String {
+    let position = format!("\n at [line: {}, column: {}]", error.line(), error.column());
+    if error.is_eof() {
+        return format!("Unexpected end-of-input: {error}{position}");
+    }
+    let line = text.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let before = &line[..error.column().min(line.len())];
+    let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let start = before.iter().rposition(|byte| !word(byte)).map_or(0, |last| last + 1);
+    let token: Vec<u8> = line[start..].iter().copied().take_while(word).collect();
+    if start < before.len() && token.first().is_some_and(u8::is_ascii_alphabetic) {
+        let token = String::from_utf8_lossy(&token);
+        return format!(
+            "Unrecognized token '{token}': was expecting (JSON String, Number, Array, Object or token 'null', 'true' \
+             or 'false'){position}"
+        );
+    }
+    let letter = before.last().copied().unwrap_or_default();
+    format!("Unexpected character ('{}' (code {letter})): {error}{position}", char::from(letter))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        malformed(text.as_bytes(), &serde_json::from_str::<Value>(text).unwrap_err())
+    }
+
+    #[test]
+    fn malformed_json_is_described_as_connect_does() {
+        assert!(refusal("{").starts_with("Unexpected end-of-input: "));
+        assert!(refusal("nope").starts_with("Unrecognized token 'nope': was expecting (JSON String"));
+        assert!(refusal("{\"a\":1} trailing").starts_with("Unrecognized token 'trailing'"));
+        assert!(refusal("{\"name\":\"a\",}").starts_with("Unexpected character ('}' (code 125)): "));
+        assert!(refusal("{'name':'a'}").starts_with("Unexpected character (''' (code 39)): "));
+        assert!(refusal("{\n  ?}").ends_with("at [line: 2, column: 3]"));
+    }
+
+    #[test]
+    fn text_keeps_the_letters_of_numbers() {
+        let shown = |text: &str| {
+            let value = with_literal_numbers(serde_json::from_str(text).unwrap(), text.as_bytes());
+            let map = text_map(value, "").unwrap().unwrap();
+            map.into_values().map(|value| value.unwrap_or("null".to_owned())).collect::<Vec<_>>()
+        };
+        let text = r#"{"a":1.50e1,"b":true,"c":null,"d":"x 7 \" 8","e":-1E+2,"f":12345678901234567890.0}"#;
+        assert_eq!(shown(text), ["1.50e1", "true", "null", "x 7 \" 8", "-1E+2", "12345678901234567890.0"]);
+        assert_eq!(shown(r#"{"a":1,"a":2e1,"b":3}"#), ["2e+1", "3"]);
+    }
+
+    #[test]
+    fn wrong_types_are_named_with_their_place() {
+        let nested = text_map(json!({"x": [1]}), "config").unwrap_err();
+        let words = "Cannot deserialize value of type `String` from Array value (token `JsonToken.START_ARRAY`) \
+                     (through reference chain: config->x)";
+        assert_eq!(nested, ApiError::internal(words));
+        let flat = format!("{:?}", text_map(json!("x"), "").unwrap_err());
+        assert!(flat.contains("Cannot construct instance of `Map<String,String>`"), "{flat}");
+    }
+}

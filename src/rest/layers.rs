@@ -1,0 +1,206 @@
+//! What every request passes before and after its handler: the path's form, media types, OPTIONS, cross-origin rules
+//! and the headers that the operator wants on every response. As Connect's HTTP server does these.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use chrono::DateTime;
+use lakeferry_api::Clock;
+
+use super::error::ApiError;
+use crate::config::rest::{HeaderAction, HeaderRule, RestConfig};
+
+/// The settings of the layers.
+#[derive(Clone)]
+pub(super) struct Layers {
+    cors: Option<Arc<Cors>>,
+    headers: Arc<[HeaderRule]>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Cors {
+    origins: Vec<String>,
+    methods: String,
+}
+
+impl Layers {
+    pub(super) fn new(config: &RestConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { cors: Cors::new(config).map(Arc::new), headers: config.response_headers.clone().into(), clock }
+    }
+
+    /// `router` inside all layers; cross-origin rules and extra headers are for `public` ones only.
+    pub(super) fn around(&self, router: Router, public: bool) -> Router {
+        // The path is looked at before any route, and a route's Allow header is there only after it: hence a router
+        // around the router.
+        let router = Router::new().fallback_service(router).layer(from_fn(options)).layer(from_fn(path));
+        if !public {
+            return router;
+        }
+        let router = router.layer(from_fn_with_state(self.clone(), response_headers));
+        match &self.cors {
+            Some(cors) => router.layer(from_fn_with_state(Arc::clone(cors), cross_origin)),
+            None => router,
+        }
+    }
+}
+
+impl Cors {
+    fn new(config: &RestConfig) -> Option<Self> {
+        let list = |text: &str| -> Vec<String> {
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+        };
+        let origins = list(&config.access_control_allow_origin);
+        let methods = match list(&config.access_control_allow_methods) {
+            none if none.is_empty() => "GET,POST,HEAD".to_owned(),
+            methods => methods.join(","),
+        };
+        (!origins.is_empty()).then_some(Self { origins, methods })
+    }
+
+    fn allows(&self, origin: &str) -> bool {
+        self.origins.iter().any(|allowed| allowed == "*" || allowed == origin)
+    }
+}
+
+/// Refuses a body that is no JSON and a client that takes none. Runs for known paths and methods only.
+pub(super) async fn media_types(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        match media_type(kind) {
+            Some(kind) if kind == "application/json" => {}
+            Some(_) => return ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE).into_response(),
+            None => return ApiError::plain(StatusCode::BAD_REQUEST).into_response(),
+        }
+    }
+    if !accepts_json(headers) {
+        return ApiError::plain(StatusCode::NOT_ACCEPTABLE).into_response();
+    }
+    next.run(request).await
+}
+
+/// `type/subtype` in lower case.
+fn media_type(value: &HeaderValue) -> Option<String> {
+    let name = value.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
+    let (kind, subtype) = name.split_once('/')?;
+    (!kind.is_empty() && !subtype.is_empty()).then_some(name)
+}
+
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let mut wanted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).peekable();
+    let names = |value: &str| matches!(value, "" | "*/*" | "*" | "application/*" | "application/json");
+    let range = |value: &str| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    wanted.peek().is_none() || wanted.any(|value| value.split(',').any(|one| names(&range(one))))
+}
+
+/// A slash at the end means nothing; two in a row are refused.
+async fn path(mut request: Request, next: Next) -> Response {
+    let uri = request.uri();
+    if uri.path().contains("//") {
+        return ApiError::bad_request("Ambiguous URI empty segment").into_response();
+    }
+    if let Some(trimmed) = uri.path().strip_suffix('/').filter(|trimmed| !trimmed.is_empty()) {
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        if let Ok(trimmed) = format!("{trimmed}{query}").parse::<Uri>() {
+            *request.uri_mut() = trimmed;
+        }
+    }
+    next.run(request).await
+}
+
+/// OPTIONS of a known path is answered with its methods.
+async fn options(request: Request, next: Next) -> Response {
+    let asked = request.method() == Method::OPTIONS;
+    let response = next.run(request).await;
+    if !asked || response.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return response;
+    }
+    match response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok()) {
+        Some(allowed) => {
+            let methods: Vec<_> = allowed.split(',').map(str::trim).chain(["OPTIONS"]).collect();
+            let headers = [(header::ALLOW, methods.join(",")), (header::CONTENT_TYPE, "text/plain".to_owned())];
+            (headers, methods.join(", ")).into_response()
+        }
+        None => response,
+    }
+}
+
+async fn cross_origin(State(cors): State<Arc<Cors>>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let origin = origin.filter(|origin| origin.to_str().is_ok_and(|origin| cors.allows(origin)));
+    let preflight =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = origin else { return response };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    if preflight {
+        if let Ok(methods) = HeaderValue::from_str(&cors.methods) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        }
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Content-Type"));
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("60"));
+    }
+    response
+}
+
+async fn response_headers(State(layers): State<Layers>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    for rule in layers.headers.iter() {
+        let value = match rule.action {
+            HeaderAction::Set | HeaderAction::Add => rule.value.clone(),
+            HeaderAction::SetDate | HeaderAction::AddDate => date(layers.clock.now_ms(), &rule.value),
+        };
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(&rule.name), HeaderValue::try_from(value)) else { continue };
+        match rule.action {
+            HeaderAction::Set | HeaderAction::SetDate => drop(response.headers_mut().insert(name, value)),
+            HeaderAction::Add | HeaderAction::AddDate => drop(response.headers_mut().append(name, value)),
+        }
+    }
+    response
+}
+
+/// The moment `plus_ms` after `now_ms` as HTTP writes dates.
+fn date(now_ms: i64, plus_ms: &str) -> String {
+    let moment = DateTime::from_timestamp_millis(now_ms.saturating_add(plus_ms.parse().unwrap_or(0)));
+    moment.unwrap_or_default().format("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(value: &'static str) -> bool {
+        accepts_json(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))]))
+    }
+
+    #[test]
+    fn json_is_accepted_where_it_is_among_what_is_wanted() {
+        assert!(accepts_json(&HeaderMap::new()));
+        for value in ["", "*/*;q=0.1", "text/html, application/json;q=0.5", "application/*", "APPLICATION/JSON"] {
+            assert!(accept(value), "{value}");
+        }
+        for value in ["text/plain", "application/xml", "text/*", "garbage"] {
+            assert!(!accept(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_has_two_parts() {
+        let kind = |value: &'static str| media_type(&HeaderValue::from_static(value));
+        assert_eq!(kind("Application/JSON; charset=utf-8").as_deref(), Some("application/json"));
+        assert_eq!(kind("text/json").as_deref(), Some("text/json"));
+        assert_eq!(kind("garbage"), None);
+        assert_eq!(kind("/"), None);
+    }
+
+    #[test]
+    fn dates_are_written_as_http_writes_them() {
+        assert_eq!(date(784_111_777_000, "0"), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(date(784_111_777_000, "3000"), "Sun, 06 Nov 1994 08:49:40 GMT");
+    }
+}
