@@ -14,4 +14,4 @@ pub mod random;
 pub mod rest;
 pub mod spawn;
 pub mod task;
-
+pub mod worker;

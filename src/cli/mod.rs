@@ -6,6 +6,7 @@
 //! [`Context::stop`], which every command obeys; the second ends the process at once.
 
 mod connect_standalone;
+mod connector_file;
 mod inspect;
 mod lake;
 

@@ -1,0 +1,117 @@
+//! A connector's file on the command line, in any of the forms that Kafka's script takes: flat JSON, JSON of a create
+//! request, Java properties; tried in this order. Reads text, asks nobody.
+
+use lakeferry_api::{Config, ConnectError, Result};
+use serde_json::{Map, Value};
+
+use crate::config::properties;
+use crate::herder::TargetState;
+
+/// A connector to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NewConnector {
+    pub(super) name: String,
+    pub(super) config: Config,
+    pub(super) target: TargetState,
+}
+
+impl NewConnector {
+    /// Reads the bytes of a file.
+    ///
+    /// # Errors
+    /// `Config` where they have none of the forms, or no name.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
+        match serde_json::from_slice::<Map<String, Value>>(bytes) {
+            Ok(json) => match flat(&json) {
+                Some(config) if config.contains_key("name") => Self::flat(config),
+                _ => Self::request(&json),
+            },
+            Err(_) => Self::flat(properties::parse(bytes)?),
+        }
+    }
+
+    fn flat(config: Config) -> Result<Self> {
+        match config.get("name").cloned() {
+            Some(name) => Ok(Self { name, config, target: TargetState::Started }),
+            None => Err(ConnectError::config(
+                "no connector is named: write name=... in a properties file, or \"name\" in JSON",
+            )),
+        }
+    }
+
+    fn request(json: &Map<String, Value>) -> Result<Self> {
+        let name = json.get("name").and_then(text);
+        let config = json.get("config").and_then(Value::as_object).and_then(flat);
+        let (Some(name), Some(mut config)) = (name, config) else {
+            return Err(ConnectError::config(
+                "JSON of a connector is a flat map with a \"name\", or has a \"name\" and a flat map \"config\"",
+            ));
+        };
+        if let Some(other) = config.get("name").filter(|other| **other != name) {
+            return Err(ConnectError::config(format!(
+                "Connector name configuration in 'config' ({other}) doesn't match the one specified in 'name' at the \
+                 top level ({name})"
+            )));
+        }
+        config.insert("name".to_owned(), name.clone());
+        let target = match json.get("initial_state").filter(|state| !state.is_null()) {
+            None => TargetState::Started,
+            Some(state) => text(state).and_then(|state| TargetState::from_initial_state(&state)).ok_or_else(|| {
+                ConnectError::config(format!("initial_state is RUNNING, PAUSED or STOPPED, not {state}"))
+            })?,
+        };
+        Ok(Self { name, config, target })
+    }
+}
+
+/// The map as settings, where every value is a text or can be read as one.
+fn flat(json: &Map<String, Value>) -> Option<Config> {
+    json.iter().map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_forms_say_the_same() {
+        let forms = [
+            "name=c\nconnector.class = FileStreamSink\ntopics: t\ntasks.max 2",
+            r#"{"name":"c","connector.class":"FileStreamSink","topics":"t","tasks.max":2}"#,
+            r#"{"name":"c","config":{"connector.class":"FileStreamSink","topics":"t","tasks.max":"2"},"more":1}"#,
+        ];
+        let parsed = forms.map(|form| NewConnector::parse(form.as_bytes()).unwrap());
+        assert_eq!(parsed[0], parsed[1]);
+        assert_eq!(parsed[0], parsed[2]);
+        assert_eq!((parsed[0].name.as_str(), parsed[0].target), ("c", TargetState::Started));
+        assert_eq!(parsed[0].config["tasks.max"], "2");
+    }
+
+    #[test]
+    fn a_request_says_the_initial_state() {
+        let request = |state: &str| {
+            NewConnector::parse(format!(r#"{{"name":"c","config":{{}},"initial_state":{state}}}"#).as_bytes())
+        };
+        assert_eq!(request("\"stopped\"").unwrap().target, TargetState::Stopped);
+        assert_eq!(request("null").unwrap().target, TargetState::Started);
+        assert!(request("\"BOGUS\"").is_err() && request("1").is_err());
+    }
+
+    #[test]
+    fn what_has_no_name_or_two_is_refused() {
+        let refused =
+            ["connector.class=X", "{\"a\":\"b\"}", "{\"name\":\"a\"", "{\"name\":\"a\",\"config\":{\"name\":\"b\"}}"];
+        for text in refused {
+            let error = NewConnector::parse(text.as_bytes()).unwrap_err();
+            assert!(error.message().contains("name"), "{text}: {error}");
+        }
+    }
+}
