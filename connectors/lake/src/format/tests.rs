@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 use lakeferry_api::batch::NO_TIMESTAMP;
-use lakeferry_api::{BatchBuilder, TimestampType};
+use lakeferry_api::{BatchBuilder, Kind, TimestampType};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -56,29 +56,24 @@ fn records(batch: &Batch) -> Vec<Record> {
     rows.collect()
 }
 
-/// A stored file.
+/// A stored file, as the blocks that a reader gets.
 #[derive(Debug, Clone)]
 struct File {
-    bytes: Bytes,
+    blocks: Vec<Bytes>,
     tail: Tail,
 }
 
 impl File {
-    fn block(&self, index: usize) -> Bytes {
-        let block = &self.tail.blocks[index];
-        self.bytes.slice(block.at as usize..(block.at + block.len) as usize)
-    }
-
     fn decoder(&self, format: &FileFormat) -> Result<Box<dyn FileDecoder>> {
-        let prelude = self.block(format.prelude(&self.tail.blocks));
+        let prelude = self.blocks[format.prelude(&self.tail.blocks)].clone();
         format.decoder(prelude, &self.tail.blocks, &partition())
     }
 
     fn batches(&self, format: &FileFormat) -> Result<Vec<Batch>> {
         let decoder = self.decoder(format)?;
         let mut batches = Vec::new();
-        for index in 0..self.tail.blocks.len() {
-            for batch in decoder.decode(index, self.block(index))? {
+        for (index, block) in self.blocks.iter().enumerate() {
+            for batch in decoder.decode(index, block.clone())? {
                 batches.push(batch?);
             }
         }
@@ -112,24 +107,29 @@ fn encode(format: &FileFormat, codec: &str, batches: &[(Batch, Step)]) -> File {
     let tail = encoder.finish().unwrap();
     bytes.extend_from_slice(&encoder.take_encoded());
     assert_eq!(encoder.stored_bytes(), tail.stored_bytes);
-    File { bytes: bytes.freeze(), tail }
+    let blocks = check_blocks(&tail, &bytes.freeze());
+    File { blocks, tail }
 }
 
 fn codecs() -> impl Iterator<Item = (&'static FileFormat, &'static str)> {
     FORMATS.iter().flat_map(|format| format.codecs.iter().map(move |codec| (format, codec.name)))
 }
 
-/// The laws of blocks, and that each hash is right.
-fn check_blocks(file: &File) {
+/// Cuts a file into its blocks, which must touch, cover it and have the hashes of their bytes.
+fn check_blocks(tail: &Tail, file: &Bytes) -> Vec<Bytes> {
     let mut at = 0;
-    for (index, block) in file.tail.blocks.iter().enumerate() {
+    let mut blocks = Vec::new();
+    for block in &tail.blocks {
         assert_eq!(block.at, at);
         assert!(block.len > 0);
-        block.check(&file.block(index)).unwrap();
         at += block.len;
+        let bytes = file.slice(block.at as usize..at as usize);
+        block.check(&bytes).unwrap();
+        blocks.push(bytes);
     }
-    assert_eq!((at, file.bytes.len() as u64), (file.tail.stored_bytes, file.tail.stored_bytes));
-    assert_eq!(file.tail.sha256, hex(&Sha256::digest(&file.bytes)));
+    assert_eq!((at, file.len() as u64), (tail.stored_bytes, tail.stored_bytes));
+    assert_eq!(tail.sha256, hex(&Sha256::digest(file)));
+    blocks
 }
 
 fn any_bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
@@ -188,8 +188,46 @@ fn cut(batch: &Batch, cuts: &[(prop::sample::Index, Step)]) -> Vec<(Batch, Step)
     slices.collect()
 }
 
+/// Something that happens to a block on its way.
+#[derive(Debug, Clone)]
+enum Damage {
+    Flip(u8),
+    Fill(u8, usize),
+    Truncate,
+    Insert(Vec<u8>),
+    Replace(prop::sample::Index),
+}
+
+impl Damage {
+    fn apply(&self, file: &mut File, (block, at): (prop::sample::Index, prop::sample::Index)) {
+        let block = block.index(file.blocks.len());
+        let mut bytes = file.blocks[block].to_vec();
+        if bytes.is_empty() {
+            return;
+        }
+        let at = at.index(bytes.len());
+        match self {
+            Self::Flip(bits) => bytes[at] ^= bits,
+            Self::Fill(byte, len) => bytes[at..].iter_mut().take(*len).for_each(|target| *target = *byte),
+            Self::Truncate => bytes.truncate(at),
+            Self::Insert(extra) => drop(bytes.splice(at..at, extra.iter().copied())),
+            Self::Replace(other) => bytes = file.blocks[other.index(file.blocks.len())].to_vec(),
+        }
+        file.blocks[block] = bytes.into();
+    }
+}
+
+fn any_damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        4 => (1..=u8::MAX).prop_map(Damage::Flip),
+        2 => (prop_oneof![Just(0), Just(0xff), any::<u8>()], 1..12_usize).prop_map(|(byte, len)| Damage::Fill(byte, len)),
+        1 => Just(Damage::Truncate),
+        1 => vec(any::<u8>(), 1..8).prop_map(Damage::Insert),
+        1 => any::<prop::sample::Index>().prop_map(Damage::Replace),
+    ]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn every_record_comes_back_byte_for_byte(
@@ -199,13 +237,279 @@ proptest! {
         let batches = cut(&batch(&records), &cuts);
         for (format, codec) in codecs() {
             let file = encode(format, codec, &batches);
-            check_blocks(&file);
             prop_assert_eq!(&file.records(format).unwrap(), &records, "{} {}", format.name, codec);
             let metadata = file.decoder(format).unwrap().metadata().clone();
             prop_assert_eq!(metadata.first_offset, records.first().map(|record| record.offset));
             let last_offset = records.last().map(|record| record.offset).filter(|_| format.name != "archive.avro");
             prop_assert_eq!(metadata.last_offset, last_offset);
             prop_assert_eq!((metadata.cluster_id, metadata.topic_id), (header().cluster_id, header().topic_id));
+        }
+    }
+
+    /// Hashes find every damage. Without them a reader may be lied to, but neither panics nor fills the memory.
+    #[test]
+    fn damage_is_found_and_never_panics(
+        records in any_records(30),
+        cuts in vec((any::<prop::sample::Index>(), any_step()), 0..3),
+        damages in vec((any::<(prop::sample::Index, prop::sample::Index)>(), any_damage()), 1..4),
+    ) {
+        let batches = cut(&batch(&records), &cuts);
+        for (format, codec) in codecs() {
+            let whole = encode(format, codec, &batches);
+            let mut file = whole.clone();
+            for (place, damage) in &damages {
+                damage.apply(&mut file, *place);
+            }
+            for (block, (found, written)) in whole.tail.blocks.iter().zip(file.blocks.iter().zip(&whole.blocks)) {
+                prop_assert_eq!(block.check(found).is_ok(), found == written);
+            }
+            if let Err(error) = file.records(format) {
+                prop_assert_eq!(error.kind(), Kind::Fatal);
+            }
+        }
+    }
+}
+
+fn plain(offset: i64, value: Vec<u8>) -> Record {
+    let (timestamp, timestamp_type) = (1_763_712_000_000 + offset, Some(TimestampType::Create));
+    Record { offset, timestamp, timestamp_type, key: None, value: Some(value), headers: Vec::new() }
+}
+
+/// Bytes that no codec makes much smaller.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = len as u64 | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[test]
+fn large_records_come_back_in_batches_and_blocks_of_bounded_size() {
+    let sizes = [3, 8 << 20, 0, 5, 700 << 10, 700 << 10, 1 << 20, 8 << 20, 1, 1, 3 << 20];
+    let mut written: Vec<_> = sizes.iter().zip(10..).map(|(size, offset)| plain(offset, noise(*size))).collect();
+    written[4].headers = vec![("large".to_owned(), Some(noise(1 << 20))), ("large".to_owned(), None)];
+    written[9].key = Some(noise(2 << 20));
+    for (format, codec) in codecs() {
+        let file = encode(format, codec, &[(batch(&written), Step::Go)]);
+        let batches = file.batches(format).unwrap();
+        assert_eq!(batches.iter().flat_map(records).collect::<Vec<_>>(), written, "{} {codec}", format.name);
+        for batch in &batches {
+            // A batch is full before the row that does not fit; the headers of its last row may still come.
+            assert!(
+                batch.len() == 1 || batch.raw_bytes() <= 3 << 20,
+                "{} rows of {} bytes",
+                batch.len(),
+                batch.raw_bytes()
+            );
+        }
+        assert!(file.blocks.len() > 1);
+        assert!(file.blocks.iter().all(|block| block.len() < 26 << 20));
+    }
+}
+
+#[test]
+fn many_small_records_come_back_in_batches_of_bounded_size() {
+    let written: Vec<_> = (0..50_000).map(|offset| plain(offset * 2, b"x".to_vec())).collect();
+    for format in FORMATS {
+        let file = encode(format, format.codecs[0].name, &[(batch(&written), Step::Go)]);
+        let batches = file.batches(format).unwrap();
+        assert_eq!(batches.iter().flat_map(records).collect::<Vec<_>>(), written);
+        assert!(batches.iter().all(|batch| batch.len() <= 8192));
+        for (before, after) in batches.iter().zip(&batches[1..]) {
+            assert_eq!(before.next_offset(), before.offsets()[before.len() - 1] + 1);
+            assert_eq!(after.base_offset(), before.next_offset());
+        }
+    }
+}
+
+#[test]
+fn an_encoder_holds_no_more_than_a_row_group_whose_bytes_are_taken() {
+    let megabyte = batch(&(0..1024).map(|offset| plain(offset, noise(1024))).collect::<Vec<_>>());
+    for (format, codec) in codecs() {
+        let mut encoder = format.encoder(header(), format.compression(codec, None).unwrap()).unwrap();
+        let (mut most, mut taken) = (0, 0);
+        for offset in 0..40 {
+            let mut builder = BatchBuilder::new(partition(), offset * 1024);
+            for row in megabyte.rows() {
+                builder.push(offset * 1024 + row.offset(), (0, None), None, row.value());
+            }
+            encoder.append(&builder.build(offset * 1024 + 1024)).unwrap();
+            most = most.max(encoder.memory_bytes());
+            let stored = encoder.stored_bytes();
+            taken += encoder.take_encoded().len() as u64;
+            assert!(taken <= stored && stored < (offset as u64 + 2) << 20, "{} {codec}: {stored} stored", format.name);
+        }
+        assert!((256 << 10..24 << 20).contains(&most), "{} {codec} held {most} bytes", format.name);
+        encoder.end_block().unwrap();
+        taken += encoder.take_encoded().len() as u64;
+        assert!(encoder.memory_bytes() < 768 << 10, "{} {codec} holds {} bytes", format.name, encoder.memory_bytes());
+        let tail = encoder.finish().unwrap();
+        assert_eq!(taken + encoder.take_encoded().len() as u64, tail.stored_bytes);
+    }
+}
+
+#[test]
+fn a_file_without_records_is_whole() {
+    for (format, codec) in codecs() {
+        let empty = Batch::position_only(partition(), 3, 9);
+        let file = encode(format, codec, &[(empty, Step::EndBlock)]);
+        assert_eq!(file.blocks.len(), 1);
+        assert_eq!(file.records(format).unwrap(), []);
+        assert_eq!(file.decoder(format).unwrap().metadata().first_offset, None);
+    }
+}
+
+#[test]
+fn rows_of_another_partition_or_out_of_order_are_refused() {
+    for format in FORMATS {
+        let mut encoder = format.encoder(header(), format.compression("snappy", None).unwrap()).unwrap();
+        encoder.append(&batch(&[plain(5, vec![]), plain(6, vec![])])).unwrap();
+        let error = encoder.append(&batch(&[plain(6, vec![])])).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.message()),
+            (Kind::Fatal, "offset 6 of orders-7 after offset 6 of the same file")
+        );
+        let mut other = BatchBuilder::new(TopicPartition::new("orders", 8), 9);
+        other.push(9, (0, None), None, None);
+        let error = encoder.append(&other.build(10)).unwrap_err();
+        assert_eq!(error.message(), "rows of orders-8 for a file of orders-7");
+        encoder.finish().unwrap();
+        assert_eq!(encoder.append(&batch(&[plain(9, vec![])])).unwrap_err().kind(), Kind::Fatal);
+    }
+}
+
+#[test]
+fn a_file_is_read_only_as_the_partition_and_the_format_that_it_is() {
+    for format in FORMATS {
+        let file = encode(format, "snappy", &[(batch(&[plain(5, vec![])]), Step::Go)]);
+        let (prelude, blocks) = (format.prelude(&file.tail.blocks), &file.tail.blocks);
+        let decoder = format.decoder(file.blocks[prelude].clone(), blocks, &TopicPartition::new("orders", 6)).unwrap();
+        let error = decoder.decode(0, file.blocks[0].clone()).unwrap().next().unwrap().unwrap_err();
+        assert_eq!(error.message(), "the file holds rows of orders-7, but orders-6 is read");
+        assert!(decoder.decode(blocks.len(), Bytes::new()).is_err());
+        for other in FORMATS.iter().filter(|other| other.name != format.name) {
+            assert!(file.decoder(other).is_err());
+        }
+        if format.name == "archive.parquet" {
+            let footer_only = format.decoder(file.blocks[1].clone(), &blocks[1..], &partition());
+            assert_eq!(footer_only.err().unwrap().message(), "the file has 1 row groups, but 1 blocks");
+        }
+    }
+}
+
+#[test]
+fn what_a_format_does_not_have_is_refused_with_what_it_has() {
+    let refused = |result: Result<Compression>| result.unwrap_err().message().to_owned();
+    let parquet = find("archive.parquet").unwrap();
+    assert_eq!(find("parquet").err().unwrap().kind(), Kind::Config);
+    assert_eq!(
+        find("csv").err().unwrap().message(),
+        "no file format is called \"csv\"; use one of: archive.parquet, archive.avro"
+    );
+    assert_eq!(
+        refused(parquet.compression("brotli", None)),
+        "archive.parquet has no codec \"brotli\"; use one of: none, snappy, gzip, lz4_raw, zstd"
+    );
+    assert_eq!(refused(parquet.compression("zstd", Some(23))), "codec.level 23 is not a level of zstd; use 1 to 22");
+    assert_eq!(
+        refused(parquet.compression("snappy", Some(1))),
+        "codec snappy has no levels, but codec.level is 1; remove codec.level"
+    );
+    let avro = find("archive.avro").unwrap().compression("zstd", None).unwrap();
+    assert_eq!((avro.codec(), avro.level()), ("zstandard", 1));
+}
+
+#[test]
+fn every_level_of_every_codec_works() {
+    let written: Vec<_> = (0..100).map(|offset| plain(offset, noise(100))).collect();
+    for format in FORMATS {
+        for codec in format.codecs {
+            let Some([lowest, _, highest]) = codec.levels else { continue };
+            for level in lowest..=highest {
+                let compression = format.compression(codec.name, Some(level)).unwrap();
+                let mut encoder = format.encoder(header(), compression).unwrap();
+                encoder.append(&batch(&written)).unwrap();
+                let tail = encoder.finish().unwrap();
+                let blocks = check_blocks(&tail, &encoder.take_encoded());
+                assert_eq!(File { blocks, tail }.records(format).unwrap(), written, "{} {level}", codec.name);
+            }
+        }
+    }
+}
+
+/// The rows of the golden files: everything that a record can be.
+fn golden_records() -> Vec<Record> {
+    let header = |key: &str, value: Option<&[u8]>| (key.to_owned(), value.map(<[u8]>::to_vec));
+    let mut written: Vec<_> = (100..160).map(|offset| plain(offset * 3, format!("value {offset}").into())).collect();
+    written[0].headers =
+        vec![header("a", Some(b"1")), header("a", None), header("", Some(b"")), header("ключ", Some(b"\xff"))];
+    (written[1].timestamp, written[1].timestamp_type) = (NO_TIMESTAMP, None);
+    (written[2].timestamp, written[2].timestamp_type) = (0, Some(TimestampType::Append));
+    (written[3].key, written[3].value) = (Some(Vec::new()), None);
+    (written[4].key, written[4].value) = (Some(b"key".to_vec()), Some(Vec::new()));
+    written[5].timestamp = i64::MAX;
+    written[6].timestamp_type = None;
+    written[7].value = Some((0..=255).collect());
+    written
+}
+
+/// Files of earlier versions must stay readable for ever. `LAKEFERRY_GOLDEN=write` writes those that are missing.
+#[test]
+fn golden_files_are_read_as_they_were_written() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/archive");
+    let write = std::env::var("LAKEFERRY_GOLDEN").is_ok_and(|value| value == "write");
+    for (format, codec) in codecs() {
+        let path = folder.join(format!("v1-{codec}.{}", format.extension));
+        let blocks_path = path.with_added_extension("blocks.json");
+        if write && !path.exists() {
+            let written = batch(&golden_records());
+            let file =
+                encode(format, codec, &[(written.slice(0..30), Step::EndBlock), (written.slice(30..60), Step::Go)]);
+            std::fs::write(&path, file.blocks.concat()).unwrap();
+            std::fs::write(&blocks_path, serde_json::to_vec_pretty(&file.tail.blocks).unwrap()).unwrap();
+        }
+        let bytes = Bytes::from(std::fs::read(&path).unwrap());
+        let blocks: Vec<Block> = serde_json::from_slice(&std::fs::read(&blocks_path).unwrap()).unwrap();
+        let tail = Tail { blocks, sha256: hex(&Sha256::digest(&bytes)), stored_bytes: bytes.len() as u64 };
+        let file = File { blocks: check_blocks(&tail, &bytes), tail };
+        assert_eq!(file.records(format).unwrap(), golden_records(), "{}", path.display());
+        let metadata = file.decoder(format).unwrap().metadata().clone();
+        let ids = (metadata.cluster_id, metadata.topic_id);
+        assert_eq!((metadata.first_offset, ids), (Some(300), (header().cluster_id, header().topic_id)));
+    }
+}
+
+#[test]
+fn the_avro_crate_reads_what_we_write() {
+    use apache_avro::types::Value;
+    let format = find("archive.avro").unwrap();
+    let written = golden_records();
+    for codec in format.codecs {
+        let file = encode(format, codec.name, &[(batch(&written), Step::EndBlock)]).blocks.concat();
+        let reader = apache_avro::Reader::new(&file[..]).unwrap();
+        assert_eq!(reader.user_metadata()["lakeferry.first_offset"], b"300");
+        let rows: Vec<_> = reader.map(Result::unwrap).collect();
+        assert_eq!(rows.len(), written.len());
+        for (row, record) in rows.into_iter().zip(&written) {
+            let Value::Record(fields) = row else { panic!("{row:?}") };
+            let field = |name: &str| &fields.iter().find(|(field, _)| field == name).unwrap().1;
+            assert_eq!(field("offset"), &Value::Long(record.offset));
+            let union = |value: Option<Value>| {
+                let branch = u32::from(value.is_some());
+                Value::Union(branch, Box::new(value.unwrap_or(Value::Null)))
+            };
+            assert_eq!(field("value"), &union(record.value.clone().map(Value::Bytes)));
+            let timestamp = Some(record.timestamp).filter(|timestamp| *timestamp != NO_TIMESTAMP);
+            assert_eq!(field("timestamp"), &union(timestamp.map(Value::TimestampMillis)));
+            let headers = record.headers.iter().map(|(key, value)| {
+                let value = ("value".to_owned(), union(value.clone().map(Value::Bytes)));
+                Value::Record(vec![("key".to_owned(), Value::String(key.clone())), value])
+            });
+            assert_eq!(field("headers"), &Value::Array(headers.collect()));
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Invariant: nothing is believed. The footer is compared with the schema that is written and with the file's blocks,
 //! so that the reader below never looks outside the block it was given; every row is held to the partition and to ascending
-//! offsets.
+//! offsets. What the parquet crate panics at in damaged pages becomes an error here.
 
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -23,7 +25,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::super::rows::{Gatherer, STEP_BYTES, STEP_ROWS, timestamp_type};
 use super::super::{Batches, Block, FileDecoder, FileMetadata};
-use super::parquet_schema;
+use super::{claims, parquet_schema};
 
 const MAGIC: &[u8] = b"PAR1";
 
@@ -43,7 +45,7 @@ pub(super) fn decoder(prelude: Bytes, blocks: &[Block], partition: &TopicPartiti
         pair.and_then(|pair| pair.value.as_deref())
     })?;
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let reader = ArrowReaderMetadata::try_new(Arc::new(footer), options).context(Kind::Fatal, damaged)?;
+    let reader = guarded(|| ArrowReaderMetadata::try_new(Arc::new(footer), options))?;
     Ok(Box::new(ParquetDecoder { partition: partition.clone(), blocks: blocks.to_vec(), reader, metadata }))
 }
 
@@ -62,11 +64,17 @@ impl FileDecoder for ParquetDecoder {
         };
         let group = self.reader.metadata().row_group(index);
         let source = BlockSource { at: block.at, bytes };
-        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(source, self.reader.clone())
-            .with_row_groups(vec![index])
-            .with_batch_size(rows_at_once(group))
-            .build()
-            .context(Kind::Fatal, damaged)?;
+        for column in group.columns() {
+            let (start, len) = column.byte_range();
+            let column_bytes = guarded(|| source.get_bytes(start, usize::try_from(len)?))?;
+            claims::check_pages(column, &column_bytes)?;
+        }
+        let rows = guarded(|| {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(source, self.reader.clone())
+                .with_row_groups(vec![index])
+                .with_batch_size(rows_at_once(group))
+                .build()
+        })?;
         let gatherer = Gatherer::new(self.partition.clone());
         Ok(Box::new(Rows { rows, current: None, gatherer, ended: false }))
     }
@@ -90,11 +98,8 @@ impl Rows {
                     }
                 }
             }
-            match self.rows.next() {
-                Some(columns) => {
-                    let columns = columns.context(Kind::Fatal, damaged)?;
-                    self.current = Some(Cursor::new(&columns, self.gatherer.partition())?);
-                }
+            match guarded(|| self.rows.next().transpose())? {
+                Some(columns) => self.current = Some(Cursor::new(&columns, self.gatherer.partition())?),
                 None => return Ok(self.gatherer.finish()),
             }
         }
@@ -217,9 +222,10 @@ fn footer(last: &Bytes, blocks: &[Block]) -> Result<ParquetMetaData> {
         .and_then(|rest| rest.split_last_chunk::<4>())
         .and_then(|(rest, len)| rest.len().checked_sub(u32::from_le_bytes(*len) as usize).map(|from| &rest[from..]));
     let footer = footer.ok_or_else(|| ConnectError::fatal("the file does not end as a Parquet file does"))?;
-    let footer = ParquetMetaDataReader::decode_metadata(footer).context(Kind::Fatal, damaged)?;
+    claims::check_footer(footer)?;
+    let footer = guarded(|| ParquetMetaDataReader::decode_metadata(footer))?;
     let columns = footer.file_metadata().schema_descr();
-    let expected = parquet_schema().context(Kind::Fatal, damaged)?;
+    let expected = guarded(parquet_schema)?;
     if columns.root_schema().get_fields() != expected.root_schema().get_fields() {
         return Err(ConnectError::fatal("the Parquet file does not have the columns of archive.parquet"));
     }
@@ -258,6 +264,11 @@ fn rows_at_once(group: &RowGroupMetaData) -> usize {
     (STEP_BYTES / (row_bytes as usize).max(1)).clamp(1, STEP_ROWS)
 }
 
-fn damaged() -> String {
-    "the Parquet file is damaged, or Lakeferry did not write it".to_owned()
+/// Runs a step of the parquet crate. What it was working on is dropped after an error, so nothing half done is seen.
+fn guarded<T, E: Into<Box<dyn Error + Send + Sync>>>(step: impl FnOnce() -> Result<T, E>) -> Result<T> {
+    let message = "the Parquet file is damaged, or Lakeferry did not write it";
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(done) => done.context(Kind::Fatal, || message.to_owned()),
+        Err(_) => Err(ConnectError::fatal(format!("{message}: the reader panicked, see the log"))),
+    }
 }

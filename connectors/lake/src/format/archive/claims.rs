@@ -1,0 +1,264 @@
+//! A look at what the bytes claim before the parquet crate believes it: it allocates as many children as a schema element
+//! counts and as many bytes as a page says it holds. Called by [`super::decode`].
+//!
+//! Invariant: afterwards no element has more children than the schema has elements, and no page claims more than its
+//! bytes can hold and its column says, so that damaged or foreign files cannot make the reader fill the memory.
+
+use lakeferry_api::{ConnectError, Result};
+use parquet::basic::Compression;
+use parquet::file::metadata::ColumnChunkMetaData;
+
+/// Field types of Thrift's compact protocol.
+const TRUE: u8 = 1;
+const FALSE: u8 = 2;
+const BYTE: u8 = 3;
+const I16: u8 = 4;
+const I32: u8 = 5;
+const I64: u8 = 6;
+const DOUBLE: u8 = 7;
+const BINARY: u8 = 8;
+const LIST: u8 = 9;
+const SET: u8 = 10;
+const STRUCT: u8 = 12;
+
+/// Of Parquet's FileMetaData, a list of SchemaElement.
+const SCHEMA: i16 = 2;
+/// Of Parquet's SchemaElement.
+const NUM_CHILDREN: i16 = 5;
+/// Of Parquet's PageHeader.
+const UNCOMPRESSED_PAGE_SIZE: i16 = 2;
+const COMPRESSED_PAGE_SIZE: i16 = 3;
+/// Structs within structs; Parquet has five levels.
+const DEPTH: usize = 8;
+
+/// Checks the schema in the file metadata `footer`.
+///
+/// # Errors
+/// `Fatal` where it is damaged.
+pub(super) fn check_footer(footer: &[u8]) -> Result<()> {
+    let children_fit = (Thrift { rest: footer }).children_fit();
+    if children_fit == Some(true) {
+        Ok(())
+    } else {
+        Err(ConnectError::fatal("the footer of the Parquet file is damaged"))
+    }
+}
+
+/// Checks the pages of `column`, whose bytes are `bytes`.
+///
+/// # Errors
+/// `Fatal` where a page header is damaged or claims a size that it cannot have.
+pub(super) fn check_pages(column: &ColumnChunkMetaData, bytes: &[u8]) -> Result<()> {
+    let mut reader = Thrift { rest: bytes };
+    let mut claimed_left = column.uncompressed_size();
+    while !reader.rest.is_empty() {
+        let sizes = reader.page_header().and_then(|(uncompressed, compressed)| {
+            reader.take(usize::try_from(compressed).ok()?)?;
+            let possible = i64::from(compressed).checked_mul(max_ratio(column.compression()))?;
+            (0..=possible.checked_add(64)?).contains(&i64::from(uncompressed)).then_some(uncompressed)
+        });
+        let path = column.column_path();
+        let Some(uncompressed) = sizes else {
+            return Err(ConnectError::fatal(format!("a page header of column {path} is damaged")));
+        };
+        claimed_left -= i64::from(uncompressed);
+        if claimed_left < 0 {
+            return Err(ConnectError::fatal(format!("the pages of column {path} are larger than the column")));
+        }
+    }
+    Ok(())
+}
+
+/// How many bytes the codec can make of one at most.
+fn max_ratio(compression: Compression) -> i64 {
+    match compression {
+        Compression::UNCOMPRESSED => 1,
+        Compression::SNAPPY => 22,
+        Compression::LZ4 | Compression::LZ4_RAW => 256,
+        Compression::GZIP(_) => 1033,
+        _ => 1 << 20,
+    }
+}
+
+/// Reads Thrift's compact protocol; `None` where the bytes are not that.
+struct Thrift<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Thrift<'a> {
+    /// True where the file metadata that this is has a schema, and no element of it more children than there are
+    /// elements.
+    fn children_fit(&mut self) -> Option<bool> {
+        let mut id = 0;
+        loop {
+            match (self.field(&mut id)?, id) {
+                (None, _) => return Some(false),
+                (Some(LIST), SCHEMA) => break,
+                (Some(kind), _) => self.skip(kind, DEPTH)?,
+            }
+        }
+        let (len, kind) = self.list()?;
+        if kind != STRUCT {
+            return Some(false);
+        }
+        for _ in 0..len {
+            let mut id = 0;
+            while let Some(kind) = self.field(&mut id)? {
+                match (id, kind) {
+                    (NUM_CHILDREN, I32) if u64::try_from(self.i32()?).ok()? > len => return Some(false),
+                    (NUM_CHILDREN, I32) => {}
+                    _ => self.skip(kind, DEPTH)?,
+                }
+            }
+        }
+        Some(true)
+    }
+
+    /// The uncompressed and the compressed size of the page whose header this is.
+    fn page_header(&mut self) -> Option<(i32, i32)> {
+        let (mut uncompressed, mut compressed) = (None, None);
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (UNCOMPRESSED_PAGE_SIZE, I32) => uncompressed = Some(self.i32()?),
+                (COMPRESSED_PAGE_SIZE, I32) => compressed = Some(self.i32()?),
+                _ => self.skip(kind, DEPTH)?,
+            }
+        }
+        Some((uncompressed?, compressed?))
+    }
+
+    /// The type of the next field, whose number `id` becomes; `None` within where the struct ends.
+    fn field(&mut self, id: &mut i16) -> Option<Option<u8>> {
+        let byte = self.take(1)?[0];
+        if byte == 0 {
+            return Some(None);
+        }
+        *id = match byte >> 4 {
+            0 => i16::try_from(self.i32()?).ok()?,
+            delta => id.checked_add(i16::from(delta))?,
+        };
+        Some(Some(byte & 0x0f))
+    }
+
+    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
+        let depth = depth.checked_sub(1)?;
+        match kind {
+            TRUE | FALSE => {}
+            BYTE => drop(self.take(1)?),
+            I16 | I32 | I64 => drop(self.varint()?),
+            DOUBLE => drop(self.take(8)?),
+            BINARY => {
+                let len = usize::try_from(self.varint()?).ok()?;
+                self.take(len)?;
+            }
+            LIST | SET => {
+                let (len, kind) = self.list()?;
+                for _ in 0..len {
+                    match kind {
+                        // As an element a boolean takes a byte.
+                        TRUE | FALSE => drop(self.take(1)?),
+                        kind => self.skip(kind, depth)?,
+                    }
+                }
+            }
+            STRUCT => {
+                let mut id = 0;
+                while let Some(kind) = self.field(&mut id)? {
+                    self.skip(kind, depth)?;
+                }
+            }
+            // Maps and what is unknown: no page header has them.
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// The number of elements of the list that begins here, and their type.
+    fn list(&mut self) -> Option<(u64, u8)> {
+        let byte = self.take(1)?[0];
+        let len = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
+        Some((len, byte & 0x0f))
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        let number = self.varint()?;
+        i32::try_from((number >> 1) as i64 ^ -((number & 1) as i64)).ok()
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::archive::parquet_schema;
+
+    fn varint(number: i32) -> Vec<u8> {
+        let mut rest = ((number << 1) ^ (number >> 31)) as u32;
+        let mut bytes = Vec::new();
+        while rest >= 0x80 {
+            bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
+        bytes
+    }
+
+    /// A page header and `stored` bytes behind it.
+    fn page(uncompressed: i32, compressed: i32, stored: usize) -> Vec<u8> {
+        let sizes = [vec![0x15, 0, 0x15], varint(uncompressed), vec![0x15], varint(compressed)].concat();
+        // The page's own header, an empty struct, and a checksum before it.
+        [sizes, vec![0x15], varint(7), vec![0x1c, 0, 0], vec![0; stored]].concat()
+    }
+
+    fn check(codec: Compression, uncompressed_column: i64, pages: &[u8]) -> Result<()> {
+        let value = parquet_schema().unwrap().column(6);
+        let column = ColumnChunkMetaData::builder(value)
+            .set_compression(codec)
+            .set_total_uncompressed_size(uncompressed_column)
+            .build()
+            .unwrap();
+        check_pages(&column, pages)
+    }
+
+    #[test]
+    fn a_page_holds_no_more_than_its_bytes_can() {
+        let pages = [page(2200, 100, 100), page(0, 0, 0), page(40, 30, 30)].concat();
+        check(Compression::SNAPPY, 2300, &pages).unwrap();
+        assert!(check(Compression::LZ4_RAW, 2239, &pages).is_err());
+        assert!(check(Compression::UNCOMPRESSED, 2300, &pages).is_err());
+        assert!(check(Compression::SNAPPY, i64::MAX, &page(1 << 30, 100, 100)).is_err());
+        assert!(check(Compression::SNAPPY, 2300, &page(-1, 100, 100)).is_err());
+        assert!(check(Compression::SNAPPY, 2300, &page(100, -1, 100)).is_err());
+        assert!(check(Compression::SNAPPY, 2300, &page(100, 101, 100)).is_err());
+        assert!(check(Compression::SNAPPY, 2300, &pages[..pages.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_schema_element_has_no_more_children_than_there_are_elements() {
+        let footer = |children| [vec![0x15, 2, 0x19, 0x1c, 0x55], varint(children), vec![0, 0]].concat();
+        check_footer(&footer(1)).unwrap();
+        assert!(check_footer(&footer(2)).is_err());
+        assert!(check_footer(&footer(67_000_000)).is_err());
+        assert!(check_footer(&footer(-1)).is_err());
+        assert!(check_footer(&footer(1)[..6]).is_err());
+        assert!(check_footer(&[0]).is_err());
+    }
+}
