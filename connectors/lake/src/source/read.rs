@@ -49,7 +49,7 @@ pub struct Survey {
     pub records: u64,
     /// Bytes of their keys, values and headers.
     pub raw_bytes: u64,
-    /// Those with no timestamp or timestamp 0.
+    /// Those that cannot be produced as they were: see [`is_untimed`].
     pub untimed: u64,
 }
 
@@ -173,9 +173,10 @@ pub async fn survey(access: &Access, plan: &LogPlan) -> Result<Survey> {
     Ok(survey)
 }
 
-/// True where the client library cannot produce a record with this timestamp: it takes 0 for absent and stamps now.
+/// True where the client library cannot produce a record with this timestamp: it takes 0 for absent and stamps now, and
+/// knows no time before.
 pub fn is_untimed(timestamp: i64) -> bool {
-    timestamp == 0 || timestamp == lakeferry_api::batch::NO_TIMESTAMP
+    timestamp <= 0
 }
 
 /// The rows of a walk.
