@@ -40,3 +40,4 @@ pub mod source;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod verify;
