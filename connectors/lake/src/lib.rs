@@ -31,6 +31,7 @@
 
 pub mod config;
 pub mod format;
+pub mod inspect;
 mod job;
 pub mod layout;
 pub mod manifest;
