@@ -51,7 +51,7 @@ impl Task {
 
 /// Lives `task` to its end and tells `voice` what becomes of it.
 pub(super) async fn live(task: Task, spec: TaskSpec, voice: Arc<Voice>, mut control: Control) {
-    let outcome = guard(live_guarded(task, spec, Arc::clone(&voice), &mut control)).await.flatten();
+    let outcome = guard(Box::pin(live_guarded(task, spec, Arc::clone(&voice), &mut control))).await.flatten();
     match outcome {
         Ok(()) => voice.state(State::Unassigned),
         Err(error) => {

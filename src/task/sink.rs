@@ -342,3 +342,6 @@ impl std::fmt::Debug for Names<'_> {
         f.debug_list().entries(self.0.iter().map(|partition| format_args!("{partition}").to_string())).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

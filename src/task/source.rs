@@ -95,6 +95,8 @@ impl SourceLoop {
                 return Ok(());
             }
             self.tell_committed().await;
+            // A source that is always ready must leave room for others.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -258,3 +260,6 @@ async fn attempt(
 fn unrecoverable(error: ConnectError) -> ConnectError {
     error.context("Exiting WorkerSourceTask due to unrecoverable exception.")
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 //! what they are told, and connectors whose answers are scripted. All of them write into one [`Journal`], so a test
 //! reads what happened in order.
 
-#![allow(dead_code, reason = "TEMP")]
-use std::collections::{BTreeMap, VecDeque};
+pub(crate) mod fake;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,35 +23,41 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{State, StatusListener, TaskId};
 use crate::kafka::{Admin, Clients, Consumer, Delivered, Delivery, Event, GroupMember, Producer, Subscription};
 
-/// Time that a test moves.
+/// Time that a test moves, from one awaited moment to the next.
 pub(crate) struct ManualClock {
     now: watch::Sender<Duration>,
+    /// The moments that somebody sleeps until, with how many do.
+    awaited: Mutex<BTreeMap<Duration, usize>>,
 }
 
-const STEP: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl ManualClock {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { now: watch::Sender::new(Duration::ZERO) })
+        Arc::new(Self { now: watch::Sender::new(Duration::ZERO), awaited: Mutex::default() })
+    }
+
+    pub(crate) fn monotonic_ms(&self) -> u128 {
+        self.monotonic().as_millis()
     }
 
     pub(crate) async fn advance(&self, by: Duration) {
         let end = self.monotonic() + by;
         settle().await;
         while self.monotonic() < end {
-            self.now.send_modify(|now| *now += STEP);
+            self.step(end);
             settle().await;
         }
     }
 
     /// Moves time until `done`, or gives up.
-    pub(crate) async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(crate) async fn until(&self, journal: &Journal, what: &str, mut done: impl FnMut() -> bool) {
         let end = self.monotonic() + PATIENCE;
         settle().await;
         while !done() {
-            assert!(self.monotonic() < end, "never happened: {what}");
-            self.advance(STEP).await;
+            assert!(self.monotonic() < end, "'{what}' never happened, but: {:#?}", journal.take());
+            self.step(end);
+            settle().await;
         }
     }
 
@@ -65,8 +72,15 @@ impl ManualClock {
                 () = settle() => {}
             }
             assert!(self.monotonic() < end, "the future never got ready");
-            self.now.send_modify(|now| *now += STEP);
+            self.step(end);
         }
+    }
+
+    /// Moves to the next moment that somebody sleeps until, at most to `end`.
+    fn step(&self, end: Duration) {
+        let now = self.monotonic();
+        let next = self.awaited.lock().unwrap().keys().copied().find(|moment| *moment > now);
+        self.now.send_replace(next.unwrap_or(end).min(end));
     }
 }
 
@@ -88,10 +102,35 @@ impl Clock for ManualClock {
     }
 
     async fn sleep(&self, duration: Duration) {
-        let mut now = self.now.subscribe();
-        let end = *now.borrow() + duration;
+        let end = self.monotonic() + duration;
+        let _awaited = Awaited::new(&self.awaited, end);
         // The sender lives as long as the clock.
-        let _ = now.wait_for(|now| *now >= end).await;
+        let _ = self.now.subscribe().wait_for(|now| *now >= end).await;
+    }
+}
+
+/// Counts as a sleeper while it lives.
+struct Awaited<'a> {
+    moments: &'a Mutex<BTreeMap<Duration, usize>>,
+    moment: Duration,
+}
+
+impl<'a> Awaited<'a> {
+    fn new(moments: &'a Mutex<BTreeMap<Duration, usize>>, moment: Duration) -> Self {
+        *moments.lock().unwrap().entry(moment).or_default() += 1;
+        Self { moments, moment }
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let mut moments = self.moments.lock().unwrap();
+        if let Some(sleepers) = moments.get_mut(&self.moment) {
+            *sleepers -= 1;
+            if *sleepers == 0 {
+                moments.remove(&self.moment);
+            }
+        }
     }
 }
 
@@ -99,6 +138,7 @@ impl Clock for ManualClock {
 #[derive(Clone, Default)]
 pub(crate) struct Journal {
     lines: Arc<Mutex<Vec<String>>>,
+    topics: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Journal {
@@ -115,8 +155,17 @@ impl Journal {
         self.lines.lock().unwrap().iter().any(|known| known == line)
     }
 
+    pub(crate) fn has_prefix(&self, prefix: &str) -> bool {
+        self.lines.lock().unwrap().iter().any(|known| known.starts_with(prefix))
+    }
+
     pub(crate) fn count(&self, line: &str) -> usize {
         self.lines.lock().unwrap().iter().filter(|known| *known == line).count()
+    }
+
+    /// The topics that were told to be used.
+    pub(crate) fn topics(&self) -> Vec<String> {
+        self.topics.lock().unwrap().iter().cloned().collect()
     }
 
     pub(crate) fn listener(&self) -> Arc<dyn StatusListener> {
@@ -133,10 +182,7 @@ impl StatusListener for Journal {
     }
 
     fn topic_used(&self, _: &TaskId, topic: &str) {
-        let line = format!("topic {topic}");
-        if !self.has(&line) {
-            self.note(line);
-        }
+        self.topics.lock().unwrap().insert(topic.to_owned());
     }
 }
 

@@ -31,7 +31,6 @@
 
 pub mod config;
 pub mod format;
-pub mod inspect;
 mod job;
 pub mod layout;
 pub mod manifest;
@@ -41,4 +40,3 @@ pub mod source;
 pub mod store;
 #[cfg(test)]
 mod testing;
-pub mod verify;

@@ -197,16 +197,12 @@ impl SinkLoop {
     pub(super) async fn hand_over(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         self.await_commit().await;
         self.discard(partitions);
-        let all = self.positions.all_consumed();
-        let consumed: Positions = all.into_iter().filter(|(partition, _)| partitions.contains(partition)).collect();
-        if !consumed.is_empty() {
-            if let Err(error) = self.flush(&consumed).await {
-                if !matches!(error.kind(), Kind::Retriable | Kind::Fenced) {
-                    self.close_lost(partitions).await;
-                    return Err(unrecoverable(error));
-                }
-                tracing::warn!(error = error.trace(), "flushing partitions that go failed");
+        if let Err(error) = self.flush_some(partitions).await {
+            if !matches!(error.kind(), Kind::Retriable | Kind::Fenced) {
+                self.close_lost(partitions).await;
+                return Err(unrecoverable(error));
             }
+            tracing::warn!(error = error.trace(), "flushing partitions that go failed");
         }
         let open = self.open_partitions().into_iter().filter(|partition| partitions.contains(partition));
         let open: Vec<_> = open.collect();
@@ -221,6 +217,12 @@ impl SinkLoop {
         self.commit_now(to_commit).await;
         self.forget(partitions);
         Ok(())
+    }
+
+    async fn flush_some(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let mut consumed = self.positions.all_consumed();
+        consumed.retain(|partition, _| partitions.contains(partition));
+        if consumed.is_empty() { Ok(()) } else { self.flush(&consumed).await }
     }
 
     async fn try_open(&mut self) -> Result<()> {

@@ -12,7 +12,7 @@
 pub mod choose;
 pub mod config;
 pub mod cut;
-pub(crate) mod fetch;
+mod fetch;
 mod follow;
 pub mod plan;
 pub mod prepare;

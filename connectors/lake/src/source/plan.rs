@@ -64,7 +64,7 @@ pub struct Outline {
     pub files: u64,
     /// See [`Outline::files`].
     pub stored_bytes: u64,
-    /// True where a file that may be read holds, or may hold, records with no timestamp or one of 0 or less.
+    /// True where a file that may be read holds, or may hold, records with no timestamp or timestamp 0.
     pub untimed: bool,
 }
 
@@ -97,7 +97,8 @@ impl Segment {
 
     /// True where some of its rows cannot be produced with the timestamp they have, or may be such.
     pub fn may_be_untimed(&self) -> bool {
-        self.file.untimed > 0 || self.file.min_timestamp.is_some_and(|min| min <= 0)
+        let zero = self.times().bounds.is_some_and(|(min, max)| min <= 0 && 0 <= max);
+        zero || self.file.untimed > 0
     }
 }
 
