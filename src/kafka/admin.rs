@@ -23,6 +23,8 @@ use super::{Admin, security};
 pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>> {
     let mut settings = security::client_config(properties, Role::Admin)?;
     settings.entry("log.connection.close".to_owned()).or_insert_with(|| "false".to_owned());
+    // The client must have a group (see `ffi`), and joins none.
+    settings.insert("group.id".to_owned(), "lakeferry-admin".to_owned());
     let handle =
         Handle::open(Role::Admin, &settings).map_err(|failure| explain(&failure, "cannot create an admin client"))?;
     let timeout = properties.get("default.api.timeout.ms").and_then(|text| text.trim().parse().ok());
@@ -32,6 +34,7 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const LEADERS_POLL: Duration = Duration::from_millis(50);
+const COORDINATOR_POLL: Duration = Duration::from_millis(100);
 
 struct BlockingAdmin {
     handle: Arc<Handle>,
@@ -43,20 +46,31 @@ impl BlockingAdmin {
     async fn ask<R: Send + 'static>(
         &self,
         what: impl std::fmt::Display,
-        call: impl FnOnce(&Handle, Duration) -> Result<R, Failure> + Send + 'static,
+        call: impl Fn(&Handle, Duration) -> Result<R, Failure> + Send + Sync + 'static,
     ) -> Result<R> {
         let answer = self.ask_raw(call).await?;
         answer.map_err(|failure| explain(&failure, what))
     }
 
+    /// The answer as librdkafka gives it. Asked again while a group's coordinator is on the move.
     async fn ask_raw<R: Send + 'static>(
         &self,
-        call: impl FnOnce(&Handle, Duration) -> R + Send + 'static,
-    ) -> Result<R> {
-        let (handle, timeout) = (Arc::clone(&self.handle), self.timeout);
-        tokio::task::spawn_blocking(move || call(&handle, timeout))
-            .await
-            .map_err(|error| ConnectError::fatal("an admin request was cut off").caused_by(error))
+        call: impl Fn(&Handle, Duration) -> Result<R, Failure> + Send + Sync + 'static,
+    ) -> Result<Result<R, Failure>> {
+        let (call, timeout) = (Arc::new(call), self.timeout);
+        let deadline = self.clock.monotonic() + timeout;
+        loop {
+            let (call, handle) = (Arc::clone(&call), Arc::clone(&self.handle));
+            let answer = tokio::task::spawn_blocking(move || call(&handle, timeout)).await;
+            let answer =
+                answer.map_err(|error| ConnectError::fatal("an admin request was cut off").caused_by(error))?;
+            match answer {
+                Err(failure) if is_moving(failure.code) && self.clock.monotonic() < deadline => {
+                    self.clock.sleep(COORDINATOR_POLL).await;
+                }
+                answer => return Ok(answer),
+            }
+        }
     }
 
     /// `None` where the topic does not exist.
@@ -109,22 +123,19 @@ impl BlockingAdmin {
         &self,
         group: &str,
         what: &str,
-        call: impl FnOnce(&Handle, &str, Duration) -> Result<Vec<Entry>, Failure> + Send + 'static,
+        call: impl Fn(&Handle, &str, Duration) -> Result<Vec<Entry>, Failure> + Send + Sync + 'static,
     ) -> Result<()> {
         let name = group.to_owned();
-        let answer = self.ask_raw(move |handle, timeout| call(handle, &name, timeout)).await?;
-        let failure = match answer {
-            Ok(entries) => entries.into_iter().find_map(|entry| entry.failure),
-            Err(failure) => Some(failure),
-        };
-        match failure {
-            None => Ok(()),
-            Some(failure) if is_no_group(failure.code) => Ok(()),
-            Some(failure) if is_in_use(failure.code) => Err(ConnectError::new(
+        // What failed for one partition is the answer.
+        let first = move |entries: Vec<Entry>| entries.into_iter().find_map(|entry| entry.failure).map_or(Ok(()), Err);
+        match self.ask_raw(move |handle, timeout| call(handle, &name, timeout).and_then(first)).await? {
+            Ok(()) => Ok(()),
+            Err(failure) if is_no_group(failure.code) => Ok(()),
+            Err(failure) if is_in_use(failure.code) => Err(ConnectError::new(
                 Kind::Conflict,
                 format!("{what} of group {group}: the group has members; stop them first ({})", failure.text),
             )),
-            Some(failure) => Err(explain(&failure, format!("{what} of group {group}"))),
+            Err(failure) => Err(explain(&failure, format!("{what} of group {group}"))),
         }
     }
 }
@@ -132,20 +143,26 @@ impl BlockingAdmin {
 #[async_trait]
 impl Admin for BlockingAdmin {
     async fn cluster_id(&self) -> Result<String> {
-        let id = self.ask_raw(|handle, timeout| handle.cluster_id(timeout)).await?;
-        id.ok_or_else(|| ConnectError::retriable("no broker told the cluster's id; check bootstrap.servers"))
+        self.ask("asking for the cluster's id", |handle, timeout| handle.cluster_id(timeout)).await
     }
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         const SPECS: &[OffsetSpec] = &[OffsetSpec::Earliest, OffsetSpec::Stable, OffsetSpec::End];
         let absent = || ConnectError::not_found(format!("partition {partition} does not exist"));
-        // Offsets first: an id that is asked after them cannot be older than they are.
+        let before = self.describe(&partition.topic).await?.ok_or_else(absent)?;
+        if before.partitions.iter().all(|shape| shape.partition != partition.partition) {
+            return Err(absent());
+        }
         let offsets = self.offsets(vec![partition.clone()], SPECS).await?;
-        let described = self.describe(&partition.topic).await?.ok_or_else(absent)?;
+        let after = self.describe(&partition.topic).await?.ok_or_else(absent)?;
+        if before.topic_id != after.topic_id {
+            let topic = &partition.topic;
+            return Err(ConnectError::retriable(format!("topic {topic} was made anew while it was asked about")));
+        }
         let of =
             |spec: usize| offsets.get(spec).and_then(|by_partition| by_partition.get(&partition.partition)).copied();
         Ok(PartitionView {
-            topic_id: described.topic_id,
+            topic_id: after.topic_id,
             log_start_offset: of(0).ok_or_else(absent)?,
             last_stable_offset: of(1).ok_or_else(absent)?,
             end_offset: of(2),
@@ -279,6 +296,15 @@ fn offset(entry: Entry) -> Result<(i32, i64)> {
         (None, Some(offset)) => Ok((place.partition, offset)),
         (None, None) => Err(ConnectError::retriable(format!("the broker told no offset of {place}"))),
     }
+}
+
+fn is_moving(code: Code) -> bool {
+    matches!(
+        code,
+        Code::RD_KAFKA_RESP_ERR_NOT_COORDINATOR
+            | Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
+            | Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
+    )
 }
 
 fn is_absent(code: Code) -> bool {

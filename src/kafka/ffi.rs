@@ -25,9 +25,6 @@ pub(super) use consume::{Message, Polled};
 pub(super) use list::Entry;
 pub(super) use produce::{Outgoing, Producer};
 
-/// librdkafka's name for a partition's end, where an offset is expected.
-pub(super) const LOG_END: i64 = sys::RD_KAFKA_OFFSET_END as i64;
-
 /// librdkafka's number for "no partition in particular".
 const ANY_PARTITION: i32 = -1;
 
@@ -101,8 +98,10 @@ impl Handle {
             Role::Admin => 0,
         };
         let kind = match role {
-            Role::Consumer => sys::rd_kafka_type_t::RD_KAFKA_CONSUMER,
-            Role::Producer | Role::Admin => sys::rd_kafka_type_t::RD_KAFKA_PRODUCER,
+            // An admin client is a consumer with a group: librdkafka 2.12 crashes where it is none and a broker that is
+            // asked for a group's offsets is not its coordinator (any more).
+            Role::Consumer | Role::Admin => sys::rd_kafka_type_t::RD_KAFKA_CONSUMER,
+            Role::Producer => sys::rd_kafka_type_t::RD_KAFKA_PRODUCER,
         };
         let mut reason = [0_u8; 512];
         // SAFETY: the configuration is valid; librdkafka owns it once the client exists, and only then.
@@ -123,11 +122,11 @@ impl Handle {
         // SAFETY: the client lives; the queue getters give a new reference each.
         let events = unsafe {
             let raw = match role {
-                Role::Consumer => {
+                Role::Consumer | Role::Admin => {
                     sys::rd_kafka_poll_set_consumer(client.0.as_ptr());
                     sys::rd_kafka_queue_get_consumer(client.0.as_ptr())
                 }
-                Role::Producer | Role::Admin => sys::rd_kafka_queue_get_main(client.0.as_ptr()),
+                Role::Producer => sys::rd_kafka_queue_get_main(client.0.as_ptr()),
             };
             NonNull::new(raw).map(Queue)
         };

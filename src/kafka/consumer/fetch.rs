@@ -13,7 +13,7 @@ use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::super::error::explain;
-use super::super::ffi::{self, Code, Entry, Failure, Handle, Message, Polled};
+use super::super::ffi::{Code, Entry, Failure, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::slot::{Phase, Slot};
 use super::{BATCH_BYTES, BATCH_RECORDS, Said, Shared};
@@ -32,9 +32,9 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// The same error is told this often at most.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-/// Where a partition stands until the loop says: asking the broker for its end fetches nothing and cannot be out of
-/// range.
-const UNSTARTED: i64 = ffi::LOG_END;
+/// Where a partition stands, paused, until the loop says. It must be a real offset: for one that has to be asked of the
+/// broker, librdkafka asks again after a seek has made the first answer stale, and then jumps there.
+const UNSTARTED: i64 = 0;
 
 pub(super) struct FetchSpec {
     pub(super) handle: Arc<Handle>,
@@ -167,6 +167,7 @@ impl Fetch {
     }
 
     /// A partition that the client has given up (out of range, its log cut) takes no seek: it is assigned once more.
+    /// What was paused stays so.
     fn assign_anew(&mut self, partition: &TopicPartition, offset: i64) -> bool {
         let handle = Arc::clone(&self.spec.handle);
         let result = if handle.is_cooperative() {
@@ -183,8 +184,6 @@ impl Fetch {
             let rows: Vec<_> = self.slots().map(row).collect();
             handle.assign(&rows)
         };
-        // Whether a partition was paused survives in the client, or not: it is told again.
-        self.slots().for_each(|slot| slot.fetching = None);
         match result {
             Ok(()) => true,
             Err(failure) => {
@@ -200,8 +199,8 @@ impl Fetch {
         let stalled = self.stalled;
         for slot in self.slots() {
             let wanted = slot.wants_records() && !stalled;
-            if slot.fetching != Some(wanted) {
-                slot.fetching = Some(wanted);
+            if slot.fetching != wanted {
+                slot.fetching = wanted;
                 if wanted { &mut resume } else { &mut pause }.push(slot.partition.clone());
             }
         }
@@ -353,13 +352,14 @@ impl Fetch {
     fn take_assignment(&mut self, partitions: Vec<TopicPartition>) {
         let handle = Arc::clone(&self.spec.handle);
         let rows: Vec<_> = partitions.iter().map(|partition| (partition.clone(), UNSTARTED)).collect();
+        let paused = handle.pause(&partitions);
         let result = if handle.is_cooperative() {
-            handle.incremental_assign(&rows)
+            paused.and_then(|()| handle.incremental_assign(&rows))
         } else {
             self.slots_by_topic.clear();
-            handle.assign(&rows)
+            paused.and_then(|()| handle.assign(&rows))
         };
-        if let Err(failure) = result.and_then(|()| handle.pause(&partitions)) {
+        if let Err(failure) = result {
             self.say(Said::Error(explain(&failure, "cannot take the assigned partitions")));
             return;
         }

@@ -31,8 +31,8 @@ pub(in crate::kafka) struct Slot {
     pub(super) held: bool,
     /// The group takes it away.
     pub(super) revoking: bool,
-    /// Whether the client fetches it; `None`: not known.
-    pub(super) fetching: Option<bool>,
+    /// Whether the client fetches it.
+    pub(super) fetching: bool,
     position: i64,
     open: Option<Open>,
 }
@@ -51,7 +51,7 @@ impl Slot {
             generation: 0,
             held: false,
             revoking: false,
-            fetching: Some(false),
+            fetching: false,
             position: -1,
             open: None,
         }

@@ -69,17 +69,34 @@ struct Asked<'a> {
 struct Options(NonNull<sys::rd_kafka_AdminOptions_t>);
 
 impl Handle {
-    /// The cluster's id; `None` where no broker said it in time.
-    pub(in crate::kafka) fn cluster_id(&self, timeout: Duration) -> Option<String> {
-        // SAFETY: the text that comes back is ours to free.
-        unsafe {
-            let raw = sys::rd_kafka_clusterid(self.raw(), millis(timeout));
-            let id = text(raw);
-            if !raw.is_null() {
-                sys::rd_kafka_mem_free(self.raw(), raw.cast());
+    /// The cluster's id.
+    pub(in crate::kafka) fn cluster_id(&self, timeout: Duration) -> Result<String, Failure> {
+        for _ in 0..slices(timeout) {
+            // SAFETY: the text that comes back is ours to free.
+            let id = unsafe {
+                let raw = sys::rd_kafka_clusterid(self.raw(), millis(SLICE));
+                let id = text(raw);
+                if !raw.is_null() {
+                    sys::rd_kafka_mem_free(self.raw(), raw.cast());
+                }
+                id
+            };
+            if let Some(id) = id {
+                return Ok(id);
             }
-            id
+            self.check_login()?;
         }
+        Err(Failure::new(Code::RD_KAFKA_RESP_ERR__TIMED_OUT, None))
+    }
+
+    /// What the broker said of our login since the last look. A refused one shows nowhere else but as a time-out.
+    fn check_login(&self) -> Result<(), Failure> {
+        while let Some(event) = self.take_event(Duration::ZERO) {
+            if let Some(failure) = event.failure().filter(|failure| is_login(failure.code)) {
+                return Err(failure);
+            }
+        }
+        Ok(())
     }
 
     /// All topics with their partitions, without ids.
@@ -87,7 +104,10 @@ impl Handle {
         let mut raw = ptr::null();
         // SAFETY: the metadata that comes back is ours to destroy, and holds `topic_cnt` topics.
         unsafe {
-            Failure::of(sys::rd_kafka_metadata(self.raw(), 1, ptr::null_mut(), &mut raw, millis(timeout)))?;
+            let found = Failure::of(sys::rd_kafka_metadata(self.raw(), 1, ptr::null_mut(), &mut raw, millis(timeout)));
+            if let Err(failure) = found {
+                return Err(self.check_login().err().unwrap_or(failure));
+            }
             let topics = slice((*raw).topics, usize::try_from((*raw).topic_cnt).unwrap_or_default());
             let rows = topics.iter().map(|topic| (text(topic.topic).unwrap_or_default(), known(topic))).collect();
             sys::rd_kafka_metadata_destroy(raw);
@@ -380,20 +400,14 @@ impl<'a> Asked<'a> {
         Ok(Self { handle, queue, timeout })
     }
 
-    /// The answer, or what keeps it from coming. A refused login would only show as a time-out otherwise.
+    /// The answer, or what keeps it from coming.
     fn answer<R>(self, read: impl FnOnce(&Event<'_>) -> Result<R, Failure>) -> Result<R, Failure> {
-        const SLICE: Duration = Duration::from_millis(50);
-        let slices = (self.timeout + GRACE).as_millis() / SLICE.as_millis();
-        for _ in 0..slices {
+        for _ in 0..slices(self.timeout + GRACE) {
             if let Some(raw) = self.queue.poll(SLICE) {
                 let event = Event { raw, handle: PhantomData::<&Handle> };
                 return event.failure().map_or_else(|| read(&event), Err);
             }
-            while let Some(event) = self.handle.take_event(Duration::ZERO) {
-                if let Some(failure) = event.failure().filter(|failure| is_login(failure.code)) {
-                    return Err(failure);
-                }
-            }
+            self.handle.check_login()?;
         }
         Err(Failure::new(Code::RD_KAFKA_RESP_ERR__TIMED_OUT, None))
     }
@@ -401,6 +415,11 @@ impl<'a> Asked<'a> {
 
 /// librdkafka answers every request at its time-out by itself; this is for the case that it does not.
 const GRACE: Duration = Duration::from_secs(5);
+const SLICE: Duration = Duration::from_millis(50);
+
+fn slices(timeout: Duration) -> u128 {
+    timeout.as_millis().div_ceil(SLICE.as_millis())
+}
 
 fn is_login(code: Code) -> bool {
     matches!(code, Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)

@@ -10,7 +10,7 @@ use lakeferry_api::record::TimestampType;
 use rdkafka_sys as sys;
 
 use super::list::{self, Entry, List};
-use super::{ANY_PARTITION, Code, Event, Failure, Handle, Queue, millis};
+use super::{ANY_PARTITION, Code, Event, Failure, Handle, Queue, c_name, millis};
 
 /// What a poll gave.
 pub(in crate::kafka) enum Polled<'a> {
@@ -96,8 +96,16 @@ impl Handle {
         unsafe { Failure::of_error(sys::rd_kafka_incremental_unassign(self.raw(), list.raw())) }
     }
 
-    /// Stops fetching; what was fetched and not yet polled is dropped.
+    /// Stops fetching; what was fetched and not yet polled is dropped. Partitions that are not assigned yet will not be
+    /// fetched once they are.
     pub(in crate::kafka) fn pause(&self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        for partition in partitions {
+            // librdkafka skips a partition that it has never heard of; asking for its queue makes it known.
+            let topic = c_name(&partition.topic)?;
+            // SAFETY: client and name live; the queue that comes back is ours.
+            let queue = unsafe { sys::rd_kafka_queue_get_partition(self.raw(), topic.as_ptr(), partition.partition) };
+            drop(NonNull::new(queue).map(Queue));
+        }
         let list = partition_list(partitions)?;
         // SAFETY: client and list live.
         Failure::of(unsafe { sys::rd_kafka_pause_partitions(self.raw(), list.raw()) })
