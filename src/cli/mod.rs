@@ -9,6 +9,7 @@ mod connect_standalone;
 mod connector_file;
 mod inspect;
 mod lake;
+mod restore;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ pub struct Cli {
 enum Command {
     ConnectStandalone(connect_standalone::Args),
     Inspect(inspect::Args),
+    Restore(restore::Args),
 }
 
 /// What every command is given.
@@ -73,6 +75,7 @@ impl Command {
         match self {
             Self::ConnectStandalone(args) => connect_standalone::run(args, context).await,
             Self::Inspect(args) => inspect::run(args, context).await,
+            Self::Restore(args) => restore::run(args, context).await,
         }
     }
 }

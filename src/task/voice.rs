@@ -88,9 +88,13 @@ impl Voice {
     }
 
     fn tell(&self, said: &mut Said, changed: bool) {
-        let Some(state) = said.state.filter(|_| !said.silent) else { return };
+        // A task that cannot start yet, because a store or broker is away, is nobody's in the meantime.
+        let starting = said.state.is_none() && !(said.troubles.is_empty() && said.trace.is_none());
+        let state = if starting { Some(State::Unassigned) } else { said.state };
+        let Some(state) = state.filter(|_| !said.silent) else { return };
         let troubles: Vec<&str> = said.troubles.values().map(String::as_str).collect();
-        let trace = (state == State::Running && !troubles.is_empty()).then(|| troubles.join("\n"));
+        let goes_on = matches!(state, State::Running | State::Unassigned);
+        let trace = (goes_on && !troubles.is_empty()).then(|| troubles.join("\n"));
         if changed || trace != said.trace {
             self.listener.task_changed(&self.id, state, trace.clone());
             said.trace = trace;
@@ -124,7 +128,14 @@ mod tests {
         voice.topic_used("t");
         assert_eq!(
             journal.take(),
-            ["RUNNING (no store)", "RUNNING (no broker\nno store)", "PAUSED", "RUNNING (no broker)", "RUNNING",]
+            [
+                "UNASSIGNED (no store)",
+                "RUNNING (no store)",
+                "RUNNING (no broker\nno store)",
+                "PAUSED",
+                "RUNNING (no broker)",
+                "RUNNING",
+            ]
         );
     }
 }

@@ -21,11 +21,8 @@
 
 mod archive;
 mod error;
-mod home;
-mod http;
 mod java;
 mod poll;
-mod process;
 mod provision;
 mod python;
 #[cfg(test)]
@@ -33,7 +30,10 @@ mod tests;
 
 pub mod connect;
 pub mod hdfs;
+pub mod home;
+pub mod http;
 pub mod kafka;
+pub mod process;
 pub mod proxy;
 pub mod s3;
 

@@ -4,8 +4,9 @@
 //!
 //! Where to begin: where the task says, else the group's committed offset, else `auto.offset.reset`, applied here
 //! because the client library would jump silently. A position that the broker has no more is looked for again: below
-//! the log's start (retention) the position moves on by a batch without records, so that the task can account for the
-//! gap; beyond its end (the log was cut or made anew) the partition is opened anew.
+//! the log's start (retention) a task that keeps its own positions publishes what it has and is opened anew, so that it
+//! can account for the gap, and the position of another moves on by a batch without records; beyond the log's end (it
+//! was cut or made anew) the partition is opened anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(super) struct Opening {
     unplaced: BTreeMap<TopicPartition, Option<i64>>,
     /// Placed, but the broker has nothing there.
     out_of_range: BTreeSet<TopicPartition>,
+    /// Partitions whose position the task keeps itself: it said where to begin.
+    kept: BTreeSet<TopicPartition>,
     /// Positions beyond the log's end because of which a partition is opened anew.
     beyond_end: Positions,
     /// What the task wants to read from before there is a position.
@@ -46,6 +49,7 @@ impl Opening {
             unopened: BTreeSet::new(),
             unplaced: BTreeMap::new(),
             out_of_range: BTreeSet::new(),
+            kept: BTreeSet::new(),
             beyond_end: Positions::new(),
             seeks: Positions::new(),
             retry_at: None,
@@ -80,6 +84,9 @@ impl Opening {
     fn opened(&mut self, starts: &Positions) {
         for partition in std::mem::take(&mut self.unopened) {
             let start = starts.get(&partition).copied();
+            if start.is_some() {
+                self.kept.insert(partition.clone());
+            }
             self.unplaced.insert(partition, start);
         }
     }
@@ -88,6 +95,7 @@ impl Opening {
     fn forget(&mut self, partition: &TopicPartition) -> bool {
         self.unopened.remove(partition);
         self.out_of_range.remove(partition);
+        self.kept.remove(partition);
         self.beyond_end.remove(partition);
         self.seeks.remove(partition);
         self.unplaced.remove(partition).is_some()
@@ -268,7 +276,11 @@ impl SinkLoop {
             if let Some(position) = position {
                 let view = view(&self.parts.context, &partition).await?;
                 let log_end = view.end_offset.unwrap_or(view.last_stable_offset);
-                if position < view.log_start_offset {
+                if position < view.log_start_offset && self.opening.kept.contains(&partition) {
+                    tracing::warn!(%partition, position, log_start = view.log_start_offset, "retention overtook the position: opened anew");
+                    self.hand_over(std::slice::from_ref(&partition)).await?;
+                    self.opening.await_open([partition.clone()]);
+                } else if position < view.log_start_offset {
                     self.skip_to_log_start(&partition, position, view.log_start_offset)?;
                 } else if position > log_end {
                     tracing::warn!(%partition, position, log_end, "the log ends before the position: opened anew");

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use lakeferry_api::config_def::ConfigValue;
 use lakeferry_api::connector::{ConnectorType, Task};
 use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, SinkContext, TopicPartition};
 
@@ -56,6 +57,25 @@ impl Connector for LakeSinkConnector {
 
     fn config_def(&self) -> ConfigDef {
         sink_def()
+    }
+
+    fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
+        // Single keys have been told; what holds between keys is told at the key that must change.
+        let Ok(settings) = SinkSettings::parse(config) else { return };
+        let refusals = [
+            (
+                "codec",
+                compression(&settings)
+                    .err()
+                    .map(|error| format!("codec={}: {error}", settings.codec.as_deref().unwrap_or("zstd"))),
+            ),
+            ("store.url", settings.lake.open().err().map(|error| error.message().to_owned())),
+        ];
+        for (key, refusal) in refusals {
+            if let Some(value) = values.iter_mut().find(|value| value.name == key) {
+                value.errors.extend(refusal);
+            }
+        }
     }
 
     async fn start(&mut self, config: &Config) -> Result<()> {

@@ -34,6 +34,19 @@ async fn files_are_published_in_order_and_their_spans_touch() {
 }
 
 #[tokio::test]
+async fn a_stored_file_may_wait_for_the_entry_before_it() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.chain().await.len() == 1).await;
+    rig.store.faults.lock().unwrap().extend([("_manifests", Fault::Before); 8]);
+    writer.put(10, 30, 10..30).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 3).await;
+    assert_eq!(rig.spans().await, [(0, 9, 10), (10, 19, 10), (20, 29, 10)]);
+}
+
+#[tokio::test]
 async fn a_crash_resumes_from_the_manifest_whatever_the_group_committed() {
     let rig = Rig::new(&[("flush.size", "10")]);
     let mut writer = rig.writer(1);

@@ -161,10 +161,10 @@ impl OpenFile {
     /// # Errors
     /// The upload failed for good.
     pub(crate) fn advance(&mut self) -> Result<()> {
-        let Some((_, upload)) = &mut self.upload else { return Ok(()) };
+        let Some((_, upload)) = self.upload.as_mut().filter(|_| !self.stored) else { return Ok(()) };
         upload.feed(&mut self.waiting);
         self.waiting_bytes = self.waiting.iter().map(|chunk| chunk.bytes.len()).sum();
-        if self.tail.is_some() && self.waiting.is_empty() && !self.stored {
+        if self.tail.is_some() && self.waiting.is_empty() {
             upload.complete();
         }
         match upload.take_if_ended() {

@@ -1,0 +1,126 @@
+//! What a restore is going to do, in words or as JSON.
+
+use std::io::Write;
+
+use lakeferry_api::{Config, Result};
+use lakeferry_lake::source::prepare::{Prepared, Target};
+use serde::Serialize;
+
+use crate::cli::inspect::bytes;
+
+/// The plan of all topics.
+#[derive(Debug, Serialize)]
+pub(super) struct Plan {
+    pub(super) records: u64,
+    pub(super) raw_bytes: u64,
+    pub(super) topics: Vec<TopicPlan>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TopicPlan {
+    topic: String,
+    target: String,
+    exists: bool,
+    partitions: u32,
+    pub(super) records: u64,
+    raw_bytes: u64,
+    untimed: u64,
+    logs: Vec<LogPlan>,
+    left_out: Vec<(i32, String)>,
+    objections: Vec<String>,
+    archived_configs: Config,
+}
+
+#[derive(Debug, Serialize)]
+struct LogPlan {
+    partition: i32,
+    lineage: u32,
+    records: u64,
+    files: u64,
+    stored_bytes: u64,
+}
+
+impl Plan {
+    /// Counts what `prepared` is going to replay; files at the border of a cut are read for it.
+    pub(super) async fn new(prepared: &Prepared, targets: &[Target]) -> Result<Self> {
+        let surveys = prepared.survey().await?;
+        let outlines = prepared.outlines()?;
+        let mut topics = Vec::new();
+        for (topic, target) in prepared.topics.iter().zip(targets) {
+            let mut plan = TopicPlan {
+                topic: topic.topic.clone(),
+                target: topic.target.clone(),
+                exists: target.existing.is_some(),
+                partitions: topic.partitions,
+                records: 0,
+                raw_bytes: 0,
+                untimed: 0,
+                logs: Vec::new(),
+                left_out: topic.left_out.clone(),
+                objections: target.objections.iter().map(ToString::to_string).collect(),
+                archived_configs: topic.settings.iter().flat_map(|settings| settings.configs.clone()).collect(),
+            };
+            for log in &topic.logs {
+                let partition = &log.plan.partition;
+                let survey = surveys.get(partition).copied().unwrap_or_default();
+                let outline = outlines.get(partition).copied().unwrap_or_default();
+                plan.records += survey.records;
+                plan.raw_bytes += survey.raw_bytes;
+                plan.untimed += survey.untimed;
+                plan.logs.push(LogPlan {
+                    partition: partition.partition,
+                    lineage: log.lineage,
+                    records: survey.records,
+                    files: outline.files,
+                    stored_bytes: outline.stored_bytes,
+                });
+            }
+            topics.push(plan);
+        }
+        let records = topics.iter().map(|topic| topic.records).sum();
+        let raw_bytes = topics.iter().map(|topic| topic.raw_bytes).sum();
+        Ok(Self { records, raw_bytes, topics })
+    }
+
+    /// The configs that each target had when it was archived.
+    pub(super) fn archived_configs(&self) -> Vec<(String, Config)> {
+        self.topics.iter().map(|topic| (topic.target.clone(), topic.archived_configs.clone())).collect()
+    }
+
+    pub(super) fn tell_json(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        writeln!(out, "{}", serde_json::to_string(self)?)?;
+        Ok(())
+    }
+
+    pub(super) fn tell(&self, out: &mut impl Write) -> anyhow::Result<()> {
+        for topic in &self.topics {
+            topic.tell(out)?;
+        }
+        writeln!(out, "to restore: {} records, {}", self.records, bytes(self.raw_bytes))?;
+        Ok(())
+    }
+}
+
+impl TopicPlan {
+    fn tell(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let (exists, files) =
+            (if self.exists { "exists" } else { "will be created" }, self.logs.iter().map(|log| log.files));
+        writeln!(
+            out,
+            "{} -> {} ({exists}, {} partitions): {} records, {} from {} files",
+            self.topic,
+            self.target,
+            self.partitions,
+            self.records,
+            bytes(self.raw_bytes),
+            files.sum::<u64>()
+        )?;
+        for (partition, why) in &self.left_out {
+            writeln!(out, "  partition {partition} is left out: {why}")?;
+        }
+        if self.untimed > 0 {
+            writeln!(out, "  {} records have no timestamp or timestamp 0", self.untimed)?;
+        }
+        self.objections.iter().try_for_each(|objection| writeln!(out, "  {objection}"))
+    }
+}
