@@ -24,7 +24,7 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>
     let mut settings = security::client_config(properties, Role::Admin)?;
     settings.entry("log.connection.close".to_owned()).or_insert_with(|| "false".to_owned());
     // The client must have a group (see `ffi`), and joins none.
-    settings.insert("group.id".to_owned(), "lakeferry-admin".to_owned());
+    settings.entry("group.id".to_owned()).or_insert_with(|| "lakeferry-admin".to_owned());
     let handle =
         Handle::open(Role::Admin, &settings).map_err(|failure| explain(&failure, "cannot create an admin client"))?;
     let timeout = properties.get("default.api.timeout.ms").and_then(|text| text.trim().parse().ok());

@@ -8,11 +8,12 @@
 
 mod fetch;
 mod pattern;
+mod rebalance;
 mod slot;
 
 pub(super) use slot::{NotUtf8, Slot};
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Thread;
 use std::time::Duration;
@@ -43,22 +44,22 @@ pub struct ConsumerSpec {
 /// # Errors
 /// `Config` where the properties cannot be used.
 pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
-    let queue_bytes = queue_bytes(&spec.budget);
-    let settings = settings(&spec.properties, queue_bytes)?;
+    let settings = settings(&spec.properties, queue_bytes(&spec.budget))?;
     let group = settings.get("group.id").cloned().unwrap_or_default();
-    let interval = settings.get("max.poll.interval.ms").and_then(|text| text.parse().ok());
-    let max_poll_interval = interval.map_or(DEFAULT_MAX_POLL_INTERVAL, Duration::from_millis);
-    let refresh = settings.get("topic.metadata.refresh.interval.ms").and_then(|text| text.parse().ok());
-    let refresh = Duration::from_millis(refresh.unwrap_or(METADATA_REFRESH_MS));
+    let number = |key: &str| settings.get(key).and_then(|text| text.parse::<u64>().ok());
+    let max_poll_interval = number("max.poll.interval.ms").map_or(DEFAULT_MAX_POLL_INTERVAL, Duration::from_millis);
+    let refresh = number("topic.metadata.refresh.interval.ms").map_or(METADATA_REFRESH, Duration::from_millis);
+    let queue_bytes = number("queued.max.messages.kbytes").unwrap_or_default() * 1024;
     let refused = |failure: Failure| explain(&failure, format!("cannot create the consumer of group {group}"));
     let handle = Arc::new(Handle::open(Role::Consumer, &settings).map_err(refused)?);
+    let orders = Arc::new(Shared::default());
     let member = Arc::new(Member {
         group: group.clone(),
         handle: Arc::downgrade(&handle),
         positions: Mutex::new(HashMap::new()),
+        orders: Arc::clone(&orders),
     });
     let (sender, events) = mpsc::channel(CHANNEL_EVENTS);
-    let orders = Arc::new(Shared::default());
     let watch = pattern::subscribe(&handle, &spec.subscription, refresh)
         .map_err(|error| error.context(format!("cannot subscribe the consumer of group {group}")))?;
     let fetch = fetch::Fetch::new(fetch::FetchSpec {
@@ -91,7 +92,7 @@ pub(super) const BATCH_BYTES: usize = 1 << 20;
 pub(super) const BATCH_RECORDS: usize = 8_192;
 const CHANNEL_EVENTS: usize = 8;
 const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
-const METADATA_REFRESH_MS: u64 = 30_000;
+const METADATA_REFRESH: Duration = Duration::from_secs(30);
 
 /// How much of the budget the client's own queue may take: never so much that many consumers together exhaust it.
 fn queue_bytes(budget: &Budget) -> u64 {
@@ -108,8 +109,11 @@ fn settings(properties: &Config, queue_bytes: u64) -> Result<Settings> {
     }
     let queue_kbytes = (queue_bytes / 1024).to_string();
     let fetch_bytes = queue_bytes.max(1 << 20).to_string();
+    // With the newer protocol the broker assigns, cooperatively, and the client must not say how.
+    if settings.get("group.protocol").is_none_or(|protocol| protocol.eq_ignore_ascii_case("classic")) {
+        settings.entry("partition.assignment.strategy".to_owned()).or_insert_with(|| COOPERATIVE.to_owned());
+    }
     let defaults = [
-        ("partition.assignment.strategy", COOPERATIVE),
         ("topic.metadata.refresh.interval.ms", "30000"),
         // A whole second of nothing, by librdkafka's default, each time the queue was full.
         ("fetch.queue.backoff.ms", "5"),
@@ -149,7 +153,8 @@ enum Said {
     Error(ConnectError),
 }
 
-/// What the loop wants, folded: a later order about a partition replaces an earlier one.
+/// What the loop wants, folded: a later order about a partition replaces an earlier one. And the one thing that the
+/// thread tells past the channel: what the group gives this member now.
 #[derive(Default)]
 struct Orders {
     starts: BTreeMap<TopicPartition, Start>,
@@ -157,6 +162,7 @@ struct Orders {
     released: u64,
     closing: bool,
     thread: Option<Thread>,
+    owned: HashSet<TopicPartition>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,15 +192,16 @@ struct GroupConsumer {
 
 impl GroupConsumer {
     fn order(&self, change: impl FnOnce(&mut Orders)) {
-        let thread = {
-            let mut orders = self.orders.lock();
-            change(&mut orders);
-            orders.thread.clone()
-        };
+        change(&mut self.orders.lock());
         if let Some(handle) = self.member.handle.upgrade() {
             handle.wake();
         }
-        if let Some(thread) = thread {
+        self.tell_of_room();
+    }
+
+    /// The thread may be waiting for room in the channel.
+    fn tell_of_room(&self) {
+        if let Some(thread) = &self.orders.lock().thread {
             thread.unpark();
         }
     }
@@ -272,8 +279,7 @@ impl Consumer for GroupConsumer {
                 std::future::pending::<()>().await;
             }
             let said = self.events.recv().await;
-            // The thread may be waiting for room.
-            self.order(|_| {});
+            self.tell_of_room();
             match said.map(|said| self.admit(said)) {
                 Some(Some(event)) => return event,
                 Some(None) => {}
@@ -328,6 +334,7 @@ struct Member {
     group: String,
     handle: Weak<Handle>,
     positions: Mutex<HashMap<TopicPartition, i64>>,
+    orders: Arc<Shared>,
 }
 
 impl Member {
@@ -354,6 +361,15 @@ impl GroupMember for Member {
     async fn commit(&self, positions: &Positions) -> Result<()> {
         if positions.is_empty() {
             return Ok(());
+        }
+        // The broker looks at the member's generation alone: a member that is still in the group could commit for a
+        // partition that was moved to another.
+        let stranger = {
+            let orders = self.orders.lock();
+            positions.keys().find(|partition| !orders.owned.contains(*partition)).cloned()
+        };
+        if let Some(partition) = stranger {
+            return Err(ConnectError::fenced(format!("group {} does not give {partition} to this member", self.group)));
         }
         let rows: Vec<_> = positions.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
         let entries = self.ask("offset commit", move |handle| handle.commit(&rows, ANSWER_WITHIN)).await?;

@@ -7,7 +7,10 @@
 #![allow(unsafe_code)]
 
 mod admin;
+mod ask;
+mod code;
 mod consume;
+mod groups;
 mod list;
 mod produce;
 
@@ -19,6 +22,8 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 pub(super) use rdkafka_sys::rd_kafka_resp_err_t as Code;
+
+use code::{code, raw};
 
 pub(super) use admin::{ConfigEntry, Described, OffsetSpec};
 pub(super) use consume::{Message, Polled};
@@ -184,7 +189,7 @@ impl Event<'_> {
     fn failure(&self) -> Option<Failure> {
         // SAFETY: the event lives as long as `self`, and so does its text.
         unsafe {
-            let code = sys::rd_kafka_event_error(self.raw());
+            let code = code(raw::rd_kafka_event_error(self.raw()));
             let text = text(sys::rd_kafka_event_error_string(self.raw()));
             (code != Code::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Failure::new(code, text))
         }
@@ -210,7 +215,7 @@ impl Failure {
         }
         // SAFETY: not null and ours.
         unsafe {
-            let failure = Self::new(sys::rd_kafka_error_code(error), text(sys::rd_kafka_error_string(error)));
+            let failure = Self::new(code(raw::rd_kafka_error_code(error)), text(sys::rd_kafka_error_string(error)));
             sys::rd_kafka_error_destroy(error);
             Err(failure)
         }

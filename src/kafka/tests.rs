@@ -287,6 +287,8 @@ async fn offsets_are_committed_and_found_again() {
     let positions = Positions::from([(partitions[0].clone(), 7)]);
     group.commit(&positions).await.unwrap();
     assert_eq!(group.committed(&partitions).await.unwrap(), positions);
+    let error = group.commit(&Positions::from([(TopicPartition::new("other", 0), 1)])).await.expect_err("not ours");
+    assert_eq!(error.kind(), Kind::Fenced);
     consumer.close().await;
     let error = group.commit(&positions).await.expect_err("closed");
     assert_eq!(error.kind(), Kind::Fenced);

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::super::error::explain;
 use super::super::ffi::{Code, Entry, Failure, Handle, Message, Polled};
 use super::pattern::Watch;
+use super::rebalance::{Revocation, UNSTARTED};
 use super::slot::{Phase, Slot};
 use super::{BATCH_BYTES, BATCH_RECORDS, Said, Shared};
 
@@ -32,9 +33,6 @@ const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// The same error is told this often at most.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-/// Where a partition stands, paused, until the loop says. It must be a real offset: for one that has to be asked of the
-/// broker, librdkafka asks again after a seek has made the first answer stale, and then jumps there.
-const UNSTARTED: i64 = 0;
 
 pub(super) struct FetchSpec {
     pub(super) handle: Arc<Handle>,
@@ -46,29 +44,25 @@ pub(super) struct FetchSpec {
 }
 
 pub(super) struct Fetch {
-    spec: FetchSpec,
-    slots_by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
+    pub(super) spec: FetchSpec,
+    pub(super) slots_by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
     ready: Vec<(u64, Batch)>,
     outbox: VecDeque<Said>,
     collected: Permit,
-    revocation: Option<Revocation>,
-    revocations: u64,
+    pub(super) revocation: Option<Revocation>,
+    pub(super) revocations: u64,
     told_at: HashMap<(i32, Option<TopicPartition>), Duration>,
     blocked_since: Option<Duration>,
     stalled: bool,
-}
-
-/// Partitions that the group takes away and the loop has not let go yet.
-struct Revocation {
-    id: u64,
-    partitions: Vec<TopicPartition>,
-    deadline: Duration,
+    pub(super) now: Duration,
 }
 
 impl Fetch {
     pub(super) fn new(spec: FetchSpec) -> Self {
         let collected = spec.queue.budget().take(0);
+        let now = spec.clock.monotonic();
         Self {
+            now,
             spec,
             slots_by_topic: HashMap::new(),
             ready: Vec::new(),
@@ -93,6 +87,7 @@ impl Fetch {
 
     fn poll_until_closed(mut self) {
         while !self.spec.orders.lock().closing && !self.spec.sender.is_closed() {
+            self.look_at_clock();
             self.take_orders();
             self.begin_starts();
             self.settle_revocation();
@@ -107,15 +102,16 @@ impl Fetch {
         self.close();
     }
 
-    fn now(&self) -> Duration {
-        self.spec.clock.monotonic()
+    /// Read once a round: records are too many to ask for each.
+    fn look_at_clock(&mut self) {
+        self.now = self.spec.clock.monotonic();
     }
 
-    fn slots(&mut self) -> impl Iterator<Item = &mut Slot> {
+    pub(super) fn slots(&mut self) -> impl Iterator<Item = &mut Slot> {
         self.slots_by_topic.values_mut().flat_map(BTreeMap::values_mut)
     }
 
-    fn slot(&mut self, partition: &TopicPartition) -> Option<&mut Slot> {
+    pub(super) fn slot(&mut self, partition: &TopicPartition) -> Option<&mut Slot> {
         self.slots_by_topic.get_mut(&partition.topic)?.get_mut(&partition.partition)
     }
 
@@ -124,7 +120,7 @@ impl Fetch {
             let mut orders = self.spec.orders.lock();
             (std::mem::take(&mut orders.starts), std::mem::take(&mut orders.held))
         };
-        let now = self.now();
+        let now = self.now;
         for (partition, held) in held {
             if let Some(slot) = self.slot(&partition) {
                 slot.held = held;
@@ -151,7 +147,7 @@ impl Fetch {
             Ok(entries) => entries.into_iter().filter(|entry| entry.failure.is_some()).collect(),
             Err(failure) => rows.iter().map(|row| refused(row, &failure)).collect::<Vec<_>>(),
         };
-        let now = self.now();
+        let now = self.now;
         for (partition, offset, since) in due {
             let is_refused = refusals.iter().any(|entry| entry.partition == partition);
             if is_refused && now.saturating_sub(since) < RESTART_AFTER {
@@ -242,7 +238,7 @@ impl Fetch {
     }
 
     fn wait_for_room(&mut self) {
-        let now = self.now();
+        let now = self.now;
         let since = *self.blocked_since.get_or_insert(now);
         if self.stalled {
             // Nothing is fetched, so what comes is about the group.
@@ -258,7 +254,7 @@ impl Fetch {
 
     fn read(&mut self) {
         let handle = Arc::clone(&self.spec.handle);
-        let now = self.now();
+        let now = self.now;
         let age = |slot: &mut Slot| slot.collected().map(|(_, _, since)| now.saturating_sub(since));
         let oldest = self.slots().filter_map(age).max();
         let mut wait = oldest.map_or(IDLE_WAIT, |age| BATCH_AGE.saturating_sub(age));
@@ -266,15 +262,19 @@ impl Fetch {
             wait = wait.min(ROOM_WAIT);
         }
         for _ in 0..BURST {
-            let Some(polled) = handle.poll(wait) else { break };
-            wait = Duration::ZERO;
+            let polled = handle.poll(wait);
+            if !wait.is_zero() {
+                self.look_at_clock();
+                wait = Duration::ZERO;
+            }
+            let Some(polled) = polled else { break };
             self.take(polled);
         }
         self.flush_due();
     }
 
     fn flush_due(&mut self) {
-        let now = self.now();
+        let now = self.now;
         let bytes: u64 = self.slots().filter_map(|slot| slot.collected()).map(|(_, bytes, _)| bytes as u64).sum();
         self.collected.resize(bytes);
         let all = bytes >= COLLECTED_BYTES;
@@ -304,7 +304,7 @@ impl Fetch {
         match polled {
             Polled::Message(message) => self.take_message(&message),
             Polled::End(partition, offset) => {
-                let now = self.now();
+                let now = self.now;
                 if let Some(slot) = self.slot(&partition).filter(|slot| slot.is_reading()) {
                     slot.advance(offset, now);
                 }
@@ -317,7 +317,7 @@ impl Fetch {
     }
 
     fn take_message(&mut self, message: &Message<'_>) {
-        let now = self.now();
+        let now = self.now;
         let slots = self.slots_by_topic.get_mut(message.topic());
         let Some(slot) = slots.and_then(|slots| slots.get_mut(&message.partition())) else { return };
         // Behind the position: the end of the partition told of control records, and a pause fetched them again.
@@ -344,85 +344,9 @@ impl Fetch {
     }
 
     /// Puts an event behind everything that was fetched before it.
-    fn say(&mut self, said: Said) {
+    pub(super) fn say(&mut self, said: Said) {
         self.flush(|_| true);
         self.outbox.push_back(said);
-    }
-
-    fn take_assignment(&mut self, partitions: Vec<TopicPartition>) {
-        let handle = Arc::clone(&self.spec.handle);
-        let rows: Vec<_> = partitions.iter().map(|partition| (partition.clone(), UNSTARTED)).collect();
-        let paused = handle.pause(&partitions);
-        let result = if handle.is_cooperative() {
-            paused.and_then(|()| handle.incremental_assign(&rows))
-        } else {
-            self.slots_by_topic.clear();
-            paused.and_then(|()| handle.assign(&rows))
-        };
-        if let Err(failure) = result {
-            self.say(Said::Error(explain(&failure, "cannot take the assigned partitions")));
-            return;
-        }
-        for partition in &partitions {
-            let slots = self.slots_by_topic.entry(Arc::clone(&partition.topic)).or_default();
-            slots.insert(partition.partition, Slot::new(partition.clone()));
-        }
-        if !partitions.is_empty() {
-            self.say(Said::Assigned(partitions));
-        }
-    }
-
-    fn take_revocation(&mut self, partitions: Vec<TopicPartition>) {
-        if self.spec.handle.is_assignment_lost() {
-            self.let_go(&partitions);
-            self.say(Said::Lost(partitions));
-            return;
-        }
-        if partitions.is_empty() {
-            self.let_go(&partitions);
-            return;
-        }
-        self.revocations += 1;
-        let id = self.revocations;
-        self.say(Said::Revoked(id, partitions.clone()));
-        for partition in &partitions {
-            if let Some(slot) = self.slot(partition) {
-                slot.revoking = true;
-            }
-        }
-        let deadline = self.now() + self.spec.release_within;
-        self.revocation = Some(Revocation { id, partitions, deadline });
-    }
-
-    fn settle_revocation(&mut self) {
-        let Some(Revocation { id, partitions, deadline }) = self.revocation.take() else { return };
-        let released = self.spec.orders.lock().released >= id;
-        let lost = self.spec.handle.is_assignment_lost();
-        let late = self.now() >= deadline;
-        if !(released || lost || late) {
-            self.revocation = Some(Revocation { id, partitions, deadline });
-            return;
-        }
-        self.let_go(&partitions);
-        if !released {
-            tracing::warn!("{} partitions were taken away before they were released", partitions.len());
-            self.say(Said::Lost(partitions));
-        }
-    }
-
-    /// Answers the group: these partitions are not read any more.
-    fn let_go(&mut self, partitions: &[TopicPartition]) {
-        let handle = Arc::clone(&self.spec.handle);
-        let result = if handle.is_cooperative() { handle.incremental_unassign(partitions) } else { handle.unassign() };
-        if let Err(failure) = result {
-            tracing::warn!("cannot give {} partitions back: {}", partitions.len(), failure.text);
-        }
-        for partition in partitions {
-            if let Some(slots) = self.slots_by_topic.get_mut(&partition.topic) {
-                slots.remove(&partition.partition);
-            }
-        }
-        self.slots_by_topic.retain(|_, slots| !slots.is_empty());
     }
 
     fn take_failure(&mut self, failure: &Failure, place: Option<Entry>) {
@@ -464,7 +388,7 @@ impl Fetch {
     fn tell(&mut self, failure: &Failure, partition: Option<TopicPartition>) {
         let fatal = (failure.code == Code::RD_KAFKA_RESP_ERR__FATAL).then(|| self.spec.handle.fatal()).flatten();
         let failure = fatal.as_ref().unwrap_or(failure);
-        let now = self.now();
+        let now = self.now;
         let key = (failure.code as i32, partition.clone());
         if self.told_at.get(&key).is_some_and(|at| now.saturating_sub(*at) < REPEAT_AFTER) {
             return;
@@ -493,8 +417,9 @@ impl Fetch {
             tracing::warn!("cannot leave the group: {}", failure.text);
             return;
         }
-        let deadline = self.now() + CLOSE_WITHIN;
-        while !handle.is_closed() && self.now() < deadline {
+        let deadline = self.now + CLOSE_WITHIN;
+        while !handle.is_closed() && self.now < deadline {
+            self.look_at_clock();
             if let Some(Polled::Revoke(partitions)) = handle.poll(IDLE_WAIT) {
                 self.let_go(&partitions);
             }

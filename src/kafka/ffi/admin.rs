@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -14,8 +13,10 @@ use lakeferry_api::source::NewTopic;
 use rdkafka_sys as sys;
 use sys::rd_kafka_admin_op_t as Operation;
 
+use super::ask::{Asked, Options, SLICE, borrowed_error, nothing, slice, slices};
+use super::code::{code, raw};
 use super::list::{self, Entry, List};
-use super::{Code, Event, Failure, Handle, Queue, c_name, millis, text};
+use super::{Code, Event, Failure, Handle, c_name, millis, text};
 
 /// A topic as the broker describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,15 +60,6 @@ pub(in crate::kafka) enum OffsetSpec {
     End,
 }
 
-/// A request under way.
-struct Asked<'a> {
-    handle: &'a Handle,
-    queue: Queue,
-    timeout: Duration,
-}
-
-struct Options(NonNull<sys::rd_kafka_AdminOptions_t>);
-
 impl Handle {
     /// The cluster's id.
     pub(in crate::kafka) fn cluster_id(&self, timeout: Duration) -> Result<String, Failure> {
@@ -89,28 +81,19 @@ impl Handle {
         Err(Failure::new(Code::RD_KAFKA_RESP_ERR__TIMED_OUT, None))
     }
 
-    /// What the broker said of our login since the last look. A refused one shows nowhere else but as a time-out.
-    fn check_login(&self) -> Result<(), Failure> {
-        while let Some(event) = self.take_event(Duration::ZERO) {
-            if let Some(failure) = event.failure().filter(|failure| is_login(failure.code)) {
-                return Err(failure);
-            }
-        }
-        Ok(())
-    }
-
     /// All topics with their partitions, without ids.
     pub(in crate::kafka) fn all_topics(&self, timeout: Duration) -> Result<Vec<(String, Described)>, Failure> {
-        let mut raw = ptr::null();
+        let mut metadata = ptr::null();
         // SAFETY: the metadata that comes back is ours to destroy, and holds `topic_cnt` topics.
         unsafe {
-            let found = Failure::of(sys::rd_kafka_metadata(self.raw(), 1, ptr::null_mut(), &mut raw, millis(timeout)));
-            if let Err(failure) = found {
+            let wait = millis(timeout);
+            let found = raw::rd_kafka_metadata(self.raw(), 1, ptr::null_mut(), &mut metadata, wait);
+            if let Err(failure) = Failure::of(code(found)) {
                 return Err(self.check_login().err().unwrap_or(failure));
             }
-            let topics = slice((*raw).topics, usize::try_from((*raw).topic_cnt).unwrap_or_default());
+            let topics = slice((*metadata).topics, usize::try_from((*metadata).topic_cnt).unwrap_or_default());
             let rows = topics.iter().map(|topic| (text(topic.topic).unwrap_or_default(), known(topic))).collect();
-            sys::rd_kafka_metadata_destroy(raw);
+            sys::rd_kafka_metadata_destroy(metadata);
             Ok(rows)
         }
     }
@@ -265,184 +248,11 @@ impl Handle {
                 let result = sys::rd_kafka_event_CreateTopics_result(event.raw());
                 let topics = slice(sys::rd_kafka_CreateTopics_result_topics(result, &mut count), count);
                 let topic = *topics.first().ok_or_else(nothing)?;
-                let code = sys::rd_kafka_topic_result_error(topic);
+                let code = code(raw::rd_kafka_topic_result_error(topic));
                 let words = text(sys::rd_kafka_topic_result_error_string(topic));
                 Failure::of(code).map_err(|_| Failure::new(code, words))
             }
         })
-    }
-
-    /// How many members a group has.
-    pub(in crate::kafka) fn group_members(&self, group: &str, timeout: Duration) -> Result<usize, Failure> {
-        let name = c_name(group)?;
-        let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, timeout)?;
-        let asked = Asked::new(self, timeout)?;
-        // SAFETY: all pointers outlive the call, which copies the name.
-        unsafe {
-            let (queue, mut groups) = (asked.queue.0.as_ptr(), [name.as_ptr()]);
-            sys::rd_kafka_DescribeConsumerGroups(self.raw(), groups.as_mut_ptr(), 1, options.0.as_ptr(), queue);
-        }
-        asked.answer(|event| {
-            let mut count = 0;
-            // SAFETY: what comes back belongs to the event.
-            unsafe {
-                let result = sys::rd_kafka_event_DescribeConsumerGroups_result(event.raw());
-                let groups = slice(sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count), count);
-                let group = *groups.first().ok_or_else(nothing)?;
-                borrowed_error(sys::rd_kafka_ConsumerGroupDescription_error(group))?;
-                Ok(sys::rd_kafka_ConsumerGroupDescription_member_count(group))
-            }
-        })
-    }
-
-    /// All committed offsets of a group.
-    pub(in crate::kafka) fn group_offsets(&self, group: &str, timeout: Duration) -> Result<Vec<Entry>, Failure> {
-        let name = c_name(group)?;
-        let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout)?;
-        let asked = Asked::new(self, timeout)?;
-        // SAFETY: all pointers outlive the call, which copies the request; the request is ours to destroy.
-        unsafe {
-            let request = sys::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), ptr::null());
-            let (queue, mut requests) = (asked.queue.0.as_ptr(), [request]);
-            sys::rd_kafka_ListConsumerGroupOffsets(self.raw(), requests.as_mut_ptr(), 1, options.0.as_ptr(), queue);
-            sys::rd_kafka_ListConsumerGroupOffsets_destroy(request);
-        }
-        asked.answer(|event| {
-            let mut count = 0;
-            // SAFETY: what comes back belongs to the event.
-            unsafe {
-                let result = sys::rd_kafka_event_ListConsumerGroupOffsets_result(event.raw());
-                group_rows(slice(sys::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count), count))
-            }
-        })
-    }
-
-    /// Sets offsets of a group.
-    pub(in crate::kafka) fn alter_group_offsets(
-        &self,
-        group: &str,
-        rows: &[(TopicPartition, i64)],
-        timeout: Duration,
-    ) -> Result<Vec<Entry>, Failure> {
-        let (name, rows) = (c_name(group)?, List::of(rows.iter().map(|(partition, offset)| (partition, *offset)))?);
-        let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, timeout)?;
-        let asked = Asked::new(self, timeout)?;
-        // SAFETY: all pointers outlive the call, which copies the request; the request is ours to destroy.
-        unsafe {
-            let request = sys::rd_kafka_AlterConsumerGroupOffsets_new(name.as_ptr(), rows.raw());
-            let (queue, mut requests) = (asked.queue.0.as_ptr(), [request]);
-            sys::rd_kafka_AlterConsumerGroupOffsets(self.raw(), requests.as_mut_ptr(), 1, options.0.as_ptr(), queue);
-            sys::rd_kafka_AlterConsumerGroupOffsets_destroy(request);
-        }
-        asked.answer(|event| {
-            let mut count = 0;
-            // SAFETY: what comes back belongs to the event.
-            unsafe {
-                let result = sys::rd_kafka_event_AlterConsumerGroupOffsets_result(event.raw());
-                group_rows(slice(sys::rd_kafka_AlterConsumerGroupOffsets_result_groups(result, &mut count), count))
-            }
-        })
-    }
-
-    /// Removes offsets of a group.
-    pub(in crate::kafka) fn delete_group_offsets(
-        &self,
-        group: &str,
-        partitions: &[TopicPartition],
-        timeout: Duration,
-    ) -> Result<Vec<Entry>, Failure> {
-        let (name, rows) = (c_name(group)?, List::of(partitions.iter().map(|partition| (partition, -1)))?);
-        let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_DELETECONSUMERGROUPOFFSETS, timeout)?;
-        let asked = Asked::new(self, timeout)?;
-        // SAFETY: all pointers outlive the call, which copies the request; the request is ours to destroy.
-        unsafe {
-            let request = sys::rd_kafka_DeleteConsumerGroupOffsets_new(name.as_ptr(), rows.raw());
-            let (queue, mut requests) = (asked.queue.0.as_ptr(), [request]);
-            sys::rd_kafka_DeleteConsumerGroupOffsets(self.raw(), requests.as_mut_ptr(), 1, options.0.as_ptr(), queue);
-            sys::rd_kafka_DeleteConsumerGroupOffsets_destroy(request);
-        }
-        asked.answer(|event| {
-            let mut count = 0;
-            // SAFETY: what comes back belongs to the event.
-            unsafe {
-                let result = sys::rd_kafka_event_DeleteConsumerGroupOffsets_result(event.raw());
-                group_rows(slice(sys::rd_kafka_DeleteConsumerGroupOffsets_result_groups(result, &mut count), count))
-            }
-        })
-    }
-
-    /// Removes a group.
-    pub(in crate::kafka) fn delete_group(&self, group: &str, timeout: Duration) -> Result<(), Failure> {
-        let name = c_name(group)?;
-        let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_DELETEGROUPS, timeout)?;
-        let asked = Asked::new(self, timeout)?;
-        // SAFETY: all pointers outlive the call, which copies the request; the request is ours to destroy.
-        unsafe {
-            let request = sys::rd_kafka_DeleteGroup_new(name.as_ptr());
-            let (queue, mut requests) = (asked.queue.0.as_ptr(), [request]);
-            sys::rd_kafka_DeleteGroups(self.raw(), requests.as_mut_ptr(), 1, options.0.as_ptr(), queue);
-            sys::rd_kafka_DeleteGroup_destroy(request);
-        }
-        asked.answer(|event| {
-            let mut count = 0;
-            // SAFETY: what comes back belongs to the event.
-            unsafe {
-                let result = sys::rd_kafka_event_DeleteGroups_result(event.raw());
-                group_rows(slice(sys::rd_kafka_DeleteGroups_result_groups(result, &mut count), count)).map(drop)
-            }
-        })
-    }
-}
-
-impl<'a> Asked<'a> {
-    fn new(handle: &'a Handle, timeout: Duration) -> Result<Self, Failure> {
-        let queue = Queue::new(handle).ok_or_else(nothing)?;
-        Ok(Self { handle, queue, timeout })
-    }
-
-    /// The answer, or what keeps it from coming.
-    fn answer<R>(self, read: impl FnOnce(&Event<'_>) -> Result<R, Failure>) -> Result<R, Failure> {
-        for _ in 0..slices(self.timeout + GRACE) {
-            if let Some(raw) = self.queue.poll(SLICE) {
-                let event = Event { raw, handle: PhantomData::<&Handle> };
-                return event.failure().map_or_else(|| read(&event), Err);
-            }
-            self.handle.check_login()?;
-        }
-        Err(Failure::new(Code::RD_KAFKA_RESP_ERR__TIMED_OUT, None))
-    }
-}
-
-/// librdkafka answers every request at its time-out by itself; this is for the case that it does not.
-const GRACE: Duration = Duration::from_secs(5);
-const SLICE: Duration = Duration::from_millis(50);
-
-fn slices(timeout: Duration) -> u128 {
-    timeout.as_millis().div_ceil(SLICE.as_millis())
-}
-
-fn is_login(code: Code) -> bool {
-    matches!(code, Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
-}
-
-impl Options {
-    fn new(handle: &Handle, operation: Operation, timeout: Duration) -> Result<Self, Failure> {
-        let mut reason = [0_u8; 256];
-        // SAFETY: client and buffer outlive the calls.
-        unsafe {
-            let raw = NonNull::new(sys::rd_kafka_AdminOptions_new(handle.raw(), operation)).ok_or_else(nothing)?;
-            let options = Self(raw);
-            let (reason, len) = (reason.as_mut_ptr().cast(), reason.len());
-            Failure::of(sys::rd_kafka_AdminOptions_set_request_timeout(raw.as_ptr(), millis(timeout), reason, len))?;
-            Ok(options)
-        }
-    }
-}
-
-impl Drop for Options {
-    fn drop(&mut self) {
-        // SAFETY: the last use; requests copy their options.
-        unsafe { sys::rd_kafka_AdminOptions_destroy(self.0.as_ptr()) }
     }
 }
 
@@ -548,45 +358,12 @@ unsafe fn config_entry(entry: *const sys::rd_kafka_ConfigEntry_t) -> ConfigEntry
 }
 
 /// # Safety
-/// `groups` are results that live during the call.
-unsafe fn group_rows(groups: &[*const sys::rd_kafka_group_result_t]) -> Result<Vec<Entry>, Failure> {
-    let group = *groups.first().ok_or_else(nothing)?;
-    // SAFETY: what comes back lives as long as the result.
-    unsafe {
-        borrowed_error(sys::rd_kafka_group_result_error(group))?;
-        Ok(list::entries(sys::rd_kafka_group_result_partitions(group)))
-    }
-}
-
-/// # Safety
 /// `resource` is a resource that lives during the call.
 unsafe fn resource_error(resource: *const sys::rd_kafka_ConfigResource_t) -> Result<(), Failure> {
     // SAFETY: as the caller promises.
     unsafe {
-        let code = sys::rd_kafka_ConfigResource_error(resource);
+        let code = code(raw::rd_kafka_ConfigResource_error(resource));
         let words = text(sys::rd_kafka_ConfigResource_error_string(resource));
         Failure::of(code).map_err(|_| Failure::new(code, words))
     }
-}
-
-/// # Safety
-/// `error` is null or an error that lives during the call.
-unsafe fn borrowed_error(error: *const sys::rd_kafka_error_t) -> Result<(), Failure> {
-    if error.is_null() {
-        return Ok(());
-    }
-    // SAFETY: as the caller promises.
-    let (code, words) = unsafe { (sys::rd_kafka_error_code(error), text(sys::rd_kafka_error_string(error))) };
-    Failure::of(code).map_err(|_| Failure::new(code, words))
-}
-
-/// # Safety
-/// `raw` is null or points to `count` items that live as long as the caller makes them.
-unsafe fn slice<'s, T>(raw: *const T, count: usize) -> &'s [T] {
-    // SAFETY: as the caller promises.
-    if raw.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(raw, count) } }
-}
-
-fn nothing() -> Failure {
-    Failure::new(Code::RD_KAFKA_RESP_ERR__BAD_MSG, Some("the broker's answer is empty".to_owned()))
 }

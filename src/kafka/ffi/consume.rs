@@ -9,6 +9,7 @@ use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::record::TimestampType;
 use rdkafka_sys as sys;
 
+use super::code::{code, raw};
 use super::list::{self, Entry, List};
 use super::{ANY_PARTITION, Code, Event, Failure, Handle, Queue, c_name, millis};
 
@@ -158,7 +159,7 @@ impl Handle {
     ) -> Result<Vec<Entry>, Failure> {
         let list = partition_list(partitions)?;
         // SAFETY: client and list live.
-        Failure::of(unsafe { sys::rd_kafka_committed(self.raw(), list.raw(), millis(timeout)) })?;
+        Failure::of(code(unsafe { raw::rd_kafka_committed(self.raw(), list.raw(), millis(timeout)) }))?;
         Ok(list.entries())
     }
 
@@ -269,7 +270,7 @@ fn rebalance<'a>(event: &Event<'a>) -> Polled<'a> {
     let rows = unsafe { list::entries(sys::rd_kafka_event_topic_partition_list(event.raw())) };
     let partitions = rows.into_iter().map(|entry| entry.partition).collect();
     // SAFETY: the event lives.
-    match unsafe { sys::rd_kafka_event_error(event.raw()) } {
+    match code(unsafe { raw::rd_kafka_event_error(event.raw()) }) {
         Code::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Polled::Assign(partitions),
         // Anything else that comes as a rebalance is to be treated as taking away, librdkafka's manual says.
         _ => Polled::Revoke(partitions),

@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 use lakeferry_api::TopicPartition;
 use rdkafka_sys as sys;
 
-use super::{Code, Failure, c_name, text};
+use super::code::code_at;
+use super::{Failure, c_name, text};
 
 /// One row of a list: a partition, an offset and what went wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,11 +83,11 @@ pub(super) unsafe fn entries(list: *const sys::rd_kafka_topic_partition_list_t) 
 /// # Safety
 /// `row` is a valid row of a list.
 pub(super) unsafe fn entry(row: &sys::rd_kafka_topic_partition_t) -> Entry {
-    // SAFETY: a row's topic is a C string.
-    let topic = unsafe { text(row.topic).unwrap_or_default() };
+    // SAFETY: a row's topic is a C string, its code a number.
+    let (topic, code) = unsafe { (text(row.topic).unwrap_or_default(), code_at(&raw const row.err)) };
     Entry {
         partition: TopicPartition::new(topic, row.partition),
         offset: (row.offset >= 0).then_some(row.offset),
-        failure: (row.err != Code::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Failure::new(row.err, None)),
+        failure: Failure::of(code).err(),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 
+use super::code::code_at;
 use super::{ANY_PARTITION, Code, Failure, Handle, c_name, millis};
 
 /// A producing client whose tokens are `T`.
@@ -111,7 +112,8 @@ impl<T: Send + Sync> Producer<T> {
         unsafe {
             while let Some(message) = sys::rd_kafka_event_message_next(event.raw()).as_ref() {
                 let token = Arc::from_raw(message._private.cast_const().cast::<T>());
-                delivered(token, Failure::of(message.err).map(|()| (message.partition, message.offset)));
+                let code = code_at(&raw const message.err);
+                delivered(token, Failure::of(code).map(|()| (message.partition, message.offset)));
             }
         }
         true

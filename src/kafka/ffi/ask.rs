@@ -1,0 +1,106 @@
+//! Asking a broker: a request goes out with options and a queue of its own, and [`Asked`] waits there for the answer.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use rdkafka_sys as sys;
+use sys::rd_kafka_admin_op_t as Operation;
+
+use super::code::{code, raw};
+use super::{Code, Event, Failure, Handle, Queue, millis, text};
+
+/// A request under way.
+pub(super) struct Asked<'a> {
+    handle: &'a Handle,
+    pub(super) queue: Queue,
+    timeout: Duration,
+}
+
+pub(super) struct Options(pub(super) NonNull<sys::rd_kafka_AdminOptions_t>);
+
+impl Handle {
+    /// What the broker said of our login since the last look. A refused one shows nowhere else but as a time-out.
+    pub(super) fn check_login(&self) -> Result<(), Failure> {
+        while let Some(event) = self.take_event(Duration::ZERO) {
+            if let Some(failure) = event.failure().filter(|failure| is_login(failure.code)) {
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(handle: &'a Handle, timeout: Duration) -> Result<Self, Failure> {
+        let queue = Queue::new(handle).ok_or_else(nothing)?;
+        Ok(Self { handle, queue, timeout })
+    }
+
+    /// The answer, or what keeps it from coming.
+    pub(super) fn answer<R>(self, read: impl FnOnce(&Event<'_>) -> Result<R, Failure>) -> Result<R, Failure> {
+        for _ in 0..slices(self.timeout + GRACE) {
+            if let Some(raw) = self.queue.poll(SLICE) {
+                let event = Event { raw, handle: PhantomData::<&Handle> };
+                return event.failure().map_or_else(|| read(&event), Err);
+            }
+            self.handle.check_login()?;
+        }
+        Err(Failure::new(Code::RD_KAFKA_RESP_ERR__TIMED_OUT, None))
+    }
+}
+
+/// librdkafka answers every request at its time-out by itself; this is for the case that it does not.
+const GRACE: Duration = Duration::from_secs(5);
+pub(super) const SLICE: Duration = Duration::from_millis(50);
+
+pub(super) fn slices(timeout: Duration) -> u128 {
+    timeout.as_millis().div_ceil(SLICE.as_millis())
+}
+
+fn is_login(code: Code) -> bool {
+    matches!(code, Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
+}
+
+impl Options {
+    pub(super) fn new(handle: &Handle, operation: Operation, timeout: Duration) -> Result<Self, Failure> {
+        let mut reason = [0_u8; 256];
+        // SAFETY: client and buffer outlive the calls.
+        unsafe {
+            let raw = NonNull::new(sys::rd_kafka_AdminOptions_new(handle.raw(), operation)).ok_or_else(nothing)?;
+            let options = Self(raw);
+            let (reason, len) = (reason.as_mut_ptr().cast(), reason.len());
+            Failure::of(sys::rd_kafka_AdminOptions_set_request_timeout(raw.as_ptr(), millis(timeout), reason, len))?;
+            Ok(options)
+        }
+    }
+}
+
+impl Drop for Options {
+    fn drop(&mut self) {
+        // SAFETY: the last use; requests copy their options.
+        unsafe { sys::rd_kafka_AdminOptions_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// # Safety
+/// `error` is null or an error that lives during the call.
+pub(super) unsafe fn borrowed_error(error: *const sys::rd_kafka_error_t) -> Result<(), Failure> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: as the caller promises.
+    let (code, words) = unsafe { (code(raw::rd_kafka_error_code(error)), text(sys::rd_kafka_error_string(error))) };
+    Failure::of(code).map_err(|_| Failure::new(code, words))
+}
+
+/// # Safety
+/// `raw` is null or points to `count` items that live as long as the caller makes them.
+pub(super) unsafe fn slice<'s, T>(raw: *const T, count: usize) -> &'s [T] {
+    // SAFETY: as the caller promises.
+    if raw.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(raw, count) } }
+}
+
+pub(super) fn nothing() -> Failure {
+    Failure::new(Code::RD_KAFKA_RESP_ERR__BAD_MSG, Some("the broker's answer is empty".to_owned()))
+}
