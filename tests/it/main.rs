@@ -6,4 +6,5 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod formats;
 mod kafka;
