@@ -68,6 +68,24 @@ mod tests {
     }
 
     #[test]
+    fn converters_of_the_worker_must_exist_and_take_their_options() {
+        assert!(worker().check_converters(&catalog()).is_ok());
+        let (_, sample) = samples().into_iter().find(|(name, _)| name == "connect-standalone.properties").unwrap();
+        let cases = [
+            ("key.converter", "com.example.None", "Class com.example.None could not be found."),
+            ("value.converter", "SimpleHeaderConverter", "Class SimpleHeaderConverter could not be found."),
+            ("value.converter.schemas.enable", "perhaps", "Expected value to be either true or false"),
+            ("header.converter", "x", "Class x could not be found."),
+        ];
+        for (key, value, message) in cases {
+            let mut config = sample.clone();
+            config.insert(key.to_owned(), value.to_owned());
+            let refused = WorkerConfig::standalone(&config).unwrap().check_converters(&catalog()).unwrap_err();
+            assert!(refused.message().contains(message), "{key}={value}: {refused}");
+        }
+    }
+
+    #[test]
     fn every_sample_connector_is_valid_and_knows_every_key() {
         let (catalog, worker) = (catalog(), worker());
         let samples: Vec<_> =

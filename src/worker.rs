@@ -119,10 +119,12 @@ impl Parts {
     async fn new(config: &Arc<WorkerConfig>, worker_id: String, clock: Arc<dyn Clock>) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let budget = Budget::new(config.memory_bytes);
+        let catalog = Arc::new(plugins::catalog());
+        config.check_converters(&catalog)?;
         Ok(Self {
             config: Arc::clone(config),
             worker_id,
-            catalog: Arc::new(plugins::catalog()),
+            catalog,
             clients: Arc::new(KafkaClients::new(budget.clone(), Arc::clone(&clock))),
             offsets: Arc::new(FileOffsetLog::open(config.offset_storage_file.clone()).await?),
             clock,

@@ -48,7 +48,8 @@ impl Providers {
                 ))
             })?;
             let provider = Provider::new(class, &with_prefix(&settings, "param.")).map_err(|error| {
-                error.context(format!("Cannot use the config provider '{name}' ({prefix}class={class})"))
+                let message = format!("Cannot use the config provider '{name}' of {prefix}class: {}", error.message());
+                ConnectError::config(message).caused_by(error)
             })?;
             Ok((name.to_owned(), provider))
         };
@@ -63,7 +64,8 @@ impl Providers {
     pub fn resolve(&self, config: &Config) -> Result<Config> {
         let resolve = |(key, value): (&String, &String)| {
             let value = self.resolve_text(value).map_err(|error| {
-                error.context(format!("The value of {key} refers to something that cannot be read"))
+                let message = format!("{} (the value of {key} refers to it)", error.message());
+                ConnectError::config(message).caused_by(error)
             })?;
             Ok((key.clone(), value))
         };
@@ -286,8 +288,10 @@ mod tests {
     #[test]
     fn errors_name_the_key_and_never_the_value() {
         let resolved = providers(&[]).unwrap().resolve(&config(&[("password", "pre${file:/none/such:key}")]));
-        let trace = resolved.unwrap_err().trace();
-        assert!(trace.contains("password") && trace.contains("/none/such") && !trace.contains("pre$"), "{trace}");
+        let error = resolved.unwrap_err();
+        let message = "Could not read properties from file /none/such (the value of password refers to it)";
+        assert_eq!(error.message(), message);
+        assert!(!error.trace().contains("pre$"), "{}", error.trace());
         assert!(providers(&[]).unwrap().resolve_text("${env:path:KEY}").is_err());
     }
 

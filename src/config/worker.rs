@@ -10,8 +10,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lakeferry_api::config_def::{ConfigDef, ConfigKey, ConfigType, Importance, ParsedConfig};
+use lakeferry_api::convert::Usage;
 use lakeferry_api::{Config, ConnectError, Result};
 
+use super::catalog::Catalog;
 use super::overrides::{self, Client, OverridePolicy};
 use super::provider::Providers;
 use super::rest::{self, RestConfig};
@@ -122,10 +124,32 @@ impl WorkerConfig {
         config
     }
 
-    /// The settings of the worker's own client: the unprefixed client keys.
+    /// The settings of the worker's own client: the unprefixed client keys that are not the worker's alone.
     pub fn own_client(&self) -> Config {
-        let own = self.settings.iter().filter(|(key, _)| clients::is_known(key));
+        let def = config_def();
+        let is_shared = |key: &str| ["bootstrap.servers", "client.dns.lookup"].contains(&key) || def.key(key).is_none();
+        let own = self.settings.iter().filter(|(key, _)| clients::is_known(key) && is_shared(key));
         own.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Whether the converters that connectors inherit exist and take their options.
+    ///
+    /// # Errors
+    /// `Config` naming the key and the class or option.
+    pub fn check_converters(&self, catalog: &Catalog) -> Result<()> {
+        let refused = |key: &str, settings: &ConverterSettings, error: ConnectError| {
+            let message = format!("Invalid value {} for configuration {key}: {}", settings.class, error.message());
+            ConnectError::config(message).caused_by(error)
+        };
+        let key = ("key.converter", &self.key_converter, Usage::Key);
+        for (key, settings, usage) in [key, ("value.converter", &self.value_converter, Usage::Value)] {
+            let made = catalog.converter(&settings.class);
+            let configured = made.and_then(|mut converter| converter.configure(&settings.options, usage));
+            configured.map_err(|error| refused(key, settings, error))?;
+        }
+        let made = catalog.header_converter(&self.header_converter.class);
+        let configured = made.and_then(|mut converter| converter.configure(&self.header_converter.options));
+        configured.map_err(|error| refused("header.converter", &self.header_converter, error))
     }
 }
 

@@ -31,6 +31,7 @@
 
 pub mod config;
 pub mod format;
+pub mod inspect;
 mod job;
 pub mod layout;
 pub mod manifest;
@@ -40,3 +41,4 @@ pub mod source;
 pub mod store;
 #[cfg(test)]
 mod testing;
+pub mod verify;

@@ -161,7 +161,7 @@ fn replay_keys(def: ConfigDef) -> ConfigDef {
             row(
                 "replay.untimed",
                 String,
-                "Records with no timestamp or timestamp 0, which the client library cannot produce as they were: fail \
+                "Records with no timestamp or one of 0 or less, which the client library cannot produce as they were: fail \
                  (before anything is written), or now: stamp them when they are replayed.",
             )
             .default("fail")

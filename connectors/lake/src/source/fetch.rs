@@ -1,6 +1,6 @@
 //! Bytes of data objects, fetched ahead of who decodes them and checked before anybody sees them.
 //!
-//! Called by the reader of a log. Invariant: a block is given out only after its length and SHA-256 were found equal
+//! Called by the reader of a log and by `verify`. Invariant: a block is given out only after its length and SHA-256 were found equal
 //! to its manifest's; whatever is missing or altered is an error that names the object, and no byte of it goes on.
 //! Everything fetched is paid from the worker's byte budget. What the bytes mean is the format's affair.
 
@@ -39,31 +39,40 @@ pub struct Access {
 
 /// Adjacent blocks of one file.
 #[derive(Debug, Clone)]
-pub(super) struct Stretch {
+pub(crate) struct Stretch {
     /// The file.
-    pub(super) file: Arc<FileEntry>,
+    pub(crate) file: Arc<FileEntry>,
     /// Which of its blocks.
-    pub(super) blocks: Range<usize>,
+    pub(crate) blocks: Range<usize>,
 }
 
 /// The checked bytes of a [`Stretch`].
 #[derive(Debug)]
-pub(super) struct Fetched {
+struct Fetched {
     first: usize,
     blocks: Vec<Bytes>,
     _permit: Permit,
 }
 
 /// The requests of one reader, in the order in which their bytes will be wanted.
-pub(super) struct Fetches {
+pub(crate) struct Fetches {
     access: Access,
     pending: VecDeque<(Stretch, Job<Fetched>)>,
     limit_bytes: u64,
 }
 
+/// The blocks of one file, in order.
+pub(crate) struct Blocks {
+    file: Arc<FileEntry>,
+    stretches: std::vec::IntoIter<Stretch>,
+    first: Fetched,
+    current: Option<Fetched>,
+    next: usize,
+}
+
 impl Stretch {
     /// The stretches of `file` in the order in which a reader wants them: the one with block `prelude` first.
-    pub(super) fn all_of(file: &Arc<FileEntry>, prelude: usize) -> Vec<Self> {
+    pub(crate) fn all_of(file: &Arc<FileEntry>, prelude: usize) -> Vec<Self> {
         let stretch = |blocks: Range<usize>| Self { file: Arc::clone(file), blocks };
         let count = file.blocks.len();
         if file.stored_bytes <= REQUEST_BYTES {
@@ -110,21 +119,21 @@ impl Stretch {
 
 impl Fetched {
     /// The bytes of block `index`, where this stretch has it.
-    pub(super) fn block(&self, index: usize) -> Option<Bytes> {
+    fn block(&self, index: usize) -> Option<Bytes> {
         self.blocks.get(index.checked_sub(self.first)?).cloned()
     }
 }
 
 impl Fetches {
     /// No requests yet.
-    pub(super) fn new(access: Access) -> Self {
+    pub(crate) fn new(access: Access) -> Self {
         // A few readers side by side leave most of the budget to those who decode and send.
         let limit_bytes = (access.budget.limit() / 16).clamp(1 << 20, 32 << 20);
         Self { access, pending: VecDeque::new(), limit_bytes }
     }
 
     /// Starts to fetch those of `wanted` that follow what is under way, as far as the budget allows.
-    pub(super) fn ahead(&mut self, wanted: impl Iterator<Item = Stretch>) {
+    pub(crate) fn ahead(&mut self, wanted: impl Iterator<Item = Stretch>) {
         let mut bytes: u64 = self.pending.iter().map(|(stretch, _)| stretch.len()).sum();
         let mut wanted = wanted.peekable();
         // The requests under way are a beginning of what is wanted, unless a file among them was passed over since.
@@ -147,7 +156,7 @@ impl Fetches {
     ///
     /// # Errors
     /// `Fatal` where the object is missing or is not what its manifest says; otherwise as [`explain`].
-    pub(super) async fn take(&mut self, stretch: &Stretch) -> Result<Fetched> {
+    async fn take(&mut self, stretch: &Stretch) -> Result<Fetched> {
         while self.pending.front().is_some_and(|(pending, _)| !pending.is(stretch)) {
             self.pending.pop_front();
         }
@@ -163,6 +172,57 @@ impl Fetches {
     fn start(&mut self, stretch: Stretch) {
         let work = fetch(self.access.clone(), stretch.clone());
         self.pending.push_back((stretch, Job::start(&Arc::new(Notify::new()), work)));
+    }
+}
+
+impl Blocks {
+    /// Begins to read `file`, whose block `prelude` is wanted first; what `later` names is fetched ahead.
+    ///
+    /// # Errors
+    /// As [`Fetches::take`].
+    pub(crate) async fn open(
+        fetches: &mut Fetches,
+        file: &Arc<FileEntry>,
+        prelude: usize,
+        later: impl Iterator<Item = Stretch>,
+    ) -> Result<(Self, Bytes)> {
+        let stretches = Stretch::all_of(file, prelude);
+        fetches.ahead(stretches.iter().cloned().chain(later));
+        let mut stretches = stretches.into_iter();
+        let first = match stretches.next() {
+            Some(stretch) if !stretch.blocks.is_empty() => fetches.take(&stretch).await?,
+            _ => return Err(altered(file, "has no block in its manifest")),
+        };
+        let bytes = first.block(prelude).ok_or_else(|| altered(file, "lacks the block that a reader begins with"))?;
+        Ok((Self { file: Arc::clone(file), stretches, first, current: None, next: 0 }, bytes))
+    }
+
+    /// The next block and its number; `None` at the end. Cancelling it ends the file.
+    ///
+    /// # Errors
+    /// As [`Fetches::take`].
+    pub(crate) async fn next(&mut self, fetches: &mut Fetches) -> Result<Option<(usize, Bytes)>> {
+        let index = self.next;
+        if index == self.file.blocks.len() {
+            return Ok(None);
+        }
+        self.next += 1;
+        if let Some(bytes) = self.fetched(index) {
+            return Ok(Some((index, bytes)));
+        }
+        let stretch = self.stretches.next().ok_or_else(|| altered(&self.file, "ends too early"))?;
+        self.current = Some(fetches.take(&stretch).await?);
+        let bytes = self.fetched(index).ok_or_else(|| altered(&self.file, "has blocks out of order"))?;
+        Ok(Some((index, bytes)))
+    }
+
+    /// What is still to be fetched.
+    pub(crate) fn rest(&self) -> impl Iterator<Item = Stretch> + '_ {
+        self.stretches.as_slice().iter().cloned()
+    }
+
+    fn fetched(&self, index: usize) -> Option<Bytes> {
+        self.first.block(index).or_else(|| self.current.as_ref()?.block(index))
     }
 }
 
@@ -222,7 +282,7 @@ fn check(stretch: &Stretch, bytes: Bytes) -> Result<Vec<Bytes>> {
 }
 
 /// The error of an object that is not what its manifest says.
-pub(super) fn altered(file: &FileEntry, how: &str) -> ConnectError {
+pub(crate) fn altered(file: &FileEntry, how: &str) -> ConnectError {
     ConnectError::fatal(format!(
         "data object {} {how}; nothing of it was used; run lakeferry verify, and bring the object back from a copy or \
          from the bucket's versions",

@@ -12,7 +12,7 @@
 pub mod choose;
 pub mod config;
 pub mod cut;
-mod fetch;
+pub(crate) mod fetch;
 mod follow;
 pub mod plan;
 pub mod prepare;

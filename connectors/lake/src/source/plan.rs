@@ -64,7 +64,7 @@ pub struct Outline {
     pub files: u64,
     /// See [`Outline::files`].
     pub stored_bytes: u64,
-    /// True where a file that may be read holds, or may hold, records with no timestamp or timestamp 0.
+    /// True where a file that may be read holds, or may hold, records with no timestamp or one of 0 or less.
     pub untimed: bool,
 }
 
@@ -97,8 +97,7 @@ impl Segment {
 
     /// True where some of its rows cannot be produced with the timestamp they have, or may be such.
     pub fn may_be_untimed(&self) -> bool {
-        let zero = self.times().bounds.is_some_and(|(min, max)| min <= 0 && 0 <= max);
-        zero || self.file.untimed > 0
+        self.file.untimed > 0 || self.file.min_timestamp.is_some_and(|min| min <= 0)
     }
 }
 

@@ -112,7 +112,7 @@ impl Prepared {
             return Ok(());
         }
         Err(ConnectError::config(format!(
-            "there are records with no timestamp or timestamp 0, which the client library cannot produce as they were: \
+            "there are records with no timestamp or one of 0 or less, which the client library cannot produce as they were: \
              {}; nothing was written; set replay.untimed=now to stamp them when they are replayed, or leave them out with \
              replay.from or replay.offsets",
             found.join(", ")

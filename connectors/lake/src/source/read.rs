@@ -11,7 +11,7 @@ use lakeferry_api::{Batch, ConnectError, Kind, Permit, Result, TopicPartition, e
 use tokio::sync::{Notify, mpsc};
 
 pub use super::fetch::Access;
-use super::fetch::{Fetched, Fetches, Stretch, altered};
+use super::fetch::{Blocks, Fetches, Stretch, altered};
 use super::plan::{Reading, Segment, Selection, Walk};
 use crate::format::{self, Batches, FileDecoder};
 use crate::job::Job;
@@ -49,7 +49,7 @@ pub struct Survey {
     pub records: u64,
     /// Bytes of their keys, values and headers.
     pub raw_bytes: u64,
-    /// Those with no timestamp or timestamp 0.
+    /// Those that cannot be produced as they were: see [`is_untimed`].
     pub untimed: u64,
 }
 
@@ -173,9 +173,10 @@ pub async fn survey(access: &Access, plan: &LogPlan) -> Result<Survey> {
     Ok(survey)
 }
 
-/// True where the client library cannot produce a record with this timestamp: it takes 0 for absent and stamps now.
+/// True where the client library cannot produce a record with this timestamp: it takes 0 for absent and stamps now, and
+/// knows no time before.
 pub fn is_untimed(timestamp: i64) -> bool {
-    timestamp == 0 || timestamp == lakeferry_api::batch::NO_TIMESTAMP
+    timestamp <= 0
 }
 
 /// The rows of a walk.
@@ -190,10 +191,7 @@ struct Rows {
 struct OpenFile {
     entry: Arc<FileEntry>,
     decoder: Option<Box<dyn FileDecoder>>,
-    stretches: std::vec::IntoIter<Stretch>,
-    stretch: Option<Fetched>,
-    prelude: (usize, Fetched),
-    next_block: usize,
+    blocks: Blocks,
     batches: Option<Batches>,
     records: u64,
     last_offset: Option<i64>,
@@ -208,40 +206,12 @@ impl Rows {
     async fn open(&mut self, reading: &Reading) -> Result<OpenFile> {
         let entry = Arc::clone(&reading.segment.file);
         let format = format_of(&entry)?;
-        let prelude = format.prelude(&entry.blocks);
-        let stretches = Stretch::all_of(&entry, prelude);
-        let Some(first) = stretches.first().cloned() else {
-            return Err(altered(&entry, "has no block"));
-        };
-        self.fetch_ahead(&stretches);
-        let fetched = self.fetches.take(&first).await?;
-        let bytes = fetched.block(prelude).ok_or_else(|| altered(&entry, "has no such block as its prelude"))?;
-        let partition = self.partition.clone();
-        let blocks = Arc::clone(&entry);
-        let decoder = executor::run(&*self.access.executor, move || format.decoder(bytes, &blocks.blocks, &partition))
-            .await?
-            .map_err(|error| named(&entry, error))?;
-        let mut stretches = stretches.into_iter();
-        stretches.next();
-        Ok(OpenFile {
-            entry,
-            decoder: Some(decoder),
-            stretches,
-            stretch: None,
-            prelude: (prelude, fetched),
-            next_block: 0,
-            batches: None,
-            records: 0,
-            last_offset: None,
-        })
-    }
-
-    fn fetch_ahead(&mut self, current: &[Stretch]) {
-        let later = self.walk.ahead().filter_map(|segment| {
-            let format = format_of(&segment.file).ok()?;
-            Some(Stretch::all_of(&segment.file, format.prelude(&segment.file.blocks)))
-        });
-        self.fetches.ahead(current.iter().cloned().chain(later.flatten()));
+        let later = upcoming(&self.walk);
+        let (blocks, prelude) = Blocks::open(&mut self.fetches, &entry, format.prelude(&entry.blocks), later).await?;
+        let (file, partition) = (Arc::clone(&entry), self.partition.clone());
+        let open = move || format.decoder(prelude, &file.blocks, &partition);
+        let decoder = executor::run(&*self.access.executor, open).await?.map_err(|error| named(&entry, error))?;
+        Ok(OpenFile { entry, decoder: Some(decoder), blocks, batches: None, records: 0, last_offset: None })
     }
 
     /// The next rows of `file` that the walk takes, none of them maybe; `None` at its end.
@@ -253,10 +223,9 @@ impl Rows {
                 let permit = self.permit(&batch);
                 return Ok(Some(batch.select(&keep).holding(permit)));
             }
-            if file.next_block == file.entry.blocks.len() {
+            if !self.begin_block(file).await? {
                 return file.check_end().map(|()| None);
             }
-            self.begin_block(file).await?;
         }
     }
 
@@ -276,18 +245,10 @@ impl Rows {
         batch.transpose().map_err(|error| named(&file.entry, error))
     }
 
-    async fn begin_block(&mut self, file: &mut OpenFile) -> Result<()> {
-        let index = file.next_block;
-        file.next_block += 1;
-        let bytes = match file.fetched(index) {
-            Some(bytes) => bytes,
-            None => {
-                self.fetch_ahead(file.stretches.as_slice());
-                let stretch = file.stretches.next().ok_or_else(|| altered(&file.entry, "ends too early"))?;
-                file.stretch = Some(self.fetches.take(&stretch).await?);
-                file.fetched(index).ok_or_else(|| altered(&file.entry, "has blocks out of order"))?
-            }
-        };
+    /// False where the file has no more blocks.
+    async fn begin_block(&mut self, file: &mut OpenFile) -> Result<bool> {
+        self.fetches.ahead(file.blocks.rest().chain(upcoming(&self.walk)));
+        let Some((index, bytes)) = file.blocks.next(&mut self.fetches).await? else { return Ok(false) };
         let Some(decoder) = file.decoder.take() else {
             return Err(ConnectError::fatal(format!("{}: its decoder is gone", file.entry.path)));
         };
@@ -298,18 +259,11 @@ impl Rows {
         .await?;
         file.decoder = Some(decoder);
         file.batches = Some(batches.map_err(|error| named(&file.entry, error))?);
-        Ok(())
+        Ok(true)
     }
 }
 
 impl OpenFile {
-    fn fetched(&self, index: usize) -> Option<bytes::Bytes> {
-        let (prelude, first) = &self.prelude;
-        let of_first = first.block(index);
-        debug_assert!(index != *prelude || of_first.is_some(), "the first stretch has the prelude");
-        of_first.or_else(|| self.stretch.as_ref()?.block(index))
-    }
-
     /// The offsets of a file ascend and stay where its manifest says.
     fn check(&mut self, batch: &Batch) -> Result<()> {
         let allowed = self.entry.offsets();
@@ -332,6 +286,15 @@ impl OpenFile {
         let how = format!("holds {} records, its manifest says {}", self.records, self.entry.records);
         Err(altered(&self.entry, &how))
     }
+}
+
+/// What is read behind the file that a walk gave last.
+fn upcoming(walk: &Walk) -> impl Iterator<Item = Stretch> + '_ {
+    let stretches = walk.ahead().filter_map(|segment| {
+        let format = format_of(&segment.file).ok()?;
+        Some(Stretch::all_of(&segment.file, format.prelude(&segment.file.blocks)))
+    });
+    stretches.flatten()
 }
 
 fn format_of(entry: &FileEntry) -> Result<&'static format::FileFormat> {

@@ -33,7 +33,7 @@ impl Rewrite {
         let untimed = batch.timestamps().iter().position(|timestamp| is_untimed(*timestamp));
         if let Some(at) = untimed.filter(|_| !self.stamp_untimed) {
             return Err(ConnectError::config(format!(
-                "the record at offset {} of {} has no timestamp or timestamp 0, which the client library cannot produce; \
+                "the record at offset {} of {} has no timestamp or one of 0 or less, which the client library cannot produce; \
                  set replay.untimed=now to stamp such records when they are replayed",
                 batch.offsets()[at],
                 batch.partition()
