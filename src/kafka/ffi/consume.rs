@@ -165,6 +165,10 @@ impl Handle {
 
     /// Begins to leave the group. A last [`Polled::Revoke`] must be answered before [`Handle::is_closed`].
     pub(in crate::kafka) fn begin_close(&self) -> Result<(), Failure> {
+        // A client that closes with no partition assigned does not tell the broker, and the group would have a member
+        // until its session ends. One that unsubscribes does; closing then waits for the answer.
+        // SAFETY: the client lives. An error leaves it as it was, to be closed all the same.
+        let _ = Failure::of(unsafe { sys::rd_kafka_unsubscribe(self.raw()) });
         // SAFETY: client and queue live; the error object is ours.
         unsafe { Failure::of_error(sys::rd_kafka_consumer_close_queue(self.raw(), self.events.0.as_ptr())) }
     }
