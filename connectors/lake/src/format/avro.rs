@@ -43,8 +43,9 @@ const SCHEMA_KEY: &str = "avro.schema";
 const CODEC_KEY: &str = "avro.codec";
 const SYNC_BYTES: usize = 16;
 
-/// Raw bytes of an Avro block: what a reader must hold to decode one.
-const AVRO_BLOCK_BYTES: usize = 256 << 10;
+/// Raw bytes of an Avro block: what a reader must hold to decode one, and an encoder until it is full. Codecs gain nothing
+/// from more.
+const AVRO_BLOCK_BYTES: usize = 64 << 10;
 /// Raw bytes of a block of the file.
 const BLOCK_BYTES: u64 = 4 << 20;
 

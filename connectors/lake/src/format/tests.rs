@@ -328,7 +328,8 @@ fn many_small_records_come_back_in_batches_of_bounded_size() {
 
 #[test]
 fn an_encoder_holds_no_more_than_a_row_group_whose_bytes_are_taken() {
-    let megabyte = batch(&(0..1024).map(|offset| plain(offset, noise(1024))).collect::<Vec<_>>());
+    let megabyte =
+        batch(&(0..1024).map(|offset| plain(offset, noise(1000 + offset as usize % 50))).collect::<Vec<_>>());
     for (format, codec) in codecs() {
         let mut encoder = format.encoder(header(), format.compression(codec, None).unwrap()).unwrap();
         let (mut most, mut taken) = (0, 0);
@@ -343,7 +344,7 @@ fn an_encoder_holds_no_more_than_a_row_group_whose_bytes_are_taken() {
             taken += encoder.take_encoded().len() as u64;
             assert!(taken <= stored && stored < (offset as u64 + 2) << 20, "{} {codec}: {stored} stored", format.name);
         }
-        assert!((256 << 10..24 << 20).contains(&most), "{} {codec} held {most} bytes", format.name);
+        assert!((64 << 10..24 << 20).contains(&most), "{} {codec} held {most} bytes", format.name);
         encoder.end_block().unwrap();
         taken += encoder.take_encoded().len() as u64;
         assert!(encoder.memory_bytes() < 768 << 10, "{} {codec} holds {} bytes", format.name, encoder.memory_bytes());
@@ -451,7 +452,8 @@ fn golden_records() -> Vec<Record> {
     (written[2].timestamp, written[2].timestamp_type) = (0, Some(TimestampType::Append));
     (written[3].key, written[3].value) = (Some(Vec::new()), None);
     (written[4].key, written[4].value) = (Some(b"key".to_vec()), Some(Vec::new()));
-    written[5].timestamp = i64::MAX;
+    // The last millisecond of the year 9999: what readers hold that know dates.
+    written[5].timestamp = 253_402_300_799_999;
     written[6].timestamp_type = None;
     written[7].value = Some((0..=255).collect());
     written
