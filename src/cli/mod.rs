@@ -32,7 +32,7 @@ pub struct Cli {
 enum Command {
     ConnectStandalone(connect_standalone::Args),
     Inspect(inspect::Args),
-    Restore(restore::Args),
+    Restore(Box<restore::Args>),
 }
 
 /// What every command is given.
@@ -75,7 +75,7 @@ impl Command {
         match self {
             Self::ConnectStandalone(args) => connect_standalone::run(args, context).await,
             Self::Inspect(args) => inspect::run(args, context).await,
-            Self::Restore(args) => restore::run(args, context).await,
+            Self::Restore(args) => restore::run(*args, context).await,
         }
     }
 }

@@ -39,12 +39,13 @@ use crate::config::catalog::{Catalog, PluginKind};
 use crate::kafka::Clients;
 use crate::random::Random;
 use crate::spawn::{Spawned, spawn};
-use crate::task::{TaskFactory, TaskId};
+use crate::task::TaskFactory;
 
 pub use self::command::{Altered, ConnectorInfo, Created, NewOffsets, Offsets};
 pub use self::restart::RestartRequest;
 pub use self::state::TargetState;
 pub use self::status::{ConnectorStatus, Status, Statuses};
+pub use crate::task::TaskId;
 
 /// Requests that may wait for the loop.
 const QUEUE: usize = 256;

@@ -89,6 +89,11 @@ async fn alter_sink(
             known.into_keys().map(|partition| (partition, None)).collect()
         }
     };
+    if let Some((partition, Some(offset))) = altered.iter().find(|(_, offset)| offset.is_some_and(|it| it < 0)) {
+        return Err(ConnectError::fatal(format!(
+            "Failed to modify offsets for sink connector {name}: the offset {offset} of {partition} is negative"
+        )));
+    }
     let verb = if reset_all { "reset" } else { "alter" };
     if group.admin.group_is_live(&group.id).await.map_err(refused)? {
         return Err(ConnectError::fatal(still_live(verb, name)));

@@ -9,10 +9,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::config::catalog::Plugin;
+use crate::herder::TaskId;
 use crate::herder::validate::Validation;
 use crate::herder::{self, ConnectorStatus, Status};
 use crate::logging;
-use crate::task::TaskId;
 
 /// A JSON response.
 pub(super) struct Json<T>(pub(super) T);

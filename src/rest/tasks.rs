@@ -9,7 +9,7 @@ use super::Api;
 use super::entities::{Json, TaskInfo, TaskState};
 use super::error::ApiError;
 use super::internal::put_task_configs;
-use crate::task::TaskId;
+use crate::herder::TaskId;
 
 pub(super) fn router() -> Router<Api> {
     Router::new()

@@ -7,4 +7,8 @@
 mod kit;
 
 mod formats;
+mod http;
 mod kafka;
+mod rest;
+mod standalone;
+mod worker;

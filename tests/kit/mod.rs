@@ -40,9 +40,10 @@ pub mod s3;
 pub use connect::{ConnectOptions, ConnectWorker};
 pub use error::{Error, Missing, Result};
 pub use hdfs::{Hdfs, HdfsOptions};
-pub use home::run_dir;
+pub use home::{Port, instance_dir, run_dir};
 pub use kafka::{Kafka, KafkaOptions};
 pub use poll::{poll_until, wait_until};
+pub use process::{Launch, Process};
 pub use python::Python;
 pub use s3::{S3, S3Options, S3Server};
 
