@@ -7,9 +7,11 @@
 
 mod connect_standalone;
 mod connector_file;
+mod demo;
 mod inspect;
 mod lake;
 mod restore;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -18,7 +20,7 @@ use lakeferry_api::{ConnectError, Kind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::logging::Loggers;
+use crate::logging::{Level, Loggers};
 
 /// A Kafka Connect-compatible worker that ferries topics to a lake and back.
 #[derive(Debug, Parser)]
@@ -31,8 +33,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     ConnectStandalone(connect_standalone::Args),
+    Demo(demo::Args),
     Inspect(inspect::Args),
     Restore(Box<restore::Args>),
+    Verify(Box<verify::Args>),
 }
 
 /// What every command is given.
@@ -72,10 +76,17 @@ impl Cli {
 
 impl Command {
     async fn run(self, context: Context) -> anyhow::Result<Exit> {
+        // A worker's log is for its operator; a command has words of its own and logs only what went wrong.
+        let is_worker = matches!(self, Self::ConnectStandalone(_));
+        if !is_worker && std::env::var_os("LAKEFERRY_LOG").is_none() {
+            context.loggers.set("root", Level::Warn, 0);
+        }
         match self {
             Self::ConnectStandalone(args) => connect_standalone::run(args, context).await,
+            Self::Demo(args) => demo::run(args, context).await,
             Self::Inspect(args) => inspect::run(args, context).await,
             Self::Restore(args) => restore::run(*args, context).await,
+            Self::Verify(args) => verify::run(*args, context).await,
         }
     }
 }

@@ -122,7 +122,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let producer = clients.producer(&producer_properties(properties))?;
     let archived_configs = plan.archived_configs();
     let replay = prepared.replay(&source)?;
-    let outcome = run::Run::new(replay, producer, clock, &plan).to_end(&context.stop).await;
+    let outcome = run::Run::new(replay, producer, clock, &plan).until_end(&context.stop).await;
     outcome.account.tell(args.json, &mut out)?;
     if let Err(error) = outcome.result {
         return Err(anyhow::Error::from(error).context(args.how_to_go_on(&outcome.account)));

@@ -125,10 +125,6 @@ fn settings(properties: &Config, queue_bytes: u64) -> Result<Settings> {
     for (key, value) in defaults {
         settings.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
-    // librdkafka refuses a client that could fetch more than it may receive.
-    let fetched = settings.get("fetch.max.bytes").and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
-    let received = fetched.saturating_add(1 << 20).clamp(100_000_000, i32::MAX as u64).to_string();
-    settings.entry("receive.message.max.bytes".to_owned()).or_insert(received);
     let forced = [
         ("isolation.level", "read_committed"),
         ("enable.auto.commit", "false"),

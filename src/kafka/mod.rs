@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod clients;
 pub mod consumer;
+pub mod embedded;
 mod error;
 mod ffi;
 pub mod producer;

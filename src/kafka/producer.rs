@@ -6,17 +6,17 @@
 //! stamp it with the present. Deliberately absent: retries beyond the client's own.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::{BoxFuture, select};
 use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::record::RawRecord;
-use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Result};
+use lakeferry_api::{Batch, Clock, Config, ConnectError, Result};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use super::error::{explain, kind};
+use super::error::explain;
 use super::ffi::{self, Code, Failure, Handle, Outgoing, Role};
 use super::security::{self, JAVA_PARTITIONER, Settings};
 use super::{Delivered, Delivery, Producer};
@@ -30,20 +30,14 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Produc
     let max_block = properties.get("max.block.ms").and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
     let handle =
         Handle::open(Role::Producer, &settings).map_err(|failure| explain(&failure, "cannot create a producer"))?;
-    let shared = Arc::new(Shared {
-        client: ffi::Producer::new(handle),
-        room: Notify::new(),
-        closing: AtomicBool::new(false),
-        refused: OnceLock::new(),
-    });
+    let shared =
+        Arc::new(Shared { client: ffi::Producer::new(handle), room: Notify::new(), closing: AtomicBool::new(false) });
     let polled = Arc::clone(&shared);
     std::thread::Builder::new()
         .name("producer".to_owned())
         .spawn(move || poll(&polled))
         .map_err(|error| ConnectError::retriable("cannot start a producer thread").caused_by(error))?;
-    let queue_kbytes = settings.get("queue.buffering.max.kbytes").and_then(|text| text.parse::<usize>().ok());
-    let queue_bytes = queue_kbytes.unwrap_or(usize::MAX).saturating_mul(1024);
-    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), clock, max_block, queue_bytes }))
+    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), clock, max_block }))
 }
 
 fn settings(properties: &Config) -> Result<Settings> {
@@ -76,15 +70,12 @@ struct QueueProducer {
     turn: Semaphore,
     clock: Arc<dyn Clock>,
     max_block: Option<Duration>,
-    queue_bytes: usize,
 }
 
 struct Shared {
     client: ffi::Producer<Report>,
     room: Notify,
     closing: AtomicBool,
-    /// The login that a broker refused. It is final, as in Java, or a source with a wrong password would wait for ever.
-    refused: OnceLock<Failure>,
 }
 
 /// Answers for one or many records: resolves with the last of them.
@@ -108,12 +99,8 @@ impl QueueProducer {
     where
         H: ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
     {
-        self.check_size(&record, headers.clone())?;
         let mut deadline = None;
         loop {
-            if let Some(failure) = self.shared.refused.get() {
-                return Err(self.refused(failure, &record));
-            }
             let room = self.shared.room.notified();
             tokio::pin!(room);
             room.as_mut().enable();
@@ -134,24 +121,6 @@ impl QueueProducer {
             // Whichever comes first: the record is tried again, and the deadline is looked at.
             select(room, self.clock.sleep(left)).await;
         }
-    }
-
-    /// What is larger than the whole queue would wait for room for ever.
-    fn check_size<'h>(
-        &self,
-        record: &Outgoing<'_>,
-        headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>,
-    ) -> Result<()> {
-        let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        let headers: usize = headers.map(|(key, value)| key.len() + len(value)).sum();
-        let bytes = len(record.key) + len(record.value) + headers;
-        if bytes < self.queue_bytes {
-            return Ok(());
-        }
-        Err(ConnectError::data(format!(
-            "a record of {bytes} bytes for topic {} does not fit the producer's queue of {} bytes; raise buffer.memory",
-            record.topic, self.queue_bytes
-        )))
     }
 
     fn refused(&self, failure: &Failure, record: &Outgoing<'_>) -> ConnectError {
@@ -245,10 +214,10 @@ impl Report {
         (Arc::new(Self { open: AtomicUsize::new(records), outcome }), told)
     }
 
-    fn take(&self, delivered: Result<(i32, i64), Failure>, refused: Option<&Failure>) {
+    fn take(&self, delivered: Result<(i32, i64), Failure>) {
         let result = delivered
             .map(|(partition, offset)| Some(Delivered { partition, offset }))
-            .map_err(|failure| explain(refused.unwrap_or(&failure), "a record was not acknowledged"));
+            .map_err(|failure| explain(&failure, "a record was not acknowledged"));
         // The place is told of a single record only; in a batch the first error stands for all.
         if result.is_err() || self.open.load(Ordering::Acquire) == 1 {
             let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,14 +249,8 @@ fn closed() -> ConnectError {
 fn poll(shared: &Shared) {
     const WAIT: Duration = Duration::from_millis(100);
     let step = |wait| {
-        let delivered = |report: Arc<Report>, delivered| report.take(delivered, shared.refused.get());
-        let failed = |failure: Failure| {
-            tracing::warn!("producer: {}", failure.text);
-            if kind(&failure) == Kind::Config && shared.refused.set(failure).is_ok() {
-                shared.client.purge();
-            }
-        };
-        if shared.client.poll(wait, delivered, failed) {
+        let failed = |failure: Failure| tracing::warn!("producer: {}", failure.text);
+        if shared.client.poll(wait, |report, delivered| report.take(delivered), failed) {
             shared.room.notify_waiters();
         }
     };

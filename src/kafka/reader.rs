@@ -3,7 +3,7 @@
 //!
 //! Deliberately absent: rebalances, seeks and the byte budget; a reader holds a few batches and waits for its caller.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,14 +46,13 @@ pub fn open(properties: &Config, stretches: Stretches, clock: Arc<dyn Clock>) ->
     let open: BTreeMap<_, _> = stretches.into_iter().filter(|(_, (from, to))| from < to).collect();
     let rows: Vec<_> = open.iter().map(|(partition, (from, _))| (partition.clone(), *from)).collect();
     handle.assign(&rows).map_err(|failure| explain(&failure, "cannot read the partitions"))?;
-    let mut stretches_by_topic: HashMap<_, BTreeMap<_, _>> = HashMap::new();
-    for (partition, (from, to)) in open {
+    let stretches = open.into_iter().map(|(partition, (from, to))| {
         let mut slot = Slot::new(partition.clone());
         slot.started(from);
-        stretches_by_topic.entry(partition.topic).or_default().insert(partition.partition, Stretch { slot, to });
-    }
-    let handle = Arc::new(handle);
-    let reading = Reading { handle, sender, stretches_by_topic, heard: clock.monotonic(), clock, last: None };
+        (partition, Stretch { slot, to })
+    });
+    let reading =
+        Reading { handle, sender, stretches: stretches.collect(), heard: clock.monotonic(), clock, last: None };
     std::thread::Builder::new()
         .name("reader".to_owned())
         .spawn(move || reading.run())
@@ -85,9 +84,9 @@ fn settings(properties: &Config) -> Result<security::Settings> {
 
 /// The thread's half.
 struct Reading {
-    handle: Arc<Handle>,
+    handle: Handle,
     sender: mpsc::Sender<Result<Batch>>,
-    stretches_by_topic: HashMap<Arc<str>, BTreeMap<i32, Stretch>>,
+    stretches: BTreeMap<TopicPartition, Stretch>,
     clock: Arc<dyn Clock>,
     heard: Duration,
     /// What the client said last, to explain a silence.
@@ -108,75 +107,77 @@ impl Reading {
     }
 
     fn read(&mut self) -> Result<()> {
-        let handle = Arc::clone(&self.handle);
-        while !self.stretches_by_topic.is_empty() && !self.sender.is_closed() {
-            let now = self.clock.monotonic();
-            let Some(polled) = handle.poll(POLL_WAIT) else {
-                self.bear_silence(now)?;
+        while !self.stretches.is_empty() && !self.sender.is_closed() {
+            let Some(event) = self.poll()? else {
                 self.flush();
                 continue;
             };
-            match polled {
-                Polled::Message(message) => {
-                    self.heard = now;
-                    let stretches = self.stretches_by_topic.get_mut(message.topic());
-                    let Some(stretch) = stretches.and_then(|all| all.get_mut(&message.partition())) else { continue };
-                    stretch.take(&message, now)?;
-                    let due = stretch.is_due().then(|| stretch.slot.partition.clone());
-                    due.iter().for_each(|partition| self.hand_out(partition));
-                }
-                Polled::End(place, offset) => {
-                    self.heard = now;
-                    let Some(stretch) = self.stretch(&place) else { continue };
-                    stretch.slot.advance(offset.min(stretch.to), now);
-                    let due = stretch.is_due().then(|| stretch.slot.partition.clone());
-                    due.iter().for_each(|partition| self.hand_out(partition));
-                }
-                Polled::Failed(failure, place) => self.fail(failure, place.map(|place| place.partition))?,
-                Polled::Assign(_) | Polled::Revoke(_) | Polled::Nothing => {}
+            match event {
+                Heard::Progress(partition) => self.settle(&partition),
+                Heard::Failed(failure, partition) => self.fail(failure, partition)?,
+                Heard::Nothing => {}
             }
         }
         Ok(())
     }
 
-    fn stretch(&mut self, partition: &TopicPartition) -> Option<&mut Stretch> {
-        self.stretches_by_topic.get_mut(&partition.topic)?.get_mut(&partition.partition)
+    /// Takes one event in; `None` where none came in time.
+    fn poll(&mut self) -> Result<Option<Heard>> {
+        let now = self.clock.monotonic();
+        let Some(polled) = self.handle.poll(POLL_WAIT) else {
+            if now.saturating_sub(self.heard) > SILENCE {
+                let why = self.last.as_ref().map_or_else(String::new, |failure| format!(": {}", failure.text));
+                return Err(ConnectError::retriable(format!("the brokers have given nothing for a minute{why}")));
+            }
+            return Ok(None);
+        };
+        Ok(Some(match polled {
+            Polled::Message(message) => {
+                self.heard = now;
+                let place = TopicPartition::new(message.topic(), message.partition());
+                match self.stretches.get_mut(&place) {
+                    Some(stretch) => {
+                        stretch.take(&message, now)?;
+                        Heard::Progress(place)
+                    }
+                    None => Heard::Nothing,
+                }
+            }
+            Polled::End(place, offset) => {
+                self.heard = now;
+                if let Some(stretch) = self.stretches.get_mut(&place) {
+                    stretch.slot.advance(offset.min(stretch.to), now);
+                }
+                Heard::Progress(place)
+            }
+            Polled::Failed(failure, place) => Heard::Failed(failure, place.map(|place| place.partition)),
+            Polled::Assign(_) | Polled::Revoke(_) | Polled::Nothing => Heard::Nothing,
+        }))
     }
 
-    fn bear_silence(&self, now: Duration) -> Result<()> {
-        if now.saturating_sub(self.heard) <= SILENCE {
-            return Ok(());
-        }
-        let why = self.last.as_ref().map_or_else(String::new, |failure| format!(": {}", failure.text));
-        Err(ConnectError::retriable(format!("the brokers have given nothing for a minute{why}")))
-    }
-
-    /// Hands out what a stretch has collected, and forgets one that was read to its end.
-    fn hand_out(&mut self, partition: &TopicPartition) {
-        let Some(stretch) = self.stretch(partition) else { return };
-        let (batch, done) = (stretch.slot.take(), stretch.is_done());
-        if let Some(batch) = batch {
+    /// Hands out what is large enough or whole, and forgets a stretch that was read to its end.
+    fn settle(&mut self, partition: &TopicPartition) {
+        let Some(stretch) = self.stretches.get_mut(partition) else { return };
+        let done = stretch.slot.position() >= stretch.to;
+        let full = |(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES;
+        let whole = done || stretch.slot.collected().is_some_and(full);
+        if let Some(batch) = stretch.slot.take_if(whole) {
             // Whoever reads may be gone; the loop looks.
             let _ = self.sender.blocking_send(Ok(batch));
         }
         if done {
-            if let Some(stretches) = self.stretches_by_topic.get_mut(&partition.topic) {
-                stretches.remove(&partition.partition);
-            }
-            self.stretches_by_topic.retain(|_, stretches| !stretches.is_empty());
+            self.stretches.remove(partition);
         }
     }
 
     fn flush(&mut self) {
-        for batch in
-            self.stretches_by_topic.values_mut().flat_map(BTreeMap::values_mut).filter_map(|one| one.slot.take())
-        {
+        for batch in self.stretches.values_mut().filter_map(|stretch| stretch.slot.take()) {
             let _ = self.sender.blocking_send(Ok(batch));
         }
     }
 
     fn fail(&mut self, failure: Failure, partition: Option<TopicPartition>) -> Result<()> {
-        let stretch = partition.as_ref().and_then(|partition| self.stretch(partition));
+        let stretch = partition.as_ref().and_then(|partition| self.stretches.get(partition));
         match (failure.code, stretch, &partition) {
             (Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Some(stretch), Some(partition)) => {
                 return Err(ConnectError::not_found(format!(
@@ -205,17 +206,13 @@ impl Reading {
     }
 }
 
+enum Heard {
+    Progress(TopicPartition),
+    Failed(Failure, Option<TopicPartition>),
+    Nothing,
+}
+
 impl Stretch {
-    fn is_done(&self) -> bool {
-        self.slot.position() >= self.to
-    }
-
-    /// True where what it collected is whole.
-    fn is_due(&self) -> bool {
-        let full = |(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES;
-        self.is_done() || self.slot.collected().is_some_and(full)
-    }
-
     fn take(&mut self, message: &Message<'_>, now: Duration) -> Result<()> {
         if message.offset() >= self.to {
             self.slot.advance(self.to, now);

@@ -69,8 +69,6 @@ const JVM_ONLY: &[&str] = &[
     "transaction.two.phase.commit.enable",
 ];
 
-const BOOTSTRAP: &str = "bootstrap.servers";
-
 #[derive(Debug, Clone, Copy)]
 enum Convert {
     Same,
@@ -89,9 +87,6 @@ enum Convert {
 /// # Errors
 /// `Config` naming the key, its value and the remedy where a value cannot be used.
 pub(super) fn client_config(properties: &Config, role: Role) -> Result<Settings> {
-    if properties.get(BOOTSTRAP).is_none_or(|servers| servers.trim().is_empty()) {
-        return Err(ConnectError::config(format!("{BOOTSTRAP} is not set; name at least one broker as host:port")));
-    }
     let mut settings = Settings::new();
     for (key, value) in properties {
         if JVM_ONLY.contains(&key.as_str()) || tls::is_handled(key) {

@@ -593,62 +593,6 @@ async fn a_wrong_password_is_a_config_error_everywhere() {
     consumer.close().await;
     let error = clients().admin(&login("wrong")).unwrap().topic("k-sasl").await.expect_err("refused");
     assert_eq!(error.kind(), Kind::Config, "{}", error.trace());
-    let producer = clients().producer(&login("wrong")).unwrap();
-    let batch = {
-        let mut builder = BatchBuilder::new(place("k-sasl", 0), 0);
-        builder.push(0, (1, None), None, None);
-        builder.build(1)
-    };
-    let sent = producer.send_batch(&batch).await.unwrap();
-    let error = tokio::time::timeout(PATIENCE, sent).await.expect("an answer in time").expect_err("refused");
-    assert_eq!(error.kind(), Kind::Config, "{}", error.trace());
-    assert_eq!(producer.send_batch(&batch).await.err().map(|error| error.kind()), Some(Kind::Config));
-    let stretches = reader::Stretches::from([(place("k-sasl", 0), (0, 1))]);
-    let error = reader::open(&login("wrong"), stretches, clock()).unwrap().next().await.expect_err("refused");
-    assert_eq!(error.kind(), Kind::Config, "{}", error.trace());
-}
-
-#[tokio::test]
-async fn a_topic_that_is_deleted_is_named_and_its_successor_is_read_anew() {
-    let kafka = kit::need!(kit::kafka());
-    let bootstrap = kafka.bootstrap();
-    create(kafka, "k-deleted", 1, &[]);
-    fill(&bootstrap, &place("k-deleted", 0), 0..100).await;
-    let mut consumer = member(&bootstrap, "k-deleted", "k-deleted", &[("metadata.max.age.ms", "1000")]);
-    assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place("k-deleted", 0), 0)]));
-    read_until(&mut *consumer, 100).await;
-    kafka.delete_topic("k-deleted").unwrap();
-    loop {
-        match next(&mut *consumer).await {
-            Event::Error(error) => {
-                assert!(error.is_retriable(), "{}", error.trace());
-                if error.message().contains("k-deleted") {
-                    break;
-                }
-            }
-            Event::Revoked(_) => consumer.release(),
-            Event::Lost(_) | Event::OutOfRange(_) | Event::Batches(_) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    create(kafka, "k-deleted", 1, &[]);
-    fill(&bootstrap, &place("k-deleted", 0), 0..7).await;
-    let mut seen = Vec::new();
-    while seen.len() < 7 {
-        match next(&mut *consumer).await {
-            Event::Assigned(_) | Event::OutOfRange(_) => {
-                seen.clear();
-                consumer.start_at(&Positions::from([(place("k-deleted", 0), 0)]));
-            }
-            Event::Revoked(_) => consumer.release(),
-            Event::Batches(batches) => seen.extend(offsets(&batches)),
-            Event::Lost(_) => {}
-            Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
-        }
-    }
-    assert_eq!(seen, (0..7).collect::<Vec<_>>());
-    consumer.close().await;
 }
 
 #[tokio::test]

@@ -1,11 +1,20 @@
-//! The one integration binary: journeys against real services, one file a topic. The services come from the kit and are
-//! shared by the whole run.
+//! The journeys: Lakeferry against real services, one binary so that they are started once.
+//!
+//! Each module is an area. Services come from the kit (`kit::need!` skips a test by name where a toolchain for one is
+//! missing; `LAKEFERRY_KIT=require` makes that a failure).
 
-#![allow(clippy::unwrap_used, reason = "all of it is tests, also what stands outside a test function")]
+#![allow(clippy::unwrap_used, reason = "what cannot go on fails its test")]
+
+#[path = "../support/journey.rs"]
+mod journey;
 
 #[path = "../kit/mod.rs"]
 mod kit;
+#[path = "../support/topic.rs"]
+mod topic;
 
+mod crossing;
+mod faults;
 mod formats;
 mod http;
 mod kafka;

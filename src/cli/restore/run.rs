@@ -101,7 +101,7 @@ impl Run {
     }
 
     /// Replays everything, or as much as `stop` and the services allow.
-    pub(super) async fn to_end(mut self, stop: &CancellationToken) -> Outcome {
+    pub(super) async fn until_end(mut self, stop: &CancellationToken) -> Outcome {
         let start = self.clock.monotonic();
         let mut result = self.replay_all(stop).await;
         let settled = self.settle_all().await;

@@ -136,6 +136,11 @@ impl Slot {
     pub(in crate::kafka) fn take(&mut self) -> Option<Batch> {
         self.open.take().map(|open| open.builder.build(self.position))
     }
+
+    /// What was collected, where it is to be handed out.
+    pub(in crate::kafka) fn take_if(&mut self, whole: bool) -> Option<Batch> {
+        if whole { self.take() } else { None }
+    }
 }
 
 /// A header key that is not UTF-8, which the archive's columns cannot hold.

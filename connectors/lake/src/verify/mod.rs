@@ -105,28 +105,28 @@ struct FileCase {
     topic_id: Option<String>,
 }
 
-/// Checks `topics` of an archive; all where it is empty.
+/// Checks `topics` of an archive, all where it is empty; what comes of it is added to `verification`.
 ///
 /// # Errors
-/// `Config` where a topic is not archived; otherwise as [`explain`](crate::store::explain).
+/// `Config` where a topic is not archived; otherwise as [`explain`](crate::store::explain). What was found until then
+/// is in `verification`.
 pub async fn verify(
     access: &Access,
     archive: &Archive,
-    topics: &[String],
-    level: Level,
+    (topics, level): (&[String], Level),
     listener: &dyn Listener,
-) -> Result<Verification> {
+    verification: &mut Verification,
+) -> Result<()> {
     let bench = Bench { access, archive, listener };
-    let mut verification = Verification::default();
     let mut cases = Vec::new();
     for topic in chains::topics(&bench, topics).await? {
-        cases.extend(chains::check_topic(&bench, &topic, &mut verification).await?);
+        cases.extend(chains::check_topic(&bench, &topic, verification).await?);
     }
     if level > Level::Manifest {
-        listener.expect(cases.iter().map(|case| case.file.stored_bytes).sum());
-        files::check(&bench, cases, level, &mut verification).await?;
+        listener.expect(cases.iter().map(|case| case.file.stored_bytes).fold(0, u64::saturating_add));
+        files::check(&bench, cases, level, verification).await?;
     }
-    Ok(verification)
+    Ok(())
 }
 
 impl Verification {

@@ -56,8 +56,15 @@ impl Bench {
     }
 
     async fn verify(&self, level: Level) -> Verification {
+        self.verify_topics(&[], level, &Count::default()).await.unwrap()
+    }
+
+    async fn verify_topics(&self, topics: &[&str], level: Level, count: &Count) -> Result<Verification> {
         let access = self.archive.access(&Budget::new(64 << 20));
-        verify(&access, &self.archive.archive(), &[], level, &Count::default()).await.unwrap()
+        let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+        let mut verification = Verification::default();
+        verify(&access, &self.archive.archive(), (&topics, level), count, &mut verification).await?;
+        Ok(verification)
     }
 
     fn entry(&self, seq: u64) -> Path {
@@ -135,8 +142,7 @@ async fn a_sound_archive_has_no_findings() {
     for format in ["archive.parquet", "archive.avro"] {
         let bench = Bench::new(format).await;
         let count = Count::default();
-        let access = bench.archive.access(&Budget::new(64 << 20));
-        let found = verify(&access, &bench.archive.archive(), &[], Level::Content, &count).await.unwrap();
+        let found = bench.verify_topics(&[], Level::Content, &count).await.unwrap();
         assert_eq!(found.findings, [], "{format}");
         let stored_bytes = bench.files.iter().map(|file| file.stored_bytes).sum();
         let records = bench.files.iter().map(|file| file.records).sum();
@@ -153,11 +159,10 @@ async fn a_sound_archive_has_no_findings() {
 async fn topics_are_chosen_and_unknown_ones_told() {
     let mut bench = Bench::new("archive.parquet").await;
     bench.archive.open("clicks", 0, 0).await;
-    let access = bench.archive.access(&Budget::new(64 << 20));
-    let archive = bench.archive.archive();
-    let some = verify(&access, &archive, &["clicks".into()], Level::Content, &Count::default()).await.unwrap();
+    let count = Count::default();
+    let some = bench.verify_topics(&["clicks"], Level::Content, &count).await.unwrap();
     assert_eq!((some.checked.partitions, some.checked.entries), (1, 1));
-    let error = verify(&access, &archive, &["clocks".into()], Level::Manifest, &Count::default()).await.unwrap_err();
+    let error = bench.verify_topics(&["clocks"], Level::Manifest, &count).await.unwrap_err();
     assert!(error.message().contains("clocks") && error.message().contains("clicks, orders"), "{error}");
 }
 

@@ -1,0 +1,313 @@
+//! `lakeferry verify`: whether an archive is what it says, and whether a topic is what was archived. The checks are the
+//! lake's; this file asks for them, and tells what came of them in words or as JSON.
+//!
+//! Everything that is wrong is told, not only the first thing; a service that fails ends the check, and what was found
+//! until then is told all the same.
+
+mod progress;
+mod topic;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use lakeferry_api::{Budget, Config, ConnectError, Result};
+use lakeferry_lake::manifest::read::Archive;
+use lakeferry_lake::source::config::SourceSettings;
+use lakeferry_lake::source::read::Access;
+use lakeferry_lake::verify::{Checked, Finding, Verification, verify};
+use serde::Serialize;
+
+use self::progress::Progress;
+use self::topic::Comparisons;
+use super::lake::{LakeArgs, read_properties};
+use super::{Context, Exit};
+use crate::clock::SystemClock;
+use crate::executor::Pool;
+
+/// What is buffered of objects and topics.
+const BUDGET_BYTES: u64 = 256 << 20;
+
+/// Check an archive, and compare it with a topic
+///
+/// Exit code: 0 everything is true; 1 a difference was found; 2 wrong usage or configuration; 3 a service failed.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = COMPARING)]
+pub(super) struct Args {
+    #[command(flatten)]
+    lake: LakeArgs,
+    /// How deep to look; each level includes those before it
+    #[arg(long, value_enum, default_value_t = Level::Content)]
+    level: Level,
+    /// Compare the archived records with the topics of this cluster, too
+    #[arg(long, value_name = "HOST:PORT")]
+    bootstrap_server: Option<String>,
+    /// The topic that an archived topic is compared with, where its name differs; repeat it for several
+    #[arg(long, value_name = "FROM=TO", requires = "bootstrap_server")]
+    rename: Vec<String>,
+    /// Compare only records of this time and later (2013-01-01T00:00:00Z, or epoch milliseconds)
+    #[arg(long, value_name = "TIME", requires = "bootstrap_server")]
+    from: Option<String>,
+    /// Compare only records up to this time, inclusive
+    #[arg(long, value_name = "TIME", requires = "bootstrap_server")]
+    until: Option<String>,
+    /// What --from and --until mean where timestamps are out of order, as in restore
+    #[arg(long, value_enum, default_value_t = Cut::Record, requires = "bootstrap_server")]
+    cut: Cut,
+    /// Which record of the topic is which of the archive; see below
+    #[arg(long = "match", value_enum, default_value_t = Match::Auto, requires = "bootstrap_server")]
+    matching: Match,
+    /// Let records that no producer can write as they were (timestamp 0 or none) have another timestamp in the topic
+    #[arg(long, requires = "bootstrap_server")]
+    stamped: bool,
+    /// Kafka client properties
+    #[arg(long, value_name = "FILE", requires = "bootstrap_server")]
+    command_config: Option<PathBuf>,
+    /// List so many differences at most; all are counted
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    list: usize,
+    /// One JSON document on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+const COMPARING: &str = "\
+Comparing with a topic: key, value, headers, timestamp and partition of every record, as a read_committed consumer finds \
+them.
+
+--match auto: by offset where the topic is the very log that was archived (the same name, cluster and topic id), else in \
+order, since a restored topic has offsets of its own.
+
+--match offset: records with the same offset are compared, as far as both the topic and the archive reach: what retention \
+removed from the topic, or was not archived yet, is counted and is no difference; nor is what the log cleaner removed from \
+a compacted topic.
+
+--match order: the topic holds the archived records, in order and nothing else. A record that is missing or too many is \
+told as one, as long as both sides meet again within 1024 records.";
+
+/// How deep to look.
+#[derive(Debug, Clone, Copy, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// Manifests: chains unbroken, hashes right, laws kept
+    Manifest,
+    /// And every object: size and SHA-256
+    Objects,
+    /// And every row: counts, offsets, timestamps
+    Content,
+}
+
+/// As in restore.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Cut {
+    /// Exactly the records whose timestamp lies inside
+    Record,
+    /// Of each partition one stretch of its log
+    Log,
+}
+
+/// See [`COMPARING`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Match {
+    /// By offset for the log that was archived, else in order
+    Auto,
+    /// Same offset
+    Offset,
+    /// Same place
+    Order,
+}
+
+/// The document of `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    url: &'a str,
+    level: Level,
+    /// False where anything is wrong or not everything could be checked.
+    ok: bool,
+    checked: Checked,
+    findings: u64,
+    findings_listed: Vec<&'a Finding>,
+    #[serde(flatten)]
+    comparisons: Option<&'a Comparisons>,
+    /// What failed, where not everything could be checked.
+    failure: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the arguments cannot be used, or there is no archive.
+pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
+    let archive = args.lake.archive()?;
+    let settings = args.replay()?;
+    let access = access(&archive)?;
+    let mut verification = Verification::default();
+    let mut comparisons = args.bootstrap_server.as_ref().map(|_| Comparisons::new(args.list));
+    let checking = async {
+        let progress = Progress::start();
+        let asked = (args.lake.topics.as_slice(), args.level.into());
+        verify(&access, &archive, asked, &progress, &mut verification).await?;
+        if let Some(comparisons) = &mut comparisons {
+            let properties = args.properties()?;
+            let comparing = topic::Comparing::new(&args, &properties, settings, (&archive, &access))?;
+            comparing.run(&progress, comparisons).await?;
+        }
+        Ok(())
+    };
+    let result: Result<()> = tokio::select! {
+        result = checking => result,
+        () = context.stop.cancelled() => Err(ConnectError::retriable("stopped by a signal: not everything was checked")),
+    };
+    let nothing = verification.checked.partitions == 0;
+    match result {
+        Err(error) if nothing => return Err(error.into()),
+        Ok(()) if nothing => {
+            let (url, dir) = (&args.lake.url, &args.lake.topics_dir);
+            let text = format!("{url} holds no archive below {dir}/: check the URL and --topics-dir");
+            return Err(ConnectError::config(text).into());
+        }
+        _ => {}
+    }
+    args.tell(&verification, comparisons.as_ref(), result)
+}
+
+/// How objects are reached, and what reading them may cost.
+fn access(archive: &Archive) -> Result<Access> {
+    let manifests = archive.manifests();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Access {
+        store: Arc::clone(manifests.store()),
+        layout: manifests.layout().clone(),
+        executor: Arc::new(Pool::new(threads)?),
+        budget: Budget::new(BUDGET_BYTES),
+    })
+}
+
+impl Args {
+    /// What a restore with the same arguments would replay: what is to be compared.
+    fn replay(&self) -> Result<SourceSettings> {
+        let lake = self.lake.settings()?;
+        let mut config: Config = lake.options.into_iter().map(|(key, value)| (format!("store.{key}"), value)).collect();
+        let rename: Vec<String> = self.rename.iter().map(|pair| pair.replacen('=', ":", 1)).collect();
+        let cut = if matches!(self.cut, Cut::Log) { "log" } else { "record" };
+        let keys = [
+            ("store.url", Some(lake.url)),
+            ("hadoop.conf.dir", lake.hadoop_conf_dir),
+            ("topics.dir", Some(lake.topics_dir)),
+            // Each topic is chosen by itself.
+            ("topics.regex", Some(".*".to_owned())),
+            ("topic.rename", (!rename.is_empty()).then(|| rename.join(","))),
+            ("replay.from", self.from.clone()),
+            ("replay.until", self.until.clone()),
+            ("replay.cut", Some(cut.to_owned())),
+        ];
+        config.extend(keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+        SourceSettings::parse(&config)
+    }
+
+    /// Kafka client properties.
+    fn properties(&self) -> Result<Config> {
+        let mut properties = match &self.command_config {
+            Some(file) => read_properties(file)?,
+            None => Config::new(),
+        };
+        if let Some(servers) = &self.bootstrap_server {
+            properties.insert("bootstrap.servers".to_owned(), servers.clone());
+        }
+        Ok(properties)
+    }
+
+    fn tell(
+        &self,
+        verification: &Verification,
+        comparisons: Option<&Comparisons>,
+        result: Result<()>,
+    ) -> anyhow::Result<Exit> {
+        let different = comparisons.is_some_and(|comparisons| comparisons.differ());
+        let wrong = different || !verification.findings.is_empty();
+        let failure = result.err();
+        let report = Report {
+            url: &self.lake.url,
+            level: self.level,
+            ok: !wrong && failure.is_none(),
+            checked: verification.checked,
+            findings: verification.findings.len() as u64,
+            findings_listed: verification.findings.iter().take(self.list).collect(),
+            comparisons,
+            failure: failure.as_ref().map(ConnectError::trace),
+        };
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        } else {
+            report.write(&mut out)?;
+        }
+        match failure {
+            // Its words go to standard error, where the exit code is chosen too.
+            Some(error) => Err(error.into()),
+            None if wrong => Ok(Exit::Difference),
+            None => Ok(Exit::Done),
+        }
+    }
+}
+
+impl Report<'_> {
+    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        for finding in &self.findings_listed {
+            writeln!(out, "{finding}")?;
+        }
+        let more = self.findings - self.findings_listed.len() as u64;
+        if more > 0 {
+            writeln!(out, "... and {more} more faults of the archive")?;
+        }
+        if let Some(comparisons) = self.comparisons {
+            comparisons.write(out)?;
+        }
+        let Checked { partitions, entries, files, stored_bytes, records, unnamed_objects, unnamed_bytes } =
+            self.checked;
+        write!(out, "checked {partitions} partitions, {entries} manifests")?;
+        if !matches!(self.level, Level::Manifest) {
+            write!(out, ", {files} files of {}", super::inspect::bytes(stored_bytes))?;
+        }
+        if matches!(self.level, Level::Content) {
+            write!(out, ", {records} records")?;
+        }
+        writeln!(
+            out,
+            ": {}",
+            if self.findings == 0 { "no fault".to_owned() } else { format!("{} faults", self.findings) }
+        )?;
+        if unnamed_objects > 0 {
+            let size = super::inspect::bytes(unnamed_bytes);
+            writeln!(
+                out,
+                "{unnamed_objects} objects of {size} that no manifest names: left by a crash, or being written"
+            )?;
+        }
+        let end = match (self.ok, &self.failure) {
+            (true, _) => "true",
+            (false, None) => "NOT TRUE",
+            (false, Some(_)) => "not everything could be checked",
+        };
+        writeln!(out, "{} is {end}", self.url).and_then(|()| out.flush())
+    }
+}
+
+impl From<Level> for lakeferry_lake::verify::Level {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Manifest => Self::Manifest,
+            Level::Objects => Self::Objects,
+            Level::Content => Self::Content,
+        }
+    }
+}
+
+/// The clock of the clients.
+fn clock() -> Arc<SystemClock> {
+    Arc::new(SystemClock::default())
+}
+
+#[cfg(test)]
+mod tests;

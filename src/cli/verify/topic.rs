@@ -1,0 +1,371 @@
+//! Archived logs beside the topics of a cluster, partition by partition.
+//!
+//! What a restore with the same arguments would write is what is compared: the same choice, the same cut. Invariant: a
+//! record is counted once, as equal, different, or one of those that need not be on both sides.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Arc;
+
+use lakeferry_api::{Batch, Config, ConnectError, Kind, PartitionView, Result, TopicPartition};
+use lakeferry_lake::manifest::model::OffsetRange;
+use lakeferry_lake::manifest::read::{Archive, Chain};
+use lakeferry_lake::source::choose::{ChosenLog, ChosenTopic, choose};
+use lakeferry_lake::source::config::{SourceSettings, Topics};
+use lakeferry_lake::source::cut::{Cut, Side};
+use lakeferry_lake::source::plan::Selection;
+use lakeferry_lake::source::read::{Access, LogReader};
+use lakeferry_lake::verify::compare::{Alignment, Comparison, Difference};
+use serde::Serialize;
+
+use super::progress::Progress;
+use super::{Args, Match, clock};
+use crate::kafka::reader::{self, Reader, Stretches};
+use crate::kafka::{Admin, admin};
+
+/// What comparing came to.
+#[derive(Debug, Serialize)]
+pub(super) struct Comparisons {
+    compared: Vec<Compared>,
+    /// Topics and partitions that could not be compared, and why.
+    not_compared: Vec<String>,
+    differences: u64,
+    differences_listed: Vec<Difference>,
+    #[serde(skip)]
+    limit: usize,
+}
+
+/// What was compared of one partition.
+#[derive(Debug, Default, Serialize)]
+struct Compared {
+    /// The archived topic.
+    archived: String,
+    /// The topic it was compared with.
+    topic: String,
+    partition: i32,
+    /// `offset` or `order`.
+    matched_by: &'static str,
+    equal: u64,
+    differences: u64,
+    /// Archived records that a compacted topic does not have any more.
+    compacted: u64,
+    /// Offsets that the topic has lost by retention since they were archived.
+    expired_offsets: u64,
+    /// Offsets of the topic that are not archived yet.
+    unarchived_offsets: u64,
+}
+
+/// Compares what the arguments ask for.
+pub(super) struct Comparing<'a> {
+    args: &'a Args,
+    properties: &'a Config,
+    settings: SourceSettings,
+    archive: &'a Archive,
+    access: &'a Access,
+    admin: Arc<dyn Admin>,
+}
+
+/// One partition, its two sides lined up.
+struct Pair {
+    target: TopicPartition,
+    alignment: Alignment,
+    compacted: bool,
+    /// What is read of the archive, and its walk along the cut where that is not the plan's.
+    log: Option<ChosenLog>,
+    cut: Option<Cut>,
+    /// What is read of the topic.
+    stretch: (i64, i64),
+}
+
+impl Comparisons {
+    /// None yet; at most `limit` differences are listed.
+    pub(super) fn new(limit: usize) -> Self {
+        let (compared, not_compared, differences_listed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { compared, not_compared, differences: 0, differences_listed, limit }
+    }
+
+    /// True where a topic is not what was archived.
+    pub(super) fn differ(&self) -> bool {
+        self.differences > 0 || !self.not_compared.is_empty()
+    }
+
+    /// Tells all of it.
+    pub(super) fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        for difference in &self.differences_listed {
+            write_difference(out, difference)?;
+        }
+        let more = self.differences - self.differences_listed.len() as u64;
+        if more > 0 {
+            writeln!(out, "... and {more} more differences")?;
+        }
+        for reason in &self.not_compared {
+            writeln!(out, "not compared: {reason}")?;
+        }
+        for compared in &self.compared {
+            let Compared { archived, topic, partition, matched_by, equal, differences, .. } = compared;
+            write!(out, "{archived}-{partition} and {topic}-{partition}, by {matched_by}: {equal} records equal")?;
+            write!(out, ", {differences} differences")?;
+            let more = [
+                (compared.compacted, "archived records removed by the topic's log cleaner"),
+                (compared.expired_offsets, "archived offsets removed by the topic's retention"),
+                (compared.unarchived_offsets, "offsets not archived yet"),
+            ];
+            more.iter()
+                .filter(|(count, _)| *count > 0)
+                .try_for_each(|(count, what)| write!(out, ", {count} {what}"))?;
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, comparison: &Comparison, compared: Compared) {
+        let room = self.limit - self.differences_listed.len();
+        self.differences_listed.extend(comparison.differences().iter().take(room).cloned());
+        self.differences += comparison.different();
+        self.compared.push(compared);
+    }
+}
+
+impl<'a> Comparing<'a> {
+    /// Opens what asks the cluster.
+    ///
+    /// # Errors
+    /// `Config` where the properties cannot be used.
+    pub(super) fn new(
+        args: &'a Args,
+        properties: &'a Config,
+        settings: SourceSettings,
+        (archive, access): (&'a Archive, &'a Access),
+    ) -> Result<Self> {
+        let admin = admin::open(properties, clock())?;
+        Ok(Self { args, properties, settings, archive, access, admin })
+    }
+
+    /// Compares every archived topic that is asked for. What is wrong with one does not keep the others from it.
+    ///
+    /// # Errors
+    /// Where a service fails.
+    pub(super) async fn run(&self, progress: &Progress, comparisons: &mut Comparisons) -> Result<()> {
+        let cluster_id = self.admin.cluster_id().await?;
+        let wanted = |topic: &String| self.args.lake.topics.is_empty() || self.args.lake.topics.contains(topic);
+        for topic in self.archive.topics().await?.into_iter().filter(wanted) {
+            let settings = SourceSettings { topics: Topics::Names(vec![topic.clone()]), ..self.settings.clone() };
+            let chosen = match choose(self.archive, &settings).await {
+                Ok(chosen) => chosen,
+                Err(error) if is_fault(&error) => {
+                    comparisons.not_compared.push(format!("{topic}: {}", error.message()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for topic in chosen {
+                self.compare_topic(&topic, &cluster_id, progress, comparisons).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare_topic(
+        &self,
+        topic: &ChosenTopic,
+        cluster_id: &str,
+        progress: &Progress,
+        comparisons: &mut Comparisons,
+    ) -> Result<()> {
+        let Some(target) = self.admin.target_topic(&topic.target).await? else {
+            let name = &topic.target;
+            comparisons.not_compared.push(format!("{}: the cluster has no topic {name}", topic.topic));
+            return Ok(());
+        };
+        let compacted = target.configs.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+        let archived = topic.logs.iter().map(|log| log.plan.partition.partition);
+        let partitions: BTreeSet<i32> = archived.chain(0..target.partitions.cast_signed()).collect();
+        for number in partitions {
+            let log = topic.logs.iter().find(|log| log.plan.partition.partition == number);
+            let place = TopicPartition::new(topic.target.as_str(), number);
+            let view = match self.admin.partition(&place).await {
+                Ok(view) => Some(view),
+                Err(error) if error.kind() == Kind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            let chain = match log {
+                Some(log) => self.archive.chain(&log.plan.partition).await?,
+                None => None,
+            };
+            let is_original =
+                topic.topic == topic.target && is_same_log(chain.as_ref(), log, cluster_id, view.as_ref());
+            let alignment = match self.args.matching {
+                Match::Offset => Alignment::Offset,
+                Match::Auto if is_original => Alignment::Offset,
+                Match::Auto | Match::Order => Alignment::Order,
+            };
+            let mut compared = Compared {
+                archived: topic.topic.clone(),
+                topic: topic.target.clone(),
+                partition: number,
+                matched_by: if alignment == Alignment::Offset { "offset" } else { "order" },
+                ..Compared::default()
+            };
+            let stretch = view.map_or((0, 0), |view| (view.log_start_offset, view.last_stable_offset));
+            let mut pair = Pair { target: place, alignment, compacted, log: log.cloned(), cut: None, stretch };
+            if let (Alignment::Offset, Some(chain), Some(log)) = (alignment, &chain, log) {
+                pair.overlap(answered(chain, log), &mut compared);
+            }
+            self.compare(pair, compared, progress, comparisons).await?;
+        }
+        Ok(())
+    }
+
+    async fn compare(
+        &self,
+        pair: Pair,
+        mut compared: Compared,
+        progress: &Progress,
+        comparisons: &mut Comparisons,
+    ) -> Result<()> {
+        let Pair { target, alignment, compacted, log, cut, stretch } = pair;
+        let mut comparison =
+            Comparison::new(target.clone(), alignment, self.args.stamped, comparisons.limit).compacted(compacted);
+        let archived = log.map(|log| LogReader::new(self.access.clone(), log.plan));
+        let found = reader::open(self.properties, Stretches::from([(target.clone(), stretch)]), clock())?;
+        let mut archived = Walk { records: archived, cut: cut.map(|cut| (cut, cut.start())) };
+        let cut = cut.map(|cut| (cut, cut.start()));
+        let mut found = Walk { records: Some(found), cut };
+        let result = hold_together(&mut comparison, &mut archived, &mut found, progress).await;
+        compared.equal = comparison.equal();
+        compared.differences = comparison.different();
+        compared.compacted = comparison.gone();
+        comparisons.add(&comparison, compared);
+        match result {
+            Err(error) if is_fault(&error) => {
+                let text = format!("{target} was compared in part: {}", error.message());
+                comparisons.not_compared.push(text);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Pair {
+    /// Compares only the offsets that both sides answer for. The cut is walked on both sides alike.
+    fn overlap(&mut self, archived: (i64, i64), compared: &mut Compared) {
+        let (start, end) = self.stretch;
+        let (first, resume) = archived;
+        let count = |from: i64, to: i64| u64::try_from(to - from).unwrap_or(0);
+        compared.expired_offsets = count(first, start.min(resume));
+        compared.unarchived_offsets = count(resume.max(start), end);
+        self.stretch = (start.max(first), end.min(resume).max(start.max(first)));
+        if let Some(log) = &mut self.log {
+            let offsets = Some(vec![OffsetRange::new(self.stretch.0, self.stretch.1 - 1)]);
+            self.cut = Some(log.plan.selection.cut);
+            log.plan.selection = Selection { cut: Cut::default(), offsets };
+        }
+    }
+}
+
+/// The records of one side, those that a cut leaves out taken away.
+struct Walk<R> {
+    records: Option<R>,
+    cut: Option<(Cut, Side)>,
+}
+
+impl<R> Walk<R> {
+    fn keep(&mut self, batch: Batch) -> Batch {
+        let Some((cut, side)) = self.cut.as_mut().filter(|(cut, _)| !cut.window.is_everything()) else { return batch };
+        let judge = |timestamp: &i64| {
+            *side = cut.row(*side, *timestamp);
+            *side == Side::Inside
+        };
+        let keep: Vec<bool> = batch.timestamps().iter().map(judge).collect();
+        batch.select(&keep)
+    }
+}
+
+impl Walk<LogReader> {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let Some(records) = &mut self.records else { return Ok(None) };
+        let batch = records.next().await?;
+        Ok(batch.map(|batch| self.keep(batch)))
+    }
+}
+
+impl Walk<Reader> {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        let Some(records) = &mut self.records else { return Ok(None) };
+        let batch = records.next().await?;
+        Ok(batch.map(|batch| self.keep(batch)))
+    }
+}
+
+async fn hold_together(
+    comparison: &mut Comparison,
+    archived: &mut Walk<LogReader>,
+    found: &mut Walk<Reader>,
+    progress: &Progress,
+) -> Result<()> {
+    while let Some(batch) = found.next().await? {
+        progress.compared(batch.len() as u64);
+        comparison.found(batch);
+        while comparison.wants_archive() {
+            match archived.next().await? {
+                Some(batch) => comparison.archived(batch),
+                None => comparison.archive_ended(),
+            }
+            comparison.run();
+        }
+    }
+    comparison.topic_ended();
+    while let Some(batch) = archived.next().await? {
+        comparison.archived(batch);
+        comparison.run();
+    }
+    comparison.finish();
+    Ok(())
+}
+
+/// The offsets that the archive of `log` answers for: from the first to the one to publish next.
+fn answered(chain: &Chain, log: &ChosenLog) -> (i64, i64) {
+    let oldest = log.history.last().map_or(log.lineage, |(number, _)| *number);
+    let lineages = &chain.end().lineages;
+    let first = lineages.iter().find(|line| line.lineage == oldest).and_then(|line| line.first);
+    let of_lineage = chain.links.iter().rev().map(|link| &link.entry).find(|entry| entry.source.lineage == log.lineage);
+    let resume = of_lineage.and_then(|entry| entry.resume_offset);
+    let first = first.or(resume).unwrap_or(0);
+    (first, resume.unwrap_or(first))
+}
+
+/// True where the topic is certainly the log that was archived: the same cluster and the same topic id.
+fn is_same_log(chain: Option<&Chain>, log: Option<&ChosenLog>, cluster_id: &str, view: Option<&PartitionView>) -> bool {
+    let (Some(chain), Some(log), Some(view)) = (chain, log, view) else { return false };
+    log.topic_id.is_some() && log.topic_id == view.topic_id && chain.end().owner.cluster_id == cluster_id
+}
+
+/// True where the archive or the topic is at fault, and no service.
+fn is_fault(error: &ConnectError) -> bool {
+    matches!(error.kind(), Kind::Fatal | Kind::Data)
+}
+
+fn write_difference(out: &mut impl Write, difference: &Difference) -> std::io::Result<()> {
+    let Difference { topic, partition, archived_offset, topic_offset, field, archived, found } = difference;
+    let show = |text: &Option<String>| text.clone().unwrap_or_default();
+    let at = |offset: &Option<i64>| offset.map_or_else(|| "?".to_owned(), |offset| offset.to_string());
+    let (archived_offset, topic_offset) = (at(archived_offset), at(topic_offset));
+    match *field {
+        "missing" => writeln!(
+            out,
+            "{topic}-{partition}: archived offset {archived_offset} is missing in the topic: {}",
+            show(archived)
+        ),
+        "extra" => {
+            writeln!(out, "{topic}-{partition}: offset {topic_offset} of the topic is not archived: {}", show(found))
+        }
+        field => writeln!(
+            out,
+            "{topic}-{partition}: archived offset {archived_offset}, offset {topic_offset} of the topic: {field} is {}, \
+             archived was {}",
+            show(found),
+            show(archived)
+        ),
+    }
+}

@@ -1,0 +1,371 @@
+//! Bad input and faults, each as an operator would meet it: the real worker, a real broker, a real store.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::journey::{Worker, run, s3_settings};
+use crate::kit::proxy::HttpProxy;
+use crate::kit::{self, need, poll_until, wait_until};
+use crate::topic::{Record, consume, produce, records};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A lake in a folder of its own.
+struct Lake {
+    dir: PathBuf,
+}
+
+impl Lake {
+    fn new() -> Lake {
+        Lake { dir: kit::home::instance_dir("lake").unwrap() }
+    }
+
+    fn url(&self) -> String {
+        format!("file://{}", self.dir.display())
+    }
+
+    fn sink(&self, name: &str, topic: &str) -> Value {
+        sink(name, topic, &[("store.url", &self.url())])
+    }
+
+    /// The files of one partition's chain, in order.
+    fn chain(&self, topic: &str, partition: i32) -> Vec<PathBuf> {
+        files_below(&self.dir.join(format!("topics/{topic}/_manifests/partition={partition}")))
+    }
+
+    fn data(&self, topic: &str, partition: i32) -> Vec<PathBuf> {
+        files_below(&self.dir.join(format!("topics/{topic}/partition={partition}")))
+    }
+}
+
+fn sink(name: &str, topic: &str, settings: &[(&str, &str)]) -> Value {
+    let mut config = json!({
+        "connector.class": "io.lakeferry.LakeSinkConnector",
+        "topics": topic,
+        "rotate.age.ms": "500",
+    });
+    for (key, value) in settings {
+        config[*key] = json!(value);
+    }
+    json!({ "name": name, "config": config })
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with('.'));
+    files.sort();
+    files
+}
+
+fn task_trace(worker: &Worker, connector: &str) -> String {
+    let (_, status) = worker.request("GET", &format!("/connectors/{connector}/status"), &Value::Null);
+    status["tasks"][0]["trace"].as_str().unwrap_or_default().to_owned()
+}
+
+fn task_state(worker: &Worker, connector: &str) -> String {
+    let (_, status) = worker.request("GET", &format!("/connectors/{connector}/status"), &Value::Null);
+    status["tasks"][0]["state"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Waits until the task's trace holds `text`, whatever its state.
+fn wait_trace(worker: &Worker, connector: &str, text: &str) {
+    if poll_until(SOON, || task_trace(worker, connector).contains(text).then_some(())).is_none() {
+        panic!("no `{text}` in the trace: {}\n{}", task_trace(worker, connector), worker.log());
+    }
+}
+
+fn restore(lake: &Lake, bootstrap: &str, topic: &str, target: &str) -> (i32, String, String) {
+    let rename = format!("{topic}={target}");
+    run(&["restore", &lake.url(), "--bootstrap-server", bootstrap, "--topic", topic, "--rename", &rename, "--yes"])
+}
+
+#[test]
+fn odd_records_come_back_byte_for_byte() {
+    let kafka = need!(kit::kafka());
+    let topic = "o".repeat(249);
+    let any_time = ("message.timestamp.after.max.ms", "9223372036854775807");
+    kafka.create_topic(&topic, 1, &[("retention.ms", "-1"), ("max.message.bytes", "20000000"), any_time]).unwrap();
+    let mega = Some(vec![0x5a; 1 << 20]);
+    let header = |key: &str, value: Option<&[u8]>| (key.to_owned(), value.map(<[u8]>::to_vec));
+    let odd = [
+        Record { timestamp: Some(1), key: None, value: None, headers: vec![] },
+        Record { timestamp: Some(2), key: Some(vec![]), value: Some(vec![]), headers: vec![] },
+        Record { timestamp: Some(1_700_000_000_000), key: mega.clone(), value: mega.clone(), headers: vec![] },
+        Record {
+            timestamp: Some(5),
+            key: Some(vec![0, 255, 10]),
+            value: Some(vec![0xc3, 0x28]),
+            headers: vec![header("a", Some(b"1")), header("a", None), header("", Some(b"")), ("big".to_owned(), mega)],
+        },
+        Record { timestamp: Some(i64::MAX / 2), key: None, value: Some(vec![1; 8 << 20]), headers: vec![] },
+    ];
+    produce(&kafka.bootstrap(), &topic, 0, &odd);
+    for format in ["archive.parquet", "archive.avro"] {
+        let lake = Lake::new();
+        let connector = sink("odd", &topic, &[("store.url", &lake.url()), ("format", format)]);
+        let mut worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
+        worker.wait_archived("odd", odd.len() as i64, SOON);
+        worker.stop();
+        let target = format!("odd-{format}");
+        let (code, out, err) = restore(&lake, &kafka.bootstrap(), &topic, &target);
+        assert_eq!(code, 0, "{out}\n{err}");
+        assert_eq!(consume(&kafka.bootstrap(), &target, 0), odd, "{format}");
+    }
+}
+
+#[test]
+fn a_store_that_is_away_is_waited_for_and_the_status_says_so() {
+    let kafka = need!(kit::kafka());
+    let mut s3 = need!(kit::S3::start(kit::S3Options::default()));
+    s3.create_bucket("away").unwrap();
+    let topic = "store-away";
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    let settings = s3_settings(&s3, "away");
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    s3.kill();
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[sink("away", topic, &settings)]);
+    wait_trace(&worker, "away", "away");
+    assert_ne!(task_state(&worker, "away"), "FAILED");
+    s3.restart().unwrap();
+    worker.wait_archived("away", 10, SOON);
+    s3.kill();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    wait_trace(&worker, "away", "store-away-0");
+    assert_eq!(task_state(&worker, "away"), "RUNNING");
+    s3.restart().unwrap();
+    worker.wait_archived("away", 20, SOON);
+    assert_eq!(task_trace(&worker, "away"), "");
+}
+
+#[test]
+fn a_broker_that_is_away_is_waited_for() {
+    let mut kafka = need!(kit::Kafka::start(kit::KafkaOptions::default()));
+    let topic = "broker-away";
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    kafka.stop().unwrap();
+    let lake = Lake::new();
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink("away", topic)]);
+    kafka.restart().unwrap();
+    worker.wait_archived("away", 10, SOON);
+    kafka.kill();
+    kafka.restart().unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    worker.wait_archived("away", 20, SOON);
+    let spans = lake.data(topic, 0).len();
+    assert!(spans >= 2, "{spans} files");
+}
+
+#[test]
+fn wrong_credentials_and_missing_buckets_say_what_to_do() {
+    let (kafka, s3) = (need!(kit::kafka()), need!(kit::s3()));
+    s3.create_bucket("private").unwrap();
+    let topic = "credentials";
+    kafka.create_topic(topic, 1, &[]).unwrap();
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[]);
+    let with = |bucket: &str, secret: &str| {
+        let mut settings = s3_settings(s3, bucket);
+        settings
+            .iter_mut()
+            .filter(|(key, _)| key.ends_with("secret_access_key"))
+            .for_each(|pair| pair.1 = secret.into());
+        settings
+    };
+    for (name, bucket, secret) in [("secret", "private", "wrong"), ("bucket", "no-such-bucket", kit::S3::SECRET_KEY)] {
+        let settings = with(bucket, secret);
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        worker.create(&sink(name, topic, &settings));
+        wait_trace(&worker, name, bucket);
+        assert!(!task_trace(&worker, name).contains("wrong"), "no secret in a trace");
+    }
+}
+
+#[test]
+fn a_bad_config_is_refused_before_anything_starts() {
+    let kafka = need!(kit::kafka());
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[]);
+    for (key, value) in [
+        ("flush.size", "many"),
+        ("flush.size", "0"),
+        ("format", "archive.zip"),
+        ("codec", "brotli"),
+        ("rotate.age.ms", "-5"),
+        ("timezone", "Mars/Base"),
+        ("store.url", "ftp://x/y"),
+        ("topics.dir", "../up"),
+    ] {
+        let connector = sink("bad", "any", &[("store.url", "file:///tmp"), (key, value)]);
+        let (status, answer) = worker.request("POST", "/connectors", &connector);
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains(key) && message.contains(value), "{key}={value}: {status} {answer}");
+    }
+    let (_, names) = worker.request("GET", "/connectors", &Value::Null);
+    assert_eq!(names, json!([]));
+}
+
+#[test]
+fn a_topic_that_appears_later_is_archived_and_a_deleted_one_kept() {
+    let kafka = need!(kit::kafka());
+    let (topic, lake) = ("comes-and-goes", Lake::new());
+    let connector = sink(
+        "late",
+        topic,
+        &[
+            ("store.url", &lake.url()),
+            ("rotate.age.ms", "3000"),
+            ("consumer.override.topic.metadata.refresh.interval.ms", "500"),
+            ("consumer.override.metadata.max.age.ms", "500"),
+        ],
+    );
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
+    worker.wait_state("late", "RUNNING", SOON);
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    worker.wait_archived("late", 10, SOON);
+    kafka.delete_topic(topic).unwrap();
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(20));
+    let lineages = |lake: &Lake| {
+        let end = lake.chain(topic, 0).pop()?;
+        let entry: Value = serde_json::from_slice(&std::fs::read(end).unwrap()).unwrap();
+        Some((entry["source"]["lineage"].as_i64()?, entry["totals"]["records"].as_i64()?))
+    };
+    wait_until("the new topic is archived as a new lineage", SOON * 2, || lineages(&lake) == Some((2, 20))).unwrap();
+    worker.stop();
+    let (code, out, err) = restore(&lake, &kafka.bootstrap(), topic, "comes-back");
+    assert_eq!(code, 0, "{out}\n{err}");
+    assert_eq!(consume(&kafka.bootstrap(), "comes-back", 0), records(20));
+}
+
+#[test]
+fn a_damaged_truncated_or_newer_manifest_is_never_overwritten() {
+    let kafka = need!(kit::kafka());
+    type Harm = fn(Vec<u8>) -> Vec<u8>;
+    let damage: [(&str, Harm); 3] = [
+        ("damaged", |mut bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            bytes
+        }),
+        ("truncated", |bytes| bytes[..bytes.len() / 2].to_vec()),
+        ("newer", |bytes| String::from_utf8(bytes).unwrap().replace("\"version\":1,", "\"version\":2,").into_bytes()),
+    ];
+    for (name, harm) in damage {
+        let (topic, lake) = (format!("manifest-{name}"), Lake::new());
+        kafka.create_topic(&topic, 1, &[("retention.ms", "-1")]).unwrap();
+        produce(&kafka.bootstrap(), &topic, 0, &records(10));
+        let mut worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink(name, &topic)]);
+        worker.wait_archived(name, 10, SOON);
+        worker.stop();
+        let end = lake.chain(&topic, 0).pop().unwrap();
+        let harmed = harm(std::fs::read(&end).unwrap());
+        std::fs::write(&end, &harmed).unwrap();
+        produce(&kafka.bootstrap(), &topic, 0, &records(5));
+        worker.restart();
+        wait_trace(&worker, name, end.file_name().unwrap().to_str().unwrap());
+        assert_eq!(task_state(&worker, name), "FAILED");
+        assert_eq!(std::fs::read(&end).unwrap(), harmed, "{name}");
+        assert_eq!(lake.chain(&topic, 0).pop().unwrap(), end, "nothing was written behind it");
+        let (code, out, err) = run(&["verify", &lake.url(), "--level", "manifest"]);
+        assert_eq!(code, 1, "{name}: {out}\n{err}");
+    }
+}
+
+#[test]
+fn missing_and_altered_objects_stop_a_restore_before_a_wrong_byte() {
+    let kafka = need!(kit::kafka());
+    for name in ["missing", "altered"] {
+        let (topic, lake) = (format!("object-{name}"), Lake::new());
+        kafka.create_topic(&topic, 1, &[("retention.ms", "-1")]).unwrap();
+        produce(&kafka.bootstrap(), &topic, 0, &records(50));
+        let mut worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink(name, &topic)]);
+        worker.wait_archived(name, 50, SOON);
+        worker.stop();
+        let object = lake.data(&topic, 0).remove(0);
+        if name == "missing" {
+            std::fs::remove_file(&object).unwrap();
+        } else {
+            let mut bytes = std::fs::read(&object).unwrap();
+            bytes[20] ^= 1;
+            std::fs::write(&object, bytes).unwrap();
+        }
+        let file = object.file_name().unwrap().to_str().unwrap();
+        let (code, out, err) = run(&["verify", &lake.url(), "--level", "objects"]);
+        assert!(code == 1 && (out.contains(file) || err.contains(file)), "{code} {out}\n{err}");
+        let target = format!("target-{name}");
+        let (code, out, err) = restore(&lake, &kafka.bootstrap(), &topic, &target);
+        assert!(code != 0 && err.contains(file), "{code} {out}\n{err}");
+        let written = kafka.topic(&target).unwrap().map(|_| consume(&kafka.bootstrap(), &target, 0));
+        assert!(written.unwrap_or_default().is_empty(), "nothing of the damaged block was written");
+    }
+}
+
+#[test]
+fn a_second_connector_on_the_same_archive_is_refused_by_name() {
+    let kafka = need!(kit::kafka());
+    let (topic, lake) = ("two-owners", Lake::new());
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink("first", topic)]);
+    worker.wait_archived("first", 10, SOON);
+    worker.create(&lake.sink("second", topic));
+    wait_trace(&worker, "second", "connect-first");
+    assert_eq!(task_state(&worker, "second"), "FAILED");
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    worker.wait_archived("first", 20, SOON);
+}
+
+#[test]
+fn an_archive_whose_first_manifests_are_gone_is_refused() {
+    let kafka = need!(kit::kafka());
+    let (topic, lake) = ("lifecycle-rule", Lake::new());
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink("rule", topic)]);
+    worker.wait_archived("rule", 10, SOON);
+    worker.stop();
+    let data = lake.data(topic, 0);
+    for gone in lake.chain(topic, 0) {
+        std::fs::remove_file(gone).unwrap();
+        worker.restart();
+        wait_trace(&worker, "rule", "_manifests");
+        assert_eq!(task_state(&worker, "rule"), "FAILED");
+        worker.stop();
+    }
+    assert_eq!(lake.data(topic, 0), data);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the minute is one of the outside world")]
+fn nothing_is_written_while_twenty_topics_are_idle_and_a_task_comes_and_goes() {
+    let (kafka, s3) = (need!(kit::kafka()), need!(kit::s3()));
+    s3.create_bucket("idle").unwrap();
+    let proxy = HttpProxy::start(s3.address()).unwrap();
+    let topics: Vec<_> = (0..20).map(|n| format!("idle-{n}")).collect();
+    for topic in &topics {
+        kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+        produce(&kafka.bootstrap(), topic, 0, &records(3));
+    }
+    let mut settings = s3_settings(s3, "idle");
+    settings.iter_mut().filter(|(key, _)| key == "store.aws_endpoint").for_each(|pair| pair.1 = proxy.url());
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut connector = sink("idle", &topics.join(","), &settings);
+    connector["config"]["tasks.max"] = json!("2");
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
+    worker.wait_archived("idle", 60, SOON);
+    proxy.clear();
+    let start = std::time::Instant::now();
+    // The rebalance in between: one of the two tasks leaves the group and comes back.
+    let (status, _) = worker.request("POST", "/connectors/idle/tasks/0/restart", &Value::Null);
+    assert_eq!(status, 204);
+    let minute = Duration::from_secs(60);
+    wait_until("a minute passes", minute * 2, || start.elapsed() >= minute).unwrap();
+    let probe = |request: &kit::proxy::HttpRequest| request.path.contains("probe");
+    let writes: Vec<_> = proxy.requests().into_iter().filter(|r| r.is_write() && !probe(r)).collect();
+    assert!(writes.is_empty(), "{writes:?}");
+    worker.wait_state("idle", "RUNNING", SOON);
+}
