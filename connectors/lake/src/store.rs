@@ -76,7 +76,20 @@ static SCHEMES: &[(&str, Opener)] = &[
 /// `Config`, naming the setting and the remedy.
 pub fn open(url: &str, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Lake> {
     let parsed = parse(url)?;
-    let scheme = parsed.scheme();
+    let (store, multipart) = opener(&parsed)?(&parsed, options, hadoop_conf_dir)?;
+    Ok(Lake { store, url: url.to_owned(), multipart })
+}
+
+/// Looks at `url` alone: whether it is one, of a scheme that there is a store for.
+///
+/// # Errors
+/// As [`open`].
+pub fn check(url: &str) -> Result<()> {
+    opener(&parse(url)?).map(drop)
+}
+
+fn opener(url: &Url) -> Result<Opener> {
+    let scheme = url.scheme();
     let Some((_, opener)) = SCHEMES.iter().find(|(name, _)| *name == scheme) else {
         let known = SCHEMES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let why = match scheme {
@@ -85,8 +98,7 @@ pub fn open(url: &str, options: &BTreeMap<String, String>, hadoop_conf_dir: Opti
         };
         return Err(ConnectError::config(format!("store.url={url} cannot be opened: {why}; use one of: {known}")));
     };
-    let (store, multipart) = opener(&parsed, options, hadoop_conf_dir)?;
-    Ok(Lake { store, url: url.to_owned(), multipart })
+    Ok(*opener)
 }
 
 /// A URL, or a plain path of the local disk.

@@ -31,6 +31,7 @@ use crate::config::{SinkSettings, sink_def};
 use crate::format;
 use crate::layout::Layout;
 use crate::manifest::ManifestStore;
+use crate::store;
 
 /// The class that configs name.
 pub const CLASS: &str = "io.lakeferry.LakeSinkConnector";
@@ -69,7 +70,7 @@ impl Connector for LakeSinkConnector {
                     .err()
                     .map(|error| format!("codec={}: {error}", settings.codec.as_deref().unwrap_or("zstd"))),
             ),
-            ("store.url", settings.lake.open().err().map(|error| error.message().to_owned())),
+            ("store.url", store::check(&settings.lake.url).err().map(|error| error.message().to_owned())),
         ];
         for (key, refusal) in refusals {
             if let Some(value) = values.iter_mut().find(|value| value.name == key) {
