@@ -105,11 +105,12 @@ fn odd_records_come_back_byte_for_byte() {
     produce(&kafka.bootstrap(), &topic, 0, &odd);
     for format in ["archive.parquet", "archive.avro"] {
         let lake = Lake::new();
-        let connector = sink("odd", &topic, &[("store.url", &lake.url()), ("format", format)]);
-        let mut worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
-        worker.wait_archived("odd", odd.len() as i64, SOON);
-        worker.stop();
+        // A name of its own for each: the group of the first holds offsets that are none of the second's.
         let target = format!("odd-{format}");
+        let connector = sink(&target, &topic, &[("store.url", &lake.url()), ("format", format)]);
+        let mut worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
+        worker.wait_archived(&target, odd.len() as i64, SOON);
+        worker.stop();
         let (code, out, err) = restore(&lake, &kafka.bootstrap(), &topic, &target);
         assert_eq!(code, 0, "{out}\n{err}");
         assert_eq!(consume(&kafka.bootstrap(), &target, 0), odd, "{format}");
