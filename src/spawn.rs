@@ -25,7 +25,8 @@ pub fn spawn<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> Spawned<T> {
     let name = name.into();
-    let span = tracing::info_span!("spawned", name);
+    // What it does is its own affair, not that of whoever started it.
+    let span = tracing::info_span!(parent: None, "in", name);
     let handle = tokio::spawn(guard(future).instrument(span));
     Spawned { name, handle: AbortOnDropHandle::new(handle) }
 }

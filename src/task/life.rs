@@ -3,6 +3,7 @@
 //! called again after it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use lakeferry_api::connector::Task as ConnectorTask;
 use lakeferry_api::{ConnectError, Connector, Positions, RecordForm, Result, SinkTask, SourceTask};
@@ -122,6 +123,18 @@ async fn live_source(build: Build, task: Box<dyn SourceTask>, control: &mut Cont
     outcome.flatten()
 }
 
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    /// `offset.flush.interval.ms`.
+    pub(super) flush_interval: Duration,
+    /// `offset.flush.timeout.ms`: a commit that takes longer is worth a word.
+    pub(super) flush_timeout: Duration,
+    /// The longest wait for the brokers, or the offset store, at the end of a task or an assignment. Two such waits fit
+    /// into the grace that a stop has, so that an unreachable cluster does not cost the task its orderly end.
+    pub(super) end_patience: Duration,
+}
+
 /// What the loops are built from.
 struct Build {
     parts: Arc<Parts>,
@@ -154,10 +167,18 @@ impl Build {
             consumer,
             context: Arc::new(context),
             pipeline,
+            timing: self.timing(),
             voice: self.voice,
-            flush_interval: self.parts.worker.offset_flush_interval,
-            flush_timeout: self.parts.worker.offset_flush_timeout,
         }))
+    }
+
+    fn timing(&self) -> Timing {
+        let worker = &self.parts.worker;
+        Timing {
+            flush_interval: worker.offset_flush_interval,
+            flush_timeout: worker.offset_flush_timeout,
+            end_patience: worker.offset_flush_timeout.min(worker.task_shutdown_graceful_timeout / 3),
+        }
     }
 
     fn subscription(&self) -> Result<Subscription> {
@@ -223,8 +244,7 @@ impl Build {
             offsets: Arc::clone(&self.parts.offsets),
             tolerance,
             voice: Arc::clone(&self.voice),
-            flush_interval: worker.offset_flush_interval,
-            flush_timeout: worker.offset_flush_timeout,
+            timing: self.timing(),
         });
         Ok(SourceLoop::new(SourceParts {
             task,

@@ -32,6 +32,9 @@ pub(super) struct Refused {
     why: &'static str,
 }
 
+/// Positions as log lines show them.
+pub(super) struct Shown<'a>(pub(super) &'a Positions);
+
 impl PositionTable {
     /// A partition begins at `offset`; `committed` is true where the group holds that very offset, or nothing that is
     /// worth to be replaced before the first record.
@@ -116,6 +119,11 @@ impl PositionTable {
         refused
     }
 
+    /// The durable positions of all open partitions.
+    pub(super) fn all_durable(&self) -> Positions {
+        self.by_partition.iter().map(|(partition, position)| (partition.clone(), position.durable)).collect()
+    }
+
     /// What is durable and not yet committed.
     pub(super) fn to_commit(&self) -> Positions {
         self.by_partition
@@ -133,6 +141,17 @@ impl PositionTable {
                 position.committed = Some(offset);
             }
         }
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (partition, offset) in self.0 {
+            write!(f, "{separator}{partition}@{offset}")?;
+            separator = " ";
+        }
+        Ok(())
     }
 }
 

@@ -23,6 +23,7 @@ use super::State;
 use super::backoff::{Backoff, Throttle};
 use super::context::TaskSinkContext;
 use super::control::{Control, Wanted};
+use super::life::Timing;
 use super::pipeline::SinkPipeline;
 use super::positions::PositionTable;
 use super::voice::{Trouble, Voice};
@@ -43,8 +44,7 @@ pub(super) struct SinkParts {
     pub(super) context: Arc<TaskSinkContext>,
     pub(super) pipeline: SinkPipeline,
     pub(super) voice: Arc<Voice>,
-    pub(super) flush_interval: Duration,
-    pub(super) flush_timeout: Duration,
+    pub(super) timing: Timing,
 }
 
 /// A sink task in its loop.
@@ -60,6 +60,7 @@ pub(super) struct SinkLoop {
     next_commit: Duration,
     tick_backoff: Backoff,
     consumer_errors: Throttle,
+    consumer_in_trouble: bool,
 }
 
 impl SinkLoop {
@@ -74,9 +75,10 @@ impl SinkLoop {
             commit: Commit::Idle,
             paused: false,
             next_tick: now,
-            next_commit: now + parts.flush_interval,
+            next_commit: now + parts.timing.flush_interval,
             tick_backoff: backoff(),
             consumer_errors: Throttle::new(LOG_PERIOD),
+            consumer_in_trouble: false,
             clock,
             parts,
         }
@@ -158,11 +160,9 @@ impl SinkLoop {
     }
 
     async fn hear(&mut self, event: Event) -> Result<()> {
-        if !matches!(event, Event::Error(_)) {
-            self.parts.voice.trouble(Trouble::Consumer, None);
-        }
         match event {
             Event::Assigned(partitions) => {
+                self.consumer_is_well();
                 tracing::info!(partitions = ?Names(&partitions), "assigned");
                 self.opening.await_open(partitions);
                 self.open().await
@@ -178,7 +178,10 @@ impl SinkLoop {
                 self.close_lost(&partitions).await;
                 Ok(())
             }
-            Event::Batches(batches) => self.receive(batches).await,
+            Event::Batches(batches) => {
+                self.consumer_is_well();
+                self.receive(batches).await
+            }
             Event::OutOfRange(partition) => {
                 self.opening.await_place(partition, self.clock.monotonic() + PLACE_AFTER);
                 Ok(())
@@ -191,11 +194,21 @@ impl SinkLoop {
         if !error.is_retriable() {
             return Err(error.context("the consumer failed"));
         }
-        if let Some(held_back) = self.consumer_errors.admit(self.clock.monotonic()) {
+        let admitted = self.consumer_errors.admit(self.clock.monotonic());
+        if let Some(held_back) = admitted {
             tracing::warn!(error = error.trace(), held_back, "the consumer retries");
         }
-        self.parts.voice.trouble(Trouble::Consumer, Some(error.trace()));
+        if admitted.is_some() || !self.consumer_in_trouble {
+            self.consumer_in_trouble = true;
+            self.parts.voice.trouble(Trouble::Consumer, Some(error.trace()));
+        }
         Ok(())
+    }
+
+    fn consumer_is_well(&mut self) {
+        if std::mem::take(&mut self.consumer_in_trouble) {
+            self.parts.voice.trouble(Trouble::Consumer, None);
+        }
     }
 
     async fn receive(&mut self, batches: Vec<Batch>) -> Result<()> {

@@ -8,6 +8,7 @@ use lakeferry_api::{Kind, Positions, Result};
 
 use super::{SinkLoop, unrecoverable};
 use crate::spawn::within;
+use crate::task::positions::Shown;
 use crate::task::voice::Trouble;
 
 /// The commit that runs beside the loop.
@@ -37,7 +38,7 @@ impl Commit {
 impl SinkLoop {
     /// Asks the task what is durable of everything and begins to commit it.
     pub(super) async fn begin_commit(&mut self) -> Result<()> {
-        self.next_commit = self.clock.monotonic() + self.parts.flush_interval;
+        self.next_commit = self.clock.monotonic() + self.parts.timing.flush_interval;
         let consumed = self.positions.all_consumed();
         if consumed.is_empty() || matches!(self.commit, Commit::InFlight { .. }) {
             return Ok(());
@@ -55,14 +56,16 @@ impl SinkLoop {
             }
             Err(error) => return Err(unrecoverable(error)),
         }
-        let positions = self.positions.to_commit();
+        // While the consumer is in trouble a commit of what the group has already shows when that is over.
+        let positions =
+            if self.consumer_in_trouble { self.positions.all_durable() } else { self.positions.to_commit() };
         if positions.is_empty() {
             self.parts.voice.trouble(Trouble::Commit, None);
             return Ok(());
         }
         let (group, to_commit) = (self.parts.context.group.clone(), positions.clone());
         let result = Box::pin(async move { group.commit(&to_commit).await });
-        let overdue = Some(self.clock.monotonic() + self.parts.flush_timeout);
+        let overdue = Some(self.clock.monotonic() + self.parts.timing.flush_timeout);
         self.commit = Commit::InFlight { positions, overdue, result };
         Ok(())
     }
@@ -77,8 +80,8 @@ impl SinkLoop {
     pub(super) fn commit_is_overdue(&mut self) {
         if let Commit::InFlight { positions, overdue, .. } = &mut self.commit {
             *overdue = None;
-            let timeout_ms = self.parts.flush_timeout.as_millis();
-            tracing::warn!(?positions, timeout_ms, "the commit of offsets takes longer than offset.flush.timeout.ms");
+            let timeout_ms = self.parts.timing.flush_timeout.as_millis();
+            tracing::warn!(positions = %Shown(positions), timeout_ms, "the commit of offsets takes longer than offset.flush.timeout.ms");
             let what = format!("the commit of offsets takes longer than offset.flush.timeout.ms={timeout_ms}");
             self.parts.voice.trouble(Trouble::Commit, Some(what));
         }
@@ -87,7 +90,7 @@ impl SinkLoop {
     /// Waits for the commit in flight, so that the next one cannot be overtaken by it.
     pub(super) async fn await_commit(&mut self) {
         let clock = self.clock.clone();
-        match within(self.parts.flush_timeout, clock.as_ref(), self.commit_in_flight()).await {
+        match within(self.parts.timing.end_patience, clock.as_ref(), self.commit_in_flight()).await {
             Some(Some(result)) => self.commit_ended(result),
             Some(None) => {}
             None => {
@@ -97,15 +100,15 @@ impl SinkLoop {
         }
     }
 
-    /// Commits `positions` and waits for it, at most the flush timeout.
+    /// Commits `positions` and waits for it, but not for ever.
     pub(super) async fn commit_now(&mut self, positions: Positions) {
         if positions.is_empty() {
             return;
         }
         let group = self.parts.context.group.clone();
-        match within(self.parts.flush_timeout, self.clock.as_ref(), group.commit(&positions)).await {
+        match within(self.parts.timing.end_patience, self.clock.as_ref(), group.commit(&positions)).await {
             Some(result) => self.note_commit(&positions, result),
-            None => tracing::warn!(?positions, "the last commit of these partitions timed out"),
+            None => tracing::warn!(positions = %Shown(&positions), "the last commit of these partitions timed out"),
         }
     }
 
@@ -129,9 +132,10 @@ impl SinkLoop {
     fn note_commit(&mut self, positions: &Positions, result: Result<()>) {
         match result {
             Ok(()) => {
-                tracing::debug!(?positions, "committed");
+                tracing::debug!(positions = %Shown(positions), "committed");
                 self.positions.committed(positions);
                 self.parts.voice.trouble(Trouble::Commit, None);
+                self.consumer_is_well();
             }
             // The group takes the partitions away; the consumer says so next.
             Err(error) if error.kind() == Kind::Fenced => {

@@ -1,3 +1,5 @@
+mod chaos;
+
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{ConnectError, Kind, Positions, RecordForm};
 
@@ -399,8 +401,16 @@ async fn the_consumer_s_troubles_pass_or_fail_the_task_by_their_kind() {
     let (world, _sink, _handle) = reading().await;
     world.cluster.say(Event::Error(busy("all brokers down")));
     world.until("RUNNING (all brokers down)").await;
+    world.cluster.say(Event::Error(busy("one broker down")));
     world.cluster.say(Event::Batches(vec![batch(0, 10, 11)]));
     world.until("RUNNING").await;
+    assert!(!world.journal.has("RUNNING (one broker down)"), "one word is enough for a while");
+    // Without records, a commit shows that the brokers answer again.
+    world.cluster.say(Event::Error(busy("no coordinator")));
+    world.until("RUNNING (no coordinator)").await;
+    world.journal.take();
+    world.until("RUNNING").await;
+    assert_eq!(world.journal.take(), ["flush t-0@11 t-1@20", "commit t-0@11 t-1@20", "RUNNING"]);
     world.cluster.say(Event::Error(ConnectError::config("wrong password")));
     world.until("FAILED (the consumer failed\nCaused by: wrong password)").await;
 }

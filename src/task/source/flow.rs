@@ -15,6 +15,7 @@ use crate::backing::OffsetLog;
 use crate::spawn::within;
 use crate::task::acks::{Acks, Committable, Ticket};
 use crate::task::control::Control;
+use crate::task::life::Timing;
 use crate::task::pipeline::Produced;
 use crate::task::tolerance::{Failure, Stage, Tolerance};
 use crate::task::voice::{Trouble, Voice};
@@ -52,8 +53,7 @@ pub(in crate::task) struct FlowParts {
     pub(in crate::task) offsets: Arc<dyn OffsetLog>,
     pub(in crate::task) tolerance: Arc<Tolerance>,
     pub(in crate::task) voice: Arc<Voice>,
-    pub(in crate::task) flush_interval: Duration,
-    pub(in crate::task) flush_timeout: Duration,
+    pub(in crate::task) timing: Timing,
 }
 
 /// The records and offsets under way.
@@ -74,7 +74,7 @@ enum Commit {
 
 impl Flow {
     pub(in crate::task) fn new(parts: FlowParts) -> Self {
-        let next_commit = parts.tolerance.clock.monotonic() + parts.flush_interval;
+        let next_commit = parts.tolerance.clock.monotonic() + parts.timing.flush_interval;
         Self {
             parts,
             acks: Acks::default(),
@@ -150,23 +150,27 @@ impl Flow {
         }
     }
 
-    /// Waits for what is under way, at most the flush timeout, and stores how far everything got.
+    /// Waits a while for what is under way and stores how far everything got.
     pub(super) async fn drain(&mut self) {
         let clock = self.clock();
-        let deadline = clock.monotonic() + self.parts.flush_timeout;
+        let deadline = clock.monotonic() + self.parts.timing.end_patience;
+        let mut undelivered = None;
         while let Some(Some((landing, result))) =
             within(deadline.saturating_sub(clock.monotonic()), clock.as_ref(), self.deliveries.next()).await
         {
             match result {
                 Ok(()) => self.acks.acknowledge(&landing.ticket),
-                Err(error) => {
-                    tracing::warn!(topic = %landing.topic, error = error.trace(), "a record was not delivered")
-                }
+                Err(error) => drop(undelivered.get_or_insert(error)),
             }
         }
         let left = self.acks.unacknowledged();
         if left > 0 {
-            tracing::warn!(left, "not everything was acknowledged; those records are sent again after a restart");
+            let error = undelivered.map(|error| error.trace());
+            tracing::warn!(
+                left,
+                error,
+                "not everything was acknowledged; those records are sent again after a restart"
+            );
         }
         if self.finish_commit(deadline).await {
             self.begin_commit();
@@ -177,7 +181,7 @@ impl Flow {
     /// Waits for the commit in flight; false where that takes too long. Some time is left for it in any case.
     async fn finish_commit(&mut self, deadline: Duration) -> bool {
         let clock = self.clock();
-        let patience = deadline.saturating_sub(clock.monotonic()).max(self.parts.flush_timeout / 2);
+        let patience = deadline.saturating_sub(clock.monotonic()).max(self.parts.timing.end_patience / 2);
         match within(patience, clock.as_ref(), self.commit.ended_or_idle()).await {
             Some(Some(result)) => self.commit_ended(result),
             Some(None) => {}
@@ -195,7 +199,7 @@ impl Flow {
 
     fn do_what_is_due(&mut self) {
         let now = self.parts.tolerance.clock.monotonic();
-        let timeout_ms = self.parts.flush_timeout.as_millis();
+        let timeout_ms = self.parts.timing.flush_timeout.as_millis();
         if let Commit::InFlight { overdue, .. } = &mut self.commit
             && overdue.take_if(|overdue| *overdue <= now).is_some()
         {
@@ -210,7 +214,7 @@ impl Flow {
 
     fn begin_commit(&mut self) {
         let now = self.parts.tolerance.clock.monotonic();
-        self.next_commit = now + self.parts.flush_interval;
+        self.next_commit = now + self.parts.timing.flush_interval;
         if matches!(self.commit, Commit::InFlight { .. }) {
             return;
         }
@@ -224,7 +228,7 @@ impl Flow {
         let offsets: Vec<_> =
             committable.offsets().iter().map(|(partition, offset)| (partition.clone(), Some(offset.clone()))).collect();
         let result = Box::pin(async move { log.put(&connector, &offsets).await });
-        self.commit = Commit::InFlight { committable, overdue: Some(now + self.parts.flush_timeout), result };
+        self.commit = Commit::InFlight { committable, overdue: Some(now + self.parts.timing.flush_timeout), result };
     }
 
     fn commit_ended(&mut self, result: Result<()>) {

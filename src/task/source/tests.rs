@@ -90,10 +90,42 @@ async fn only_an_acknowledged_prefix_is_stored() {
     world.until("committed {\"file\":\"f\"}={\"at\":8}").await;
     assert_eq!(stored(&world).await, Some(8));
     world.journal.take();
-    // The third is never acknowledged: stopping waits offset.flush.timeout.ms for it.
+    // The third is never acknowledged: stopping waits a third of the grace for it.
     let begun = world.clock.monotonic_ms();
     world.stop(&mut handle).await;
-    assert_eq!((stored(&world).await, world.clock.monotonic_ms() - begun), (Some(8), 5_000));
+    assert_eq!((stored(&world).await, world.clock.monotonic_ms() - begun), (Some(8), 1_666));
+}
+
+#[tokio::test]
+async fn offsets_are_stored_one_round_at_a_time_while_records_go_on() {
+    let (world, source, mut handle) = running(RecordForm::Bytes, &[]);
+    world.offsets.hang(true);
+    source.on_poll(give(&[bytes(0, 1)]));
+    let slow = "RUNNING (storing source offsets takes longer than offset.flush.timeout.ms=5000)";
+    world.until(slow).await;
+    assert_eq!(world.clock.monotonic_ms(), 65_000);
+    source.on_poll(give(&[bytes(1, 2)]));
+    world.until("send t-0[1..2)").await;
+    world.advance_ms(300_000).await;
+    assert_eq!(world.journal.take().iter().filter(|line| *line == "storing hangs").count(), 1);
+    world.offsets.hang(false);
+    world.until("RUNNING").await;
+    assert_eq!(stored(&world).await, Some(1), "what was begun before the second record");
+    world.until("committed {\"file\":\"f\"}={\"at\":2}").await;
+
+    // A round that fails is made again.
+    world.offsets.refuse(ConnectError::retriable("disk full"));
+    source.on_poll(give(&[bytes(2, 3)]));
+    world.until("RUNNING (disk full)").await;
+    world.until("committed {\"file\":\"f\"}={\"at\":3}").await;
+
+    // At the end a store that hangs has its patience too.
+    world.offsets.hang(true);
+    source.on_poll(give(&[bytes(3, 4)]));
+    world.until("send t-0[3..4)").await;
+    let begun = world.clock.monotonic_ms();
+    assert_eq!(world.stop(&mut handle).await, ["storing hangs", "stop", "UNASSIGNED"]);
+    assert_eq!((world.clock.monotonic_ms() - begun, stored(&world).await), (1_666, Some(3)));
 }
 
 #[tokio::test]

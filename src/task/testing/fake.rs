@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use tokio::sync::Notify;
 
 use super::{Cluster, Journal, ManualClock, names, shown, shown_batches};
 use crate::backing::memory::MemoryOffsetLog;
+use crate::backing::{OffsetLog, SourceOffsets};
 use crate::config::catalog::{Catalog, Make, Plugin, PluginKind};
 use crate::config::worker::tests::worker;
+use crate::kafka::Clients;
 use crate::random::Random;
 use crate::task::{Handle, Parts, TaskFactory as _, TaskId, TaskSpec, Tasks};
 
@@ -53,16 +56,27 @@ pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) journal: Journal,
     pub(crate) cluster: Cluster,
-    pub(crate) offsets: Arc<MemoryOffsetLog>,
+    pub(crate) offsets: Arc<Offsets>,
     tasks: Tasks,
 }
 
 impl World {
     /// A worker with these settings, and offsets that are committed every 60 s for at most 5 s.
     pub(crate) fn new(settings: &[(&str, &str)]) -> Self {
-        let (clock, journal) = (ManualClock::new(), Journal::default());
+        let journal = Journal::default();
         let cluster = Cluster::new(journal.clone());
-        let offsets = Arc::new(MemoryOffsetLog::default());
+        Self::with((journal, cluster.clone()), settings, Arc::new(cluster))
+    }
+
+    /// The same with clients of the test's own making.
+    pub(crate) fn of(settings: &[(&str, &str)], clients: Arc<dyn Clients>) -> Self {
+        let journal = Journal::default();
+        Self::with((journal.clone(), Cluster::new(journal)), settings, clients)
+    }
+
+    fn with((journal, cluster): (Journal, Cluster), settings: &[(&str, &str)], clients: Arc<dyn Clients>) -> Self {
+        let clock = ManualClock::new();
+        let offsets = Arc::new(Offsets { journal: journal.clone(), ..Offsets::default() });
         let converters = [("key.converter", "TextConverter"), ("value.converter", "TextConverter")];
         let header_converter = [("header.converter", "TextHeaderConverter")];
         let all: Vec<_> = converters.iter().chain(&header_converter).chain(settings).copied().collect();
@@ -70,7 +84,7 @@ impl World {
             catalog: Arc::new(catalog()),
             worker: Arc::new(worker(&all)),
             worker_id: "worker:8083".to_owned(),
-            clients: Arc::new(cluster.clone()),
+            clients,
             offsets: offsets.clone(),
             clock: clock.clone(),
             executor: Arc::new(Inline),
@@ -133,6 +147,49 @@ impl World {
         handle.stop();
         self.clock.drive(handle.join(Duration::from_secs(60))).await;
         self.journal.take()
+    }
+}
+
+/// Source offsets in memory; storing them may be made to hang.
+#[derive(Default)]
+pub(crate) struct Offsets {
+    journal: Journal,
+    stored: MemoryOffsetLog,
+    hangs: AtomicBool,
+    freed: Notify,
+    refusals: Mutex<VecDeque<ConnectError>>,
+}
+
+impl Offsets {
+    pub(crate) fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::SeqCst);
+        self.freed.notify_waiters();
+    }
+
+    pub(crate) fn refuse(&self, error: ConnectError) {
+        self.refusals.lock().unwrap().push_back(error);
+    }
+}
+
+#[async_trait]
+impl OffsetLog for Offsets {
+    async fn get(&self, connector: &str, partition: &SourcePartition) -> Result<Option<SourceOffset>> {
+        self.stored.get(connector, partition).await
+    }
+
+    async fn all(&self, connector: &str) -> Result<SourceOffsets> {
+        self.stored.all(connector).await
+    }
+
+    async fn put(&self, connector: &str, offsets: &[(SourcePartition, Option<SourceOffset>)]) -> Result<()> {
+        if self.hangs.load(Ordering::SeqCst) {
+            self.journal.note("storing hangs");
+            self.freed.notified().await;
+        }
+        if let Some(error) = self.refusals.lock().unwrap().pop_front() {
+            return Err(error);
+        }
+        self.stored.put(connector, offsets).await
     }
 }
 

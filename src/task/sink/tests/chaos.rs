@@ -1,0 +1,527 @@
+//! The sink loop against a modelled group and log, with faults by chance: rebalances, losses, retention, pauses, seeks,
+//! failing opens, puts, flushes and commits. The ledger refuses whatever the contract forbids while it runs; once the
+//! faults cease, every record that was not removed is durable, and exactly once where the task keeps its position.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use lakeferry_api::connector::Task;
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{
+    Batch, BatchBuilder, Closing, Config, ConnectError, PartitionView, Positions, RecordForm, Result, SinkContext,
+    SinkTask, TopicPartition, TopicView,
+};
+use proptest::prelude::*;
+use tokio::sync::Notify;
+
+use crate::kafka::{Admin, Clients, Consumer, Event, GroupMember, Producer, Subscription};
+use crate::random::Random;
+use crate::task::testing::fake::World;
+use crate::task::testing::{partition, shown_batches};
+
+const PARTITIONS: i32 = 4;
+
+/// Partitions with an even number are the task's own to place; the others begin where the group says.
+fn keeps_position(partition: &TopicPartition) -> bool {
+    partition.partition % 2 == 0
+}
+
+#[derive(Clone)]
+struct Model {
+    shared: Arc<Mutex<Shared>>,
+    woken: Arc<Notify>,
+    random: Arc<Random>,
+}
+
+#[derive(Default)]
+struct Shared {
+    logs: BTreeMap<TopicPartition, Log>,
+    owned: BTreeMap<TopicPartition, Owned>,
+    revoked: BTreeSet<TopicPartition>,
+    events: VecDeque<Event>,
+    committed: Positions,
+    open: BTreeMap<TopicPartition, Open>,
+    durable: BTreeMap<TopicPartition, Durable>,
+    refused: Option<String>,
+    context: Option<Arc<dyn SinkContext>>,
+    healed: bool,
+}
+
+#[derive(Default)]
+struct Log {
+    start: i64,
+    end: i64,
+    /// Removed before they were durable.
+    removed: BTreeSet<i64>,
+}
+
+#[derive(Default)]
+struct Owned {
+    position: Option<i64>,
+    paused: bool,
+}
+
+struct Open {
+    /// -1 before the first batch of a partition that the group places.
+    next: i64,
+    /// A seek was asked for and no batch came since.
+    sought: bool,
+    buffer: Vec<i64>,
+}
+
+#[derive(Default)]
+struct Durable {
+    upto: i64,
+    offsets: Vec<i64>,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let model = Self { shared: Arc::default(), woken: Arc::default(), random: Arc::new(Random::seeded(seed)) };
+        for number in 0..PARTITIONS {
+            model.lock().logs.insert(partition(number), Log::default());
+            model.lock().durable.insert(partition(number), Durable::default());
+        }
+        model
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+
+    /// True `percent` times in a hundred, and never once the faults have ceased.
+    fn fails(&self, percent: u64) -> bool {
+        !self.lock().healed && self.random.below(100) < percent
+    }
+
+    fn any_partition(&self) -> TopicPartition {
+        partition(i32::try_from(self.random.below(PARTITIONS as u64)).unwrap())
+    }
+
+    /// Something happens to the cluster.
+    fn shake(&self) {
+        let chosen = self.any_partition();
+        let dice = self.random.below(100);
+        let amount = i64::try_from(self.random.below(30)).unwrap();
+        let mut shared = self.lock();
+        match dice {
+            0..40 => shared.logs.get_mut(&chosen).unwrap().end += amount,
+            40..60 => shared.assign(&chosen),
+            60..70 if shared.owned.contains_key(&chosen) && !shared.revoked.contains(&chosen) => {
+                shared.revoked.insert(chosen.clone());
+                shared.events.push_back(Event::Revoked(vec![chosen]));
+            }
+            70..75 if shared.owned.contains_key(&chosen) && !shared.revoked.contains(&chosen) => {
+                shared.owned.remove(&chosen);
+                shared.events.push_back(Event::Lost(vec![chosen]));
+            }
+            75..78 => shared.retain(&chosen, amount),
+            78..82 => {
+                // The task wants to read again what it had only buffered, or what it has.
+                let upto = shared.durable[&chosen].upto;
+                let context = shared.context.clone();
+                if let (Some(context), Some(open)) = (context, shared.open.get_mut(&chosen)) {
+                    open.buffer.clear();
+                    open.next = upto;
+                    open.sought = true;
+                    context.seek(&chosen, upto);
+                }
+            }
+            82..85 => shared.events.push_back(Event::Error(ConnectError::retriable("broker down"))),
+            _ => {}
+        }
+        drop(shared);
+        self.woken.notify_one();
+    }
+}
+
+impl Shared {
+    fn assign(&mut self, chosen: &TopicPartition) {
+        if !self.owned.contains_key(chosen) {
+            self.owned.insert(chosen.clone(), Owned::default());
+            self.events.push_back(Event::Assigned(vec![chosen.clone()]));
+        }
+    }
+
+    fn retain(&mut self, chosen: &TopicPartition, records: i64) {
+        let upto = self.durable[chosen].upto;
+        let log = self.logs.get_mut(chosen).unwrap();
+        let start = (log.start + records).min(log.end);
+        log.removed.extend((log.start..start).filter(|offset| *offset >= upto));
+        log.start = start;
+    }
+
+    /// The next event of the consumer, where there is one.
+    fn next(&mut self, random: &Random) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let fetched = |(partition, owned): (&TopicPartition, &mut Owned)| {
+            let position = owned.position.filter(|_| !owned.paused)?;
+            let log = &self.logs[partition];
+            if self.revoked.contains(partition) || position == log.end {
+                return None;
+            }
+            if position < log.start {
+                owned.position = None;
+                return Some(Event::OutOfRange(partition.clone()));
+            }
+            let next = (position + 1 + i64::try_from(random.below(10)).unwrap()).min(log.end);
+            owned.position = Some(next);
+            let mut builder = BatchBuilder::new(partition.clone(), position);
+            for offset in (position..next).filter(|offset| is_record(*offset)) {
+                builder.push(offset, (1, None), None, None);
+            }
+            Some(Event::Batches(vec![builder.build(next)]))
+        };
+        self.owned.iter_mut().find_map(fetched)
+    }
+
+    fn refuse(&mut self, what: String) {
+        self.refused.get_or_insert(what);
+    }
+
+    fn publish(&mut self, partition: &TopicPartition) {
+        let Some(open) = self.open.get_mut(partition) else { return };
+        let durable = self.durable.get_mut(partition).unwrap();
+        durable.offsets.append(&mut open.buffer);
+        durable.upto = durable.upto.max(open.next);
+    }
+}
+
+/// Every seventh offset is a control record.
+fn is_record(offset: i64) -> bool {
+    offset % 7 != 6
+}
+
+struct ModelConsumer(Model);
+
+#[async_trait]
+impl Consumer for ModelConsumer {
+    async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.0.lock().next(&self.0.random) {
+                return event;
+            }
+            self.0.woken.notified().await;
+        }
+    }
+
+    fn start_at(&mut self, positions: &Positions) {
+        let mut shared = self.0.lock();
+        for (partition, offset) in positions {
+            if let Some(owned) = shared.owned.get_mut(partition) {
+                *owned = Owned { position: Some(*offset), paused: false };
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        let mut shared = self.0.lock();
+        for partition in std::mem::take(&mut shared.revoked) {
+            shared.owned.remove(&partition);
+        }
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
+        if let Some(owned) = self.0.lock().owned.get_mut(partition) {
+            owned.position = Some(offset);
+        }
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) {
+        for (partition, owned) in &mut self.0.lock().owned {
+            owned.paused |= partitions.contains(partition);
+        }
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        for (partition, owned) in &mut self.0.lock().owned {
+            owned.paused &= !partitions.contains(partition);
+        }
+    }
+
+    fn group(&self) -> Arc<dyn GroupMember> {
+        Arc::new(self.0.clone())
+    }
+
+    async fn close(&mut self) {}
+}
+
+#[async_trait]
+impl GroupMember for Model {
+    async fn commit(&self, positions: &Positions) -> Result<()> {
+        if self.fails(20) {
+            return Err(ConnectError::retriable("no coordinator"));
+        }
+        let mut shared = self.lock();
+        for (partition, offset) in positions {
+            if !shared.owned.contains_key(partition) {
+                return Err(ConnectError::fenced(format!("{partition} has another owner")));
+            }
+            // What was removed before it was read needs no durability.
+            let durable = shared.durable[partition].upto.max(shared.logs[partition].start);
+            if *offset > durable {
+                shared.refuse(format!("{partition} committed at {offset}, durable only to {durable}"));
+            }
+            shared.committed.insert(partition.clone(), *offset);
+        }
+        Ok(())
+    }
+
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
+        if self.fails(20) {
+            return Err(ConnectError::retriable("no coordinator"));
+        }
+        let mut committed = self.lock().committed.clone();
+        committed.retain(|partition, _| partitions.contains(partition));
+        Ok(committed)
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.lock().owned.get(partition)?.position
+    }
+}
+
+/// A sink that buffers, publishes by chance, and checks what it is given.
+struct Ledger {
+    model: Model,
+    failed: Option<String>,
+}
+
+#[async_trait]
+impl SinkTask for Ledger {
+    async fn start(&mut self, context: Arc<dyn SinkContext>, _: &Config) -> Result<()> {
+        self.model.lock().context = Some(context);
+        Ok(())
+    }
+
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Positions> {
+        if self.model.fails(30) {
+            return Err(ConnectError::retriable("no store"));
+        }
+        let mut shared = self.model.lock();
+        let mut starts = Positions::new();
+        for partition in partitions {
+            let upto = shared.durable[partition].upto;
+            let next = if keeps_position(partition) { upto } else { -1 };
+            if shared.open.insert(partition.clone(), Open { next, sought: false, buffer: Vec::new() }).is_some() {
+                shared.refuse(format!("{partition} was opened twice"));
+            }
+            if keeps_position(partition) {
+                starts.insert(partition.clone(), upto);
+            }
+        }
+        Ok(starts)
+    }
+
+    async fn put(&mut self, batches: &[Batch]) -> Result<()> {
+        if batches.is_empty() {
+            return if self.model.fails(5) { Err(ConnectError::retriable("a tick failed")) } else { Ok(()) };
+        }
+        let text = shown_batches(batches);
+        let fails = self.model.fails(25);
+        let publishes = self.model.random.below(100) < 30;
+        let mut shared = self.model.lock();
+        if let Some(failed) = self.failed.take() {
+            // What was revoked, lost or sought meanwhile is left out; the rest comes in the same order.
+            if !is_part(&text, &failed) {
+                shared.refuse(format!("after '{failed}' failed came '{text}'"));
+            }
+        }
+        if fails {
+            self.failed = Some(text);
+            return Err(ConnectError::retriable("the store is slow"));
+        }
+        for batch in batches {
+            let Some(open) = shared.open.get_mut(batch.partition()) else {
+                shared.refuse(format!("{} was put but is not open", batch.partition()));
+                continue;
+            };
+            if open.next != -1 && open.next != batch.base_offset() {
+                let expected = open.next;
+                shared.refuse(format!("{text} does not continue {expected}"));
+                continue;
+            }
+            open.next = batch.next_offset();
+            open.sought = false;
+            open.buffer.extend(batch.offsets());
+            if publishes {
+                shared.publish(batch.partition());
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, consumed: &Positions) -> Result<Positions> {
+        if self.model.fails(20) {
+            return Err(ConnectError::retriable("cannot flush now"));
+        }
+        let mut shared = self.model.lock();
+        let mut durable = Positions::new();
+        for (partition, offset) in consumed {
+            let next = shared.open.get(partition).map(|open| (open.next, open.sought));
+            if next.is_none_or(|(next, sought)| next != *offset && next != -1 && !sought) {
+                shared.refuse(format!("{partition} is said to be consumed to {offset}, but {next:?} is"));
+            }
+            durable.insert(partition.clone(), shared.durable[partition].upto);
+        }
+        Ok(durable)
+    }
+
+    async fn close(&mut self, partitions: &[TopicPartition], why: Closing) -> Result<Positions> {
+        let mut shared = self.model.lock();
+        let mut durable = Positions::new();
+        for partition in partitions {
+            if why == Closing::Revoked {
+                shared.publish(partition);
+                durable.insert(partition.clone(), shared.durable[partition].upto);
+            }
+            if shared.open.remove(partition).is_none() {
+                shared.refuse(format!("{partition} was closed but is not open"));
+            }
+        }
+        Ok(durable)
+    }
+}
+
+/// True where the words of `part` are words of `whole`, in order.
+fn is_part(part: &str, whole: &str) -> bool {
+    let mut words = whole.split(' ');
+    part.split(' ').take_while(|word| whole.split(' ').any(|known| known == *word)).all(|word| words.any(|w| w == word))
+}
+
+impl Clients for Model {
+    fn consumer(&self, _: &Config, _: &Subscription) -> Result<Box<dyn Consumer>> {
+        Ok(Box::new(ModelConsumer(self.clone())))
+    }
+
+    fn producer(&self, _: &Config) -> Result<Arc<dyn Producer>> {
+        Err(ConnectError::fatal("a sink has no producer"))
+    }
+
+    fn admin(&self, _: &Config) -> Result<Arc<dyn Admin>> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl Admin for Model {
+    async fn cluster_id(&self) -> Result<String> {
+        Ok("model".to_owned())
+    }
+
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
+        if self.fails(20) {
+            return Err(ConnectError::retriable("no broker"));
+        }
+        let shared = self.lock();
+        let Log { start, end, .. } = shared.logs[partition];
+        let view = PartitionView { log_start_offset: start, last_stable_offset: end, ..PartitionView::default() };
+        Ok(PartitionView { end_offset: Some(end), ..view })
+    }
+
+    async fn topic(&self, topic: &str) -> Result<TopicView> {
+        Err(ConnectError::not_found(topic))
+    }
+
+    async fn topics(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
+        Ok(None)
+    }
+
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
+        Err(ConnectError::config(&topic.name))
+    }
+
+    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, String>) -> Result<()> {
+        Err(ConnectError::config(topic))
+    }
+
+    async fn group_offsets(&self, _: &str) -> Result<Positions> {
+        Ok(self.lock().committed.clone())
+    }
+
+    async fn group_is_live(&self, _: &str) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {
+        Err(ConnectError::conflict(group))
+    }
+
+    async fn delete_group_offsets(&self, group: &str, _: &[TopicPartition]) -> Result<()> {
+        Err(ConnectError::conflict(group))
+    }
+
+    async fn delete_group(&self, group: &str) -> Result<()> {
+        Err(ConnectError::conflict(group))
+    }
+}
+
+async fn live(seed: u64, steps: u64) -> std::result::Result<(), String> {
+    let model = Model::new(seed);
+    let world = World::of(&[("offset.flush.interval.ms", "1000")], Arc::new(model.clone()));
+    let ledger = Task::Sink(Box::new(Ledger { model: model.clone(), failed: None }));
+    let mut handle = world.spawn((ledger, RecordForm::Bytes), &[("topics", "t")], false).unwrap();
+    for _ in 0..steps {
+        model.shake();
+        match model.random.below(20) {
+            0 => handle.pause(),
+            1..4 => handle.resume(),
+            _ => {}
+        }
+        world.advance_ms(model.random.below(300)).await;
+    }
+    model.lock().healed = true;
+    handle.resume();
+    world.advance_ms(30_000).await;
+    for number in 0..PARTITIONS {
+        model.lock().assign(&partition(number));
+    }
+    model.woken.notify_one();
+    world.advance_ms(30_000).await;
+    world.stop(&mut handle).await;
+    verify(&model)
+}
+
+fn verify(model: &Model) -> std::result::Result<(), String> {
+    let shared = model.lock();
+    if let Some(refused) = &shared.refused {
+        return Err(refused.clone());
+    }
+    for (partition, log) in &shared.logs {
+        let Durable { upto, offsets } = &shared.durable[partition];
+        let expected: BTreeSet<i64> =
+            (0..log.end).filter(|offset| is_record(*offset) && !log.removed.contains(offset)).collect();
+        let found: BTreeSet<i64> = offsets.iter().copied().collect();
+        if let Some(lost) = expected.difference(&found).next() {
+            return Err(format!(
+                "offset {lost} of {partition} was lost ({upto} durable, log {}..{})",
+                log.start, log.end
+            ));
+        }
+        if keeps_position(partition) && !offsets.is_sorted_by(|a, b| a < b) {
+            return Err(format!("{partition} has records twice or out of order: {offsets:?}"));
+        }
+        let committed = shared.committed.get(partition).copied().unwrap_or(0);
+        if !(*upto..=log.start.max(*upto)).contains(&committed) {
+            return Err(format!("{partition} is durable to {upto} and committed at {committed}"));
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_is_lost_or_doubled_whatever_happens(seed in any::<u64>(), steps in 1..150_u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        prop_assert_eq!(runtime.block_on(live(seed, steps)), Ok(()));
+    }
+}
