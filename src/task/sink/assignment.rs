@@ -5,8 +5,8 @@
 //! Where to begin: where the task says, else the group's committed offset, else `auto.offset.reset`, applied here
 //! because the client library would jump silently. A position that the broker has no more is looked for again: below
 //! the log's start (retention) a task that keeps its own positions publishes what it has and is opened anew, so that it
-//! can account for the gap, and the position of another moves on by a batch without records; beyond the log's end (it
-//! was cut or made anew) the partition is opened anew.
+//! can account for the gap; where it insists, and for every other task, the position moves on by a batch without
+//! records. Beyond the log's end (it was cut or made anew) the partition is opened anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,6 +35,8 @@ pub(super) struct Opening {
     out_of_range: BTreeSet<TopicPartition>,
     /// Partitions whose position the task keeps itself: it said where to begin.
     kept: BTreeSet<TopicPartition>,
+    /// Positions below the log's start because of which a partition was opened anew.
+    below_start: Positions,
     /// Positions beyond the log's end because of which a partition is opened anew.
     beyond_end: Positions,
     /// What the task wants to read from before there is a position.
@@ -50,6 +52,7 @@ impl Opening {
             unplaced: BTreeMap::new(),
             out_of_range: BTreeSet::new(),
             kept: BTreeSet::new(),
+            below_start: Positions::new(),
             beyond_end: Positions::new(),
             seeks: Positions::new(),
             retry_at: None,
@@ -96,9 +99,15 @@ impl Opening {
         self.unopened.remove(partition);
         self.out_of_range.remove(partition);
         self.kept.remove(partition);
+        self.below_start.remove(partition);
         self.beyond_end.remove(partition);
         self.seeks.remove(partition);
         self.unplaced.remove(partition).is_some()
+    }
+
+    /// True where the task keeps the position of `partition` itself and did not insist on `position` before.
+    fn may_place_itself(&self, partition: &TopicPartition, position: i64) -> bool {
+        self.kept.contains(partition) && self.below_start.get(partition) != Some(&position)
     }
 
     /// Where every unplaced partition begins.
@@ -275,23 +284,30 @@ impl SinkLoop {
             let position = self.inbox.next_offset(&partition).or_else(|| self.positions.consumed(&partition));
             if let Some(position) = position {
                 let view = view(&self.parts.context, &partition).await?;
-                let log_end = view.end_offset.unwrap_or(view.last_stable_offset);
-                if position < view.log_start_offset && self.opening.kept.contains(&partition) {
-                    tracing::warn!(%partition, position, log_start = view.log_start_offset, "retention overtook the position: opened anew");
-                    self.hand_over(std::slice::from_ref(&partition)).await?;
-                    self.opening.await_open([partition.clone()]);
-                } else if position < view.log_start_offset {
-                    self.skip_to_log_start(&partition, position, view.log_start_offset)?;
-                } else if position > log_end {
-                    tracing::warn!(%partition, position, log_end, "the log ends before the position: opened anew");
-                    self.close_lost(std::slice::from_ref(&partition)).await;
-                    self.opening.await_open([partition.clone()]);
-                    self.opening.beyond_end.insert(partition.clone(), position);
-                } else {
-                    self.start_at(&Positions::from([(partition.clone(), position)]));
-                }
+                self.place_in(&partition, position, &view).await?;
             }
             self.opening.out_of_range.remove(&partition);
+        }
+        Ok(())
+    }
+
+    async fn place_in(&mut self, partition: &TopicPartition, position: i64, view: &PartitionView) -> Result<()> {
+        let log_start = view.log_start_offset;
+        let log_end = view.end_offset.unwrap_or(view.last_stable_offset);
+        if position > log_end {
+            tracing::warn!(%partition, position, log_end, "the log ends before the position: opened anew");
+            self.close_lost(std::slice::from_ref(partition)).await;
+            self.opening.await_open([partition.clone()]);
+            self.opening.beyond_end.insert(partition.clone(), position);
+        } else if position >= log_start {
+            self.start_at(&Positions::from([(partition.clone(), position)]));
+        } else if self.opening.may_place_itself(partition, position) {
+            tracing::warn!(%partition, position, log_start, "retention overtook the position: opened anew");
+            self.hand_over(std::slice::from_ref(partition)).await?;
+            self.opening.await_open([partition.clone()]);
+            self.opening.below_start.insert(partition.clone(), position);
+        } else {
+            self.skip_to_log_start(partition, position, log_start)?;
         }
         Ok(())
     }

@@ -360,6 +360,31 @@ async fn retention_moves_the_position_on_and_the_task_sees_the_gap() {
 }
 
 #[tokio::test]
+async fn a_task_that_keeps_its_position_is_asked_where_to_go_on_after_retention() {
+    let (world, sink, _handle) = reading().await;
+    sink.on_open(Answer::Give(at(&[(2, 5)])));
+    world.cluster.say(assigned(&[2]));
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+    world.journal.take();
+    world.cluster.set_log(2, 100, 200);
+    // It goes on behind the gap, then falls behind again and does not see that.
+    sink.on_open(Answer::Give(at(&[(2, 100)])));
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("start_at t-2@100").await;
+    let expected = ["flush t-2@8", "close Revoked t-2", "commit t-2@8", "open t-2", "start_at t-2@100"];
+    assert_eq!(world.journal.take(), expected);
+    world.cluster.set_log(2, 150, 200);
+    sink.on_open(Answer::Give(at(&[(2, 100)])));
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("open t-2").await;
+    world.journal.take();
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("put t-2[100..150)").await;
+    assert_eq!(world.journal.take(), ["start_at t-2@150", "put t-2[100..150)"], "it is not asked for ever");
+}
+
+#[tokio::test]
 async fn a_log_that_ends_before_the_position_is_opened_anew() {
     let (world, sink, _handle) = reading().await;
     world.cluster.set_log(0, 0, 5);
