@@ -308,3 +308,6 @@ impl Parts {
         self.statuses.silence(&TaskId { connector: connector.to_owned(), task });
     }
 }
+
+#[cfg(test)]
+mod tests;

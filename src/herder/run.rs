@@ -4,10 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use lakeferry_api::{ConnectError, Result};
 use tokio::sync::mpsc;
@@ -48,7 +47,7 @@ impl Loop {
                 },
             }
         }
-        // Whoever still waits hears at once that no answer will come.
+        // Nobody may ask any more.
         drop(commands);
         self.shut_down().await;
     }
@@ -210,13 +209,22 @@ impl Loop {
         self.start_job(name, (Job::default(), Box::pin(outcome)));
     }
 
+    /// Nothing is wanted any more: what runs stops as if it were deleted.
     async fn shut_down(mut self) {
         let deadline = self.parts.worker.task_shutdown_graceful_timeout;
-        let stops: Vec<_> =
-            self.slots.iter_mut().map(|(name, slot)| stop_all(&self.parts, name, slot, deadline)).collect();
         let clock = Arc::clone(&self.parts.clock);
-        let jobs = async { while self.jobs.next().await.is_some() {} };
-        if within(deadline, clock.as_ref(), futures::future::join(join_all(stops), jobs)).await.is_none() {
+        // Whoever waits for a connector to settle hears at once that it will not.
+        self.slots.values_mut().for_each(|slot| slot.waiting.clear());
+        let stop = async {
+            for name in self.slots.keys().cloned().collect::<Vec<_>>() {
+                self.apply(&name, Change::Removed { connector: name.clone() });
+                self.advance(&name);
+            }
+            while let Some(finished) = self.jobs.next().await {
+                self.finish(finished);
+            }
+        };
+        if within(deadline, clock.as_ref(), stop).await.is_none() {
             tracing::error!(after_ms = deadline.as_millis(), "some connectors or tasks did not stop in time");
         }
     }
@@ -280,22 +288,6 @@ fn set_paused<T>(slot: &mut Slot, ids: &[u32], paused: bool) -> Option<T> {
         }
     }
     None
-}
-
-fn stop_all(parts: &Arc<Parts>, name: &str, slot: &mut Slot, deadline: Duration) -> impl Future<Output = ()> + use<> {
-    slot.give_up_unwanted_start(None);
-    let tasks = std::mem::take(&mut slot.tasks).into_iter().collect();
-    let connector = match std::mem::take(&mut slot.instance) {
-        Instance::Live { connector, .. } => Some(job::stop_connector(parts, name.to_owned(), connector)),
-        _ => None,
-    };
-    let tasks = job::stop_tasks(tasks, deadline);
-    async move {
-        tasks.await;
-        if let Some(connector) = connector {
-            connector.await;
-        }
-    }
 }
 
 fn not_started(name: &str, message: &str) -> ConnectError {
