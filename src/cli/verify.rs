@@ -44,8 +44,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     bootstrap_server: Option<String>,
     /// The topic that an archived topic is compared with, where its name differs; repeat it for several
-    #[arg(long, value_name = "FROM=TO", requires = "bootstrap_server")]
-    rename: Vec<String>,
+    #[arg(long = "rename", value_name = "FROM=TO", requires = "bootstrap_server")]
+    renames: Vec<String>,
     /// Compare only records of this time and later (2013-01-01T00:00:00Z, or epoch milliseconds)
     #[arg(long, value_name = "TIME", requires = "bootstrap_server")]
     from: Option<String>,
@@ -58,9 +58,12 @@ pub(super) struct Args {
     /// Which record of the topic is which of the archive; see below
     #[arg(long = "match", value_enum, default_value_t = Match::Auto, requires = "bootstrap_server")]
     matching: Match,
-    /// Let records that no producer can write as they were (timestamp 0 or none) have another timestamp in the topic
-    #[arg(long, requires = "bootstrap_server")]
-    stamped: bool,
+    /// Which incarnation of a re-created topic is compared: latest, a number, or a topic id
+    #[arg(long, value_name = "L", default_value = "latest", requires = "bootstrap_server")]
+    lineage: String,
+    /// now: records with no timestamp or timestamp 0 may have another one in the topic, as restore --untimed now left them
+    #[arg(long, value_name = "WHAT", value_parser = ["fail", "now"], default_value = "fail", requires = "bootstrap_server")]
+    untimed: String,
     /// Kafka client properties
     #[arg(long, value_name = "FILE", requires = "bootstrap_server")]
     command_config: Option<PathBuf>,
@@ -189,7 +192,7 @@ impl Args {
     fn replay(&self) -> Result<SourceSettings> {
         let lake = self.lake.settings()?;
         let mut config: Config = lake.options.into_iter().map(|(key, value)| (format!("store.{key}"), value)).collect();
-        let rename: Vec<String> = self.rename.iter().map(|pair| pair.replacen('=', ":", 1)).collect();
+        let renames: Vec<String> = self.renames.iter().map(|pair| pair.replacen('=', ":", 1)).collect();
         let cut = if matches!(self.cut, Cut::Log) { "log" } else { "record" };
         let keys = [
             ("store.url", Some(lake.url)),
@@ -197,10 +200,11 @@ impl Args {
             ("topics.dir", Some(lake.topics_dir)),
             // Each topic is chosen by itself.
             ("topics.regex", Some(".*".to_owned())),
-            ("topic.rename", (!rename.is_empty()).then(|| rename.join(","))),
+            ("topic.rename", (!renames.is_empty()).then(|| renames.join(","))),
             ("replay.from", self.from.clone()),
             ("replay.until", self.until.clone()),
             ("replay.cut", Some(cut.to_owned())),
+            ("lineage", Some(self.lineage.clone())),
         ];
         config.extend(keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         SourceSettings::parse(&config)

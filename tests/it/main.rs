@@ -20,4 +20,5 @@ mod http;
 mod kafka;
 mod rest;
 mod standalone;
+mod verify;
 mod worker;

@@ -224,8 +224,8 @@ impl<'a> Comparing<'a> {
         comparisons: &mut Comparisons,
     ) -> Result<()> {
         let Pair { target, alignment, compacted, log, cut, stretch } = pair;
-        let mut comparison =
-            Comparison::new(target.clone(), alignment, self.args.stamped, comparisons.limit).compacted(compacted);
+        let mut comparison = Comparison::new(target.clone(), alignment, self.args.untimed == "now", comparisons.limit)
+            .compacted(compacted);
         let archived = log.map(|log| LogReader::new(self.access.clone(), log.plan));
         let found = reader::open(self.properties, Stretches::from([(target.clone(), stretch)]), clock())?;
         let mut archived = Walk { records: archived, cut: cut.map(|cut| (cut, cut.start())) };

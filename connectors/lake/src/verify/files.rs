@@ -1,36 +1,31 @@
-//! The data objects: every byte against its hash, every row against its manifest. A file is read once, block by block,
-//! whatever the level; what its manifest says of it is counted anew from the rows.
+//! The data objects: every byte against its hash, every row against its manifest. An object is read once, from its first
+//! byte to its last, whatever the level; what its manifest says of it is counted anew from the rows.
+//!
+//! Called by [`verify`](super::verify) with the files that the chains name. Invariant: a block whose hash is wrong is
+//! told and never decoded, and the blocks behind it are looked at all the same. The replay's reader, which stops at the
+//! first damage, is not used here.
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::{Batch, ConnectError, Kind, Result, executor};
+use object_store::path::Path;
+use object_store::{GetResult, ObjectStoreExt as _};
 use sha2::{Digest as _, Sha256};
 
 use super::{Bench, FileCase, Level, Verification};
-use crate::format::{self, FileDecoder};
+use crate::format::{self, Block, FileDecoder};
 use crate::manifest::Digest;
-use crate::source::fetch::{Blocks, Fetches};
+use crate::manifest::model::FileEntry;
+use crate::store::explain;
 
 /// Files that are checked at once.
 const PARALLEL_FILES: usize = 4;
 
 /// What is wrong with a file: the member of its manifest line, and how.
 type Faults = Vec<(Option<String>, String)>;
-
-/// What the rows of a file come to.
-#[derive(Debug, Default)]
-struct Tally {
-    records: u64,
-    raw_bytes: u64,
-    untimed: u64,
-    first: Option<i64>,
-    last: Option<i64>,
-    min: Option<i64>,
-    max: Option<i64>,
-    disorder: Option<String>,
-}
 
 /// Reads every file of `cases`.
 pub(super) async fn check(
@@ -40,78 +35,192 @@ pub(super) async fn check(
     verification: &mut Verification,
 ) -> Result<()> {
     let checks = stream::iter(cases.into_iter().map(|case| async move {
-        let checked = check_file(bench, &case, level).await?;
-        Ok::<_, ConnectError>((case, checked))
+        let mut faults = Faults::new();
+        let read = check_file(bench, &case, level, &mut faults).await;
+        (case, faults, read)
     }));
     let mut checks = checks.buffered(PARALLEL_FILES);
-    while let Some((case, (records, faults))) = checks.try_next().await? {
-        verification.checked.files += 1;
-        verification.checked.stored_bytes += case.file.stored_bytes;
-        verification.checked.records += records;
+    while let Some((case, faults, read)) = checks.next().await {
         let object = bench.access.layout.object(&case.file.path).map(|path| path.to_string());
         let object = object.unwrap_or_else(|_| case.file.path.clone());
         for (field, problem) in faults {
             let problem = format!("{problem} (named by {})", case.entry);
             verification.add_field(&case.partition, object.clone(), field, problem);
         }
+        verification.checked.files += 1;
+        verification.checked.stored_bytes += case.file.stored_bytes;
+        verification.checked.records += read?;
     }
     Ok(())
 }
 
-async fn check_file(bench: &Bench<'_>, case: &FileCase, level: Level) -> Result<(u64, Faults)> {
-    let mut faults = Faults::new();
-    match read_file(bench, case, level, &mut faults).await {
-        Ok(records) => Ok((records, faults)),
-        // What cannot pass by itself is the object's fault; a store that does not answer is not.
-        Err(error) if matches!(error.kind(), Kind::Fatal | Kind::Data) => {
-            faults.push((None, error.message().to_owned()));
-            Ok((0, faults))
+/// How many rows were decoded; what is wrong goes to `faults`, and an error is the store's.
+async fn check_file(bench: &Bench<'_>, case: &FileCase, level: Level, faults: &mut Faults) -> Result<u64> {
+    let path = match bench.access.layout.object(&case.file.path) {
+        Ok(path) => path,
+        Err(error) => {
+            faults.push((case.field("path"), error.message().to_owned()));
+            return Ok(0);
         }
-        Err(error) => Err(error),
+    };
+    let reading = Reading { bench, case, path };
+    let Some(found) = reading.open(faults).await? else { return Ok(0) };
+    let blocks = if has_whole_blocks(&case.file) { case.file.blocks.clone() } else { Vec::new() };
+    let decoder = match level {
+        Level::Content if !blocks.is_empty() => reading.decoder(faults).await?,
+        _ => None,
+    };
+    let rows = decoder.map(|decoder| (decoder, Tally::default()));
+    let scan = Scan { blocks, next: 0, is_whole: true, hasher: Sha256::new(), rows, faults: Vec::new() };
+    let scan = reading.scan(found, scan).await?;
+    Ok(scan.end(case, faults))
+}
+
+/// An object that is being read.
+struct Reading<'a> {
+    bench: &'a Bench<'a>,
+    case: &'a FileCase,
+    path: Path,
+}
+
+impl Reading<'_> {
+    /// The object; `None` where it is missing or has another size.
+    async fn open(&self, faults: &mut Faults) -> Result<Option<GetResult>> {
+        let found = match self.bench.access.store.get(&self.path).await {
+            Ok(found) => found,
+            Err(error) => {
+                let error = self.failed(error);
+                if error.kind() != Kind::NotFound {
+                    return Err(error);
+                }
+                faults.push((self.case.field("path"), "it is missing".to_owned()));
+                return Ok(None);
+            }
+        };
+        let (size, said) = (found.meta.size, self.case.file.stored_bytes);
+        if size != said {
+            faults.push((self.case.field("stored_bytes"), format!("{said}, but it has {size} bytes")));
+            return Ok(None);
+        }
+        Ok(Some(found))
+    }
+
+    /// The decoder; `None` where there is none, for a reason that is told here or elsewhere.
+    async fn decoder(&self, faults: &mut Faults) -> Result<Option<Box<dyn FileDecoder>>> {
+        let file = Arc::clone(&self.case.file);
+        // An unknown format is told with the chain.
+        let Ok(format) = format::find(&file.format) else { return Ok(None) };
+        let Some(block) = file.blocks.get(format.prelude(&file.blocks)).cloned() else { return Ok(None) };
+        let bytes = self.bench.access.store.get_range(&self.path, block.at..block.at + block.len).await;
+        let bytes = bytes.map_err(|error| self.failed(error))?;
+        let partition = self.case.partition.clone();
+        let open = move || {
+            // A damaged one is told in its turn.
+            block.check(&bytes).ok().map(|()| format.decoder(bytes, &file.blocks, &partition))
+        };
+        match executor::run(&*self.bench.access.executor, open).await?.transpose() {
+            Ok(decoder) => Ok(decoder),
+            Err(error) => {
+                faults.push((None, format!("it cannot be decoded: {}", error.message())));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sends every byte through `scan`, block by block.
+    async fn scan(&self, found: GetResult, mut scan: Scan) -> Result<Scan> {
+        let mut chunks = found.into_stream();
+        let mut waiting = BytesMut::new();
+        while let Some(chunk) = chunks.try_next().await.map_err(|error| self.failed(error))? {
+            self.bench.listener.advance(chunk.len() as u64);
+            waiting.extend_from_slice(&chunk);
+            while let Some(len) = scan.wants(waiting.len()) {
+                let bytes = waiting.split_to(len).freeze();
+                let permit = self.bench.access.budget.take(len as u64);
+                let job = move || {
+                    scan.take(bytes);
+                    (scan, permit)
+                };
+                (scan, _) = executor::run(&*self.bench.access.executor, job).await?;
+            }
+        }
+        Ok(scan)
+    }
+
+    fn failed(&self, error: object_store::Error) -> ConnectError {
+        explain(&format!("read data object {}", self.path), error)
     }
 }
 
-async fn read_file(bench: &Bench<'_>, case: &FileCase, level: Level, faults: &mut Faults) -> Result<u64> {
-    let Ok(format) = format::find(&case.file.format) else {
-        faults.push((case.field("format"), format!("{} is no format this program knows", case.file.format)));
-        return Ok(0);
-    };
-    let mut fetches = Fetches::new(bench.access.clone());
-    let prelude = format.prelude(&case.file.blocks);
-    let (mut blocks, bytes) = Blocks::open(&mut fetches, &case.file, prelude, std::iter::empty()).await?;
-    let mut decoder = None;
-    if level == Level::Content {
-        let (file, partition) = (Arc::clone(&case.file), case.partition.clone());
-        let open = move || format.decoder(bytes, &file.blocks, &partition);
-        decoder = Some(executor::run(&*bench.access.executor, open).await??);
+/// True where the blocks touch and cover the file; else a law is broken, and they say nothing.
+fn has_whole_blocks(file: &FileEntry) -> bool {
+    let mut end = Some(0);
+    for block in &file.blocks {
+        if Some(block.at) != end || block.len == 0 {
+            return false;
+        }
+        end = block.at.checked_add(block.len);
     }
-    let (mut hasher, mut tally) = (Sha256::new(), Tally::default());
-    loop {
-        fetches.ahead(blocks.rest());
-        let Some((index, bytes)) = blocks.next(&mut fetches).await? else { break };
-        let len = bytes.len() as u64;
-        let job = move || {
-            hasher.update(&bytes);
-            let counted = match &decoder {
-                Some(decoder) => tally.block(decoder.as_ref(), index, bytes),
-                None => Ok(()),
-            };
-            (hasher, tally, decoder, counted)
-        };
-        let counted;
-        (hasher, tally, decoder, counted) = executor::run(&*bench.access.executor, job).await?;
-        counted?;
-        bench.listener.advance(len);
+    !file.blocks.is_empty() && end == Some(file.stored_bytes)
+}
+
+/// What the bytes of an object come to.
+struct Scan {
+    /// Empty where they say nothing: then only the whole is checked.
+    blocks: Vec<Block>,
+    next: usize,
+    /// Every block was what it should be, so that the rows are all that there are.
+    is_whole: bool,
+    hasher: Sha256,
+    rows: Option<(Box<dyn FileDecoder>, Tally)>,
+    /// As [`Faults`], the member without its place.
+    faults: Vec<(Option<String>, String)>,
+}
+
+impl Scan {
+    /// How many of `waiting` bytes it takes now; `None` where it needs more.
+    fn wants(&self, waiting: usize) -> Option<usize> {
+        if self.blocks.is_empty() {
+            return Some(waiting).filter(|waiting| *waiting > 0);
+        }
+        let len = usize::try_from(self.blocks.get(self.next)?.len).ok()?;
+        (len <= waiting).then_some(len)
     }
-    let sha256 = Digest::from(hasher).to_string();
-    if sha256 != case.file.sha256 {
-        faults.push((case.field("sha256"), format!("{}, but its bytes give {sha256}", case.file.sha256)));
+
+    fn take(&mut self, bytes: Bytes) {
+        self.hasher.update(&bytes);
+        let index = self.next;
+        self.next += 1;
+        let Some(block) = self.blocks.get(index) else { return };
+        if let Err(error) = block.check(&bytes) {
+            self.is_whole = false;
+            self.faults.push((Some(format!("blocks[{index}].sha256")), error.message().to_owned()));
+            return;
+        }
+        let Some((decoder, tally)) = &mut self.rows else { return };
+        if let Err(error) = tally.block(decoder.as_ref(), index, bytes) {
+            self.is_whole = false;
+            self.faults.push((None, format!("block {index} cannot be decoded: {}", error.message())));
+        }
     }
-    if let Some(decoder) = decoder {
-        tally.check(case, faults);
+
+    fn end(self, case: &FileCase, faults: &mut Faults) -> u64 {
+        faults
+            .extend(self.faults.into_iter().map(|(member, how)| (member.and_then(|member| case.field(&member)), how)));
+        let sha256 = Digest::from(self.hasher).to_string();
+        if sha256 != case.file.sha256 {
+            faults.push((case.field("sha256"), format!("{}, but its bytes give {sha256}", case.file.sha256)));
+        }
+        let Some((decoder, tally)) = self.rows else { return 0 };
         check_metadata(case, decoder.as_ref(), faults);
+        if let Some(disorder) = &tally.disorder {
+            faults.push((None, disorder.clone()));
+        }
+        if self.is_whole {
+            tally.check(case, faults);
+        }
+        tally.records
     }
-    Ok(tally.records)
 }
 
 fn check_metadata(case: &FileCase, decoder: &dyn FileDecoder, faults: &mut Faults) {
@@ -136,8 +245,21 @@ fn check_metadata(case: &FileCase, decoder: &dyn FileDecoder, faults: &mut Fault
     }
 }
 
+/// What the rows of a file come to.
+#[derive(Debug, Default)]
+struct Tally {
+    records: u64,
+    raw_bytes: u64,
+    untimed: u64,
+    first: Option<i64>,
+    last: Option<i64>,
+    min: Option<i64>,
+    max: Option<i64>,
+    disorder: Option<String>,
+}
+
 impl Tally {
-    fn block(&mut self, decoder: &dyn FileDecoder, index: usize, bytes: bytes::Bytes) -> Result<()> {
+    fn block(&mut self, decoder: &dyn FileDecoder, index: usize, bytes: Bytes) -> Result<()> {
         for batch in decoder.decode(index, bytes)? {
             self.add(&batch?);
         }
@@ -182,8 +304,5 @@ impl Tally {
         expect("max_timestamp", show(file.max_timestamp), show(self.max));
         expect("untimed", file.untimed.to_string(), self.untimed.to_string());
         expect("raw_bytes", file.raw_bytes.to_string(), self.raw_bytes.to_string());
-        if let Some(disorder) = &self.disorder {
-            faults.push((None, disorder.clone()));
-        }
     }
 }

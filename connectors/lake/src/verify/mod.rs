@@ -120,7 +120,7 @@ pub async fn verify(
     let bench = Bench { access, archive, listener };
     let mut cases = Vec::new();
     for topic in chains::topics(&bench, topics).await? {
-        cases.extend(chains::check_topic(&bench, &topic, verification).await?);
+        cases.extend(chains::check_topic(&bench, (&topic, !topics.is_empty()), verification).await?);
     }
     if level > Level::Manifest {
         listener.expect(cases.iter().map(|case| case.file.stored_bytes).fold(0, u64::saturating_add));

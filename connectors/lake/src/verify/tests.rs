@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::manifest::Digest;
+use crate::store::testing::Faulty;
 use crate::testing::{TestArchive, row};
 
 #[derive(Default)]
@@ -226,8 +227,6 @@ async fn a_changed_member_is_found_under_a_new_seal_too() {
             "writer.task",
             "writer.worker",
             "writer.version",
-            "files.0.route",
-            "files.0.codec",
             "log.start_offset",
             "log.last_stable_offset",
             "log.leader_epoch",
@@ -340,4 +339,89 @@ async fn what_no_manifest_names_is_counted_and_no_fault() {
     let found = bench.verify(Level::Objects).await;
     assert_eq!(found.findings, []);
     assert_eq!((found.checked.unnamed_objects, found.checked.unnamed_bytes), (1, 26));
+}
+
+#[tokio::test]
+async fn one_damaged_block_hides_no_other() {
+    let bench = Bench::new("archive.parquet").await;
+    let path = bench.object(0);
+    let mut damaged = bench.get(&path).await.to_vec();
+    for block in &bench.files[0].blocks[..2] {
+        damaged[block.at as usize + 5] ^= 1;
+    }
+    bench.put(&path, damaged).await;
+    for level in [Level::Objects, Level::Content] {
+        let found = bench.verify(level).await.findings;
+        assert!(found.iter().all(|finding| finding.object == path.as_ref()), "{found:?}");
+        let fields: Vec<_> = found.iter().filter_map(|finding| finding.field.as_deref()).collect();
+        assert_eq!(fields, ["files[0].blocks[0].sha256", "files[0].blocks[1].sha256", "files[0].sha256"]);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_entry_hides_no_broken_law_behind_it() {
+    let bench = Bench::new("archive.parquet").await;
+    bench.archive.store.delete(&bench.entry(1)).await.unwrap();
+    let last = bench.entry(4);
+    let mut document: Value = serde_json::from_slice(&bench.get(&last).await).unwrap();
+    document["totals"]["raw_bytes"] = Value::from(1);
+    bench.put(&last, sealed(document)).await;
+    let found = bench.verify(Level::Manifest).await.findings;
+    let named: Vec<_> = found.iter().map(|finding| (finding.object.as_str(), finding.field.as_deref())).collect();
+    assert_eq!(named, [(bench.entry(1).as_ref(), None), (last.as_ref(), Some("totals.raw_bytes"))]);
+}
+
+#[tokio::test]
+async fn blocks_that_lie_are_no_panic() {
+    let bench = Bench::new("archive.parquet").await;
+    let last = bench.entry(4);
+    let document: Value = serde_json::from_slice(&bench.get(&last).await).unwrap();
+    for (at, len) in [(u64::MAX, 5), (0, u64::MAX), (7, 0), (1 << 40, 1 << 40)] {
+        for block in 0..2 {
+            let mut altered = document.clone();
+            altered["files"][0]["blocks"][block]["at"] = Value::from(at);
+            altered["files"][0]["blocks"][block]["len"] = Value::from(len);
+            bench.put(&last, sealed(altered)).await;
+            let found = bench.names(Level::Content).await;
+            assert!(found.iter().any(|line| line.contains(last.as_ref())), "{at} {len}: {found:?}");
+        }
+    }
+}
+
+/// Fails every read once the manifests were read.
+struct Failing(Arc<Faulty>);
+
+impl Listener for Failing {
+    fn expect(&self, _: u64) {
+        self.0.refuse_reads(u64::MAX);
+    }
+
+    fn advance(&self, _: u64) {}
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_no_finding_and_takes_none_away() {
+    let store = Arc::new(Faulty::default());
+    let mut archive = TestArchive::of(Arc::clone(&store) as _, "archive.avro");
+    let partition = archive.open("orders", 0, 0).await;
+    archive.publish(&partition, &[row(0, 1), row(1, 2)], 1).await;
+    let removed = archive.layout.entry(&partition, 0);
+    archive.store.delete(&removed).await.unwrap();
+    let access = archive.access(&Budget::new(64 << 20));
+    let mut verification = Verification::default();
+    let asked: (&[String], Level) = (&[], Level::Objects);
+    let result = verify(&access, &archive.archive(), asked, &Failing(store), &mut verification).await;
+    assert!(result.unwrap_err().is_retriable());
+    let named: Vec<_> = verification.findings.iter().map(|finding| finding.object.as_str()).collect();
+    assert_eq!(named, [removed.as_ref()]);
+}
+
+#[tokio::test]
+async fn a_folder_that_is_no_archive_is_only_passed_over_unasked() {
+    let bench = Bench::new("archive.parquet").await;
+    bench.put(&bench.archive.layout.topic_dir("notes").join("readme.txt"), Bytes::from_static(b"x")).await;
+    assert_eq!(bench.names(Level::Manifest).await, [""; 0]);
+    let error = bench.verify_topics(&["notes"], Level::Manifest, &Count::default()).await.unwrap_err();
+    assert_eq!(error.kind(), lakeferry_api::Kind::Config);
+    assert!(error.message().contains("notes") && error.message().contains("orders"), "{error}");
 }
