@@ -20,5 +20,6 @@ mod http;
 mod kafka;
 mod rest;
 mod standalone;
+mod store;
 mod verify;
 mod worker;

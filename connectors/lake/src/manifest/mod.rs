@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lakeferry_api::{Clock, ConnectError, Result, TopicPartition};
+use lakeferry_api::{Clock, ConnectError, Kind, Result, TopicPartition};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
@@ -171,11 +171,7 @@ impl ManifestStore {
 
     async fn fetch(&self, path: &Path) -> Result<Option<Bytes>> {
         let doing = || format!("read {path}");
-        let found = match self.store.get(path).await {
-            Ok(found) => found,
-            Err(StoreError::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(explain(&doing(), error)),
-        };
+        let Some(found) = present(self.store.get(path).await, doing)? else { return Ok(None) };
         if found.meta.size > MAX_ENTRY_BYTES {
             let size = found.meta.size;
             return Err(ConnectError::fatal(format!("manifest {path} is refused: {size} bytes are no manifest entry")));
@@ -185,11 +181,7 @@ impl ManifestStore {
 
     async fn exists(&self, partition: &TopicPartition, seq: u64) -> Result<bool> {
         let path = self.layout.entry(partition, seq);
-        match self.store.head(&path).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(explain(&format!("look for {path}"), error)),
-        }
+        Ok(present(self.store.head(&path).await, || format!("look for {path}"))?.is_some())
     }
 
     /// The last entry of the run that holds `known`: a galloping search, then a binary one.
@@ -246,6 +238,15 @@ impl ManifestStore {
             }
         }
         Ok(None)
+    }
+}
+
+/// What was found, or nothing where there is none; a bucket that is gone is an error and not "none".
+fn present<T>(found: Result<T, StoreError>, doing: impl Fn() -> String) -> Result<Option<T>> {
+    match found.map_err(|error| explain(&doing(), error)) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

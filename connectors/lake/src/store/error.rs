@@ -21,38 +21,46 @@ pub fn explain(doing: &str, error: Error) -> ConnectError {
     ConnectError::new(kind, message).caused_by(error)
 }
 
-fn classify(error: &Error) -> (Kind, Option<String>) {
+/// What S3 and its like say in the `Code` of an answer, whatever status and error they end up as (an error of a listing
+/// is always `Generic`).
+const S3_CODES: [(&[&str], &str); 3] = [
+    (&["NoSuchBucket"], "there is no such bucket: create it, or correct the bucket in store.url"),
+    (
+        // The last is what versitygw calls the second.
+        &["SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken", "XAdminUserNotFound"],
+        "check store.aws_access_key_id, store.aws_secret_access_key and store.aws_session_token",
+    ),
+    (&["AuthorizationHeaderMalformed", "PermanentRedirect"], "check store.aws_region and store.aws_endpoint"),
+];
+
+/// S3 answers 403 for a missing permission and, where listing is not allowed, for an absent object.
+const NO_PERMISSION: &str = "check the credentials in store.<option>, and that they may get, put, delete and list here \
+    (without the permission to list, S3 answers 403 for an object that does not exist)";
+
+fn classify(error: &Error) -> (Kind, Option<&'static str>) {
+    let text = error.to_string();
+    let said = |code: &&str| text.contains(&format!("<Code>{code}</Code>"));
+    if let Some((_, remedy)) = S3_CODES.iter().find(|(codes, _)| codes.iter().any(said)) {
+        return (Kind::Config, Some(remedy));
+    }
     match error {
-        Error::NotFound { source, .. } if source.to_string().contains("NoSuchBucket") => {
-            (Kind::Config, Some("there is no such bucket: create it, or correct the bucket in store.url".into()))
-        }
         Error::NotFound { .. } => (Kind::NotFound, None),
         Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. } => (Kind::Conflict, None),
-        Error::PermissionDenied { source, .. } => (Kind::Config, Some(permission_remedy(&source.to_string()))),
-        Error::Unauthenticated { .. } => (Kind::Config, Some("check the credentials in store.<option>".into())),
+        Error::PermissionDenied { .. } => (Kind::Config, Some(NO_PERMISSION)),
+        Error::Generic { .. } if said(&"AccessDenied") => (Kind::Config, Some(NO_PERMISSION)),
+        Error::Unauthenticated { .. } => (Kind::Config, Some("check the credentials in store.<option>")),
         Error::NotImplemented { .. } | Error::NotSupported { .. } => {
-            (Kind::Config, Some("this store lacks what an archive needs; use another one".into()))
+            (Kind::Config, Some("this store lacks what an archive needs; use another one"))
         }
         Error::UnknownConfigurationKey { .. } | Error::InvalidPath { .. } => {
-            (Kind::Config, Some("correct store.url or store.<option>".into()))
+            (Kind::Config, Some("correct store.url or store.<option>"))
         }
         Error::Generic { source, .. } => classify_cause(&**source),
         _ => (Kind::Retriable, None),
     }
 }
 
-/// S3 answers 403 for wrong keys, for a missing permission, and, where listing is not allowed, for an absent object.
-fn permission_remedy(text: &str) -> String {
-    let wrong_keys = ["SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "ExpiredToken"];
-    if wrong_keys.iter().any(|code| text.contains(code)) {
-        return "check store.aws_access_key_id, store.aws_secret_access_key and store.aws_session_token".into();
-    }
-    "check the credentials in store.<option>, and that they may get, put, delete and list here (without the permission \
-     to list, S3 answers 403 for an object that does not exist)"
-        .into()
-}
-
-fn classify_cause(mut cause: &(dyn StdError + 'static)) -> (Kind, Option<String>) {
+fn classify_cause(mut cause: &(dyn StdError + 'static)) -> (Kind, Option<&'static str>) {
     loop {
         if let Some(error) = cause.downcast_ref::<io::Error>() {
             return classify_io(error);
@@ -67,44 +75,42 @@ fn classify_cause(mut cause: &(dyn StdError + 'static)) -> (Kind, Option<String>
     }
 }
 
-fn classify_io(error: &io::Error) -> (Kind, Option<String>) {
+fn classify_io(error: &io::Error) -> (Kind, Option<&'static str>) {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            (Kind::Retriable, Some("the disk is full: free space there, the archive goes on by itself".into()))
+            (Kind::Retriable, Some("the disk is full: free space there, the archive goes on by itself"))
         }
         io::ErrorKind::PermissionDenied => {
-            (Kind::Config, Some("give the worker's user the right to read and write there".into()))
+            (Kind::Config, Some("give the worker's user the right to read and write there"))
         }
         io::ErrorKind::ReadOnlyFilesystem => {
-            (Kind::Config, Some("the file system is mounted read-only: mount it for writing".into()))
+            (Kind::Config, Some("the file system is mounted read-only: mount it for writing"))
         }
-        io::ErrorKind::NotADirectory => {
-            (Kind::Config, Some("a file stands where a folder should: move it away".into()))
-        }
+        io::ErrorKind::NotADirectory => (Kind::Config, Some("a file stands where a folder should: move it away")),
         _ => (Kind::Retriable, None),
     }
 }
 
-fn classify_hdfs(error: &HdfsError) -> (Kind, Option<String>) {
+fn classify_hdfs(error: &HdfsError) -> (Kind, Option<&'static str>) {
     match error {
         HdfsError::IOError(error) => classify_io(error),
         HdfsError::RPCError(class, _) | HdfsError::FatalRPCError(class, _) => match class.rsplit(['.', '$']).next() {
             Some("AccessControlException" | "AuthorizationException") => {
-                (Kind::Config, Some("give the worker's HDFS user the right to read and write there".into()))
+                (Kind::Config, Some("give the worker's HDFS user the right to read and write there"))
             }
             Some("QuotaExceededException" | "NSQuotaExceededException" | "DSQuotaExceededException") => {
-                (Kind::Retriable, Some("the HDFS quota is used up: raise it, the archive goes on by itself".into()))
+                (Kind::Retriable, Some("the HDFS quota is used up: raise it, the archive goes on by itself"))
             }
             _ => (Kind::Retriable, None),
         },
         HdfsError::SASLError(_) | HdfsError::GSSAPIError(..) | HdfsError::NoSASLMechanism => {
-            (Kind::Config, Some("check the Kerberos login of the worker".into()))
+            (Kind::Config, Some("check the Kerberos login of the worker"))
         }
         HdfsError::InvalidPath(_) | HdfsError::InvalidArgument(_) | HdfsError::UrlParseError(_) => {
-            (Kind::Config, Some("correct store.url".into()))
+            (Kind::Config, Some("correct store.url"))
         }
         HdfsError::XmlParseError(_) => {
-            (Kind::Config, Some("correct core-site.xml and hdfs-site.xml in hadoop.conf.dir".into()))
+            (Kind::Config, Some("correct core-site.xml and hdfs-site.xml in hadoop.conf.dir"))
         }
         _ => (Kind::Retriable, None),
     }
@@ -133,6 +139,9 @@ mod tests {
             (Error::AlreadyExists { path: "a".into(), source: "".into() }, Kind::Conflict, ""),
             (denied("<Code>SignatureDoesNotMatch</Code>"), Kind::Config, "store.aws_secret_access_key"),
             (denied("403"), Kind::Config, "permission to list"),
+            (generic("GET ?list: 403: <Code>AccessDenied</Code>"), Kind::Config, "permission to list"),
+            (generic("GET ?list: 404: <Code>NoSuchBucket</Code>"), Kind::Config, "create it"),
+            (generic("GET /NoSuchBucket/SignatureDoesNotMatch: 500"), Kind::Retriable, ""),
             (Error::NotImplemented { operation: "x".into(), implementer: "y".into() }, Kind::Config, "another"),
             (os(28), Kind::Retriable, "the disk is full"),
             (os(13), Kind::Config, "right to read and write"),

@@ -16,7 +16,7 @@ use super::{Multipart, path_of, unknown_option};
 /// S3's own limits; sent in parallel because one connection does not fill a network.
 const MULTIPART: Multipart = Multipart { min_part_bytes: 5 << 20, max_parts: 10_000, parallel_parts: 4 };
 /// How long a request is tried again here; the task tries again after that.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Opens the bucket and prefix that `url` names. The usual `AWS_` variables and the credentials of the machine hold
 /// where `options` say nothing else.
@@ -28,7 +28,7 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc
         ConnectError::config(format!("store.url={url} names no bucket; write it as s3://bucket/prefix"))
     })?;
     let mut builder = AmazonS3Builder::from_env().with_retry(RetryConfig {
-        backoff: BackoffConfig { max_backoff: Duration::from_secs(5), ..BackoffConfig::default() },
+        backoff: BackoffConfig { max_backoff: Duration::from_secs(3), ..BackoffConfig::default() },
         max_retries: 10,
         retry_timeout: RETRY_TIMEOUT,
     });

@@ -1,6 +1,7 @@
 use lakeferry_api::Kind;
 use proptest::prelude::*;
 
+use super::super::invariants::{Link, check_chain};
 use super::super::model::*;
 use super::super::tests::entry as opening;
 use super::*;
@@ -238,4 +239,36 @@ proptest! {
         entry.ahead = offsets.iter().copied().collect();
         prop_assert_eq!(decode("x", &encode(&entry).unwrap()).unwrap().ahead, entry.ahead);
     }
+}
+
+/// The chain that the specification shows.
+fn shown() -> [Entry; 2] {
+    let mut open = opening(0);
+    open.written_at = 1_795_255_200_000;
+    open.owner.cluster_id = "AAAAAAAAQACAAAAAAAAAAQ".into();
+    let configs = [("cleanup.policy", "delete"), ("retention.ms", "604800000")];
+    let configs = configs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    open.topic = Some(TopicSettings { partitions: 6, replication_factor: 1, configs });
+    let mut commit = open.clone();
+    (commit.seq, commit.kind, commit.topic) = (1, EntryKind::Commit, None);
+    commit.previous_sha256 = Some(Digest::of(&encode(&open).unwrap()));
+    commit.written_at += 60_000;
+    commit.files = full().files;
+    commit.files[0].max_timestamp = Some(1_763_712_060_000);
+    commit.files[0].untimed = 0;
+    commit.resume_offset = Some(1000);
+    commit.totals = commit.totals.plus(&commit.files, &commit.missing, &commit.gaps);
+    commit.log.leader_epoch = Some(4);
+    [open, commit]
+}
+
+#[test]
+fn the_specification_shows_real_entries() {
+    let shown = shown();
+    let text = shown.each_ref().map(|entry| String::from_utf8(encode(entry).unwrap().to_vec()).unwrap());
+    let specification = include_str!("../../../../../docs/manifest-format.md");
+    let examples: Vec<&str> = specification.lines().filter(|line| line.starts_with("{\"format\":")).collect();
+    assert_eq!(examples, text);
+    let links = shown.map(|entry| Link { sha256: Digest::of(&encode(&entry).unwrap()), entry });
+    assert_eq!(check_chain(&links), []);
 }
