@@ -1,12 +1,18 @@
 //! The replay source's settings: declared once, lowered once at start. Below this file there are no string keys.
 
+mod values;
+
 use std::collections::BTreeMap;
 
-use chrono::DateTime;
 use fancy_regex::Regex;
-use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance, Parsed, Width};
+use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance, Width};
 use lakeferry_api::{Config, ConfigDef, ConnectError, ParsedConfig, Result, TopicPartition};
 
+pub use self::values::milliseconds;
+use self::values::{
+    is_incarnation, is_instant, is_offsets, is_pattern, is_rate, is_rename, is_replication_factor, offsets, pattern,
+    renames,
+};
 use super::cut::{Cut, CutMode, Window};
 use crate::config::{LakeSettings, lake_def};
 use crate::manifest::model::OffsetRange;
@@ -86,7 +92,7 @@ const TARGET: &str = "Target";
 
 /// The definition of the source.
 pub fn source_def() -> ConfigDef {
-    target_keys(replay_keys(topic_keys(lake_def())))
+    target_keys(pace_keys(replay_keys(topic_keys(lake_def()))))
 }
 
 fn row(name: &str, kind: ConfigType, doc: &str) -> ConfigKey {
@@ -128,7 +134,7 @@ fn topic_keys(def: ConfigDef) -> ConfigDef {
 }
 
 fn replay_keys(def: ConfigDef) -> ConfigDef {
-    use ConfigType::{Boolean, List, Long, String};
+    use ConfigType::{List, String};
     let instant =
         "an ISO-8601 instant or milliseconds since the epoch, inclusive, compared with each record's timestamp";
     let moment = |name: &str, which: &str, order: i32, shown: &str| {
@@ -168,42 +174,46 @@ fn replay_keys(def: ConfigDef) -> ConfigDef {
             .one_of(&["fail", "now"])
             .shown(REPLAY, 5, Width::Short, "Untimed records"),
         )
-        .define(
-            row(
-                "replay.order",
-                String,
-                "partition: each partition as fast as it goes; time: partitions advance together by timestamp, in one \
+}
+
+fn pace_keys(def: ConfigDef) -> ConfigDef {
+    use ConfigType::{Boolean, Long, String};
+    def.define(
+        row(
+            "replay.order",
+            String,
+            "partition: each partition as fast as it goes; time: partitions advance together by timestamp, in one \
                  task.",
-            )
-            .default("partition")
-            .one_of(&["partition", "time"])
-            .shown(REPLAY, 6, Width::Short, "Order"),
         )
-        .define(
-            row("replay.rate.bytes", Long, "Bytes a second of all tasks together; -1: as fast as it goes.")
-                .default("-1")
-                .check(is_rate)
-                .shown(REPLAY, 7, Width::Short, "Rate"),
-        )
-        .define(
-            row("replay.end", String, "At the end of the archive: stop, or follow: replay new entries as they appear.")
-                .default("stop")
-                .one_of(&["stop", "follow"])
-                .shown(REPLAY, 8, Width::Short, "At the end"),
-        )
-        .define(
-            row("replay.follow.interval.ms", Long, "How often replay.end=follow looks for new entries.")
-                .default("5000")
-                .at_least(10)
-                .importance(Importance::Low)
-                .shown(REPLAY, 9, Width::Short, "Follow interval"),
-        )
-        .define(
-            row("provenance.headers", Boolean, "Adds headers that say where each record was archived from.")
-                .default("false")
-                .importance(Importance::Low)
-                .shown(REPLAY, 10, Width::Short, "Provenance headers"),
-        )
+        .default("partition")
+        .one_of(&["partition", "time"])
+        .shown(REPLAY, 6, Width::Short, "Order"),
+    )
+    .define(
+        row("replay.rate.bytes", Long, "Bytes a second of all tasks together; -1: as fast as it goes.")
+            .default("-1")
+            .check(is_rate)
+            .shown(REPLAY, 7, Width::Short, "Rate"),
+    )
+    .define(
+        row("replay.end", String, "At the end of the archive: stop, or follow: replay new entries as they appear.")
+            .default("stop")
+            .one_of(&["stop", "follow"])
+            .shown(REPLAY, 8, Width::Short, "At the end"),
+    )
+    .define(
+        row("replay.follow.interval.ms", Long, "How often replay.end=follow looks for new entries.")
+            .default("5000")
+            .at_least(10)
+            .importance(Importance::Low)
+            .shown(REPLAY, 9, Width::Short, "Follow interval"),
+    )
+    .define(
+        row("provenance.headers", Boolean, "Adds headers that say where each record was archived from.")
+            .default("false")
+            .importance(Importance::Low)
+            .shown(REPLAY, 10, Width::Short, "Provenance headers"),
+    )
 }
 
 fn target_keys(def: ConfigDef) -> ConfigDef {
@@ -326,10 +336,6 @@ fn topics(parsed: &ParsedConfig) -> Result<Topics> {
     }
 }
 
-fn pattern(text: &str) -> std::result::Result<Regex, String> {
-    Regex::new(&format!("^(?:{text})$")).map_err(|error| format!("'{text}' is no regular expression: {error}"))
-}
-
 fn incarnation(text: &str) -> Incarnation {
     match (text, text.parse()) {
         ("latest", _) => Incarnation::Latest,
@@ -343,105 +349,6 @@ fn instant(parsed: &ParsedConfig, key: &str) -> Result<Option<i64>> {
     let Some(text) = parsed.text_if_set(key) else { return Ok(None) };
     let upwards = key == "replay.from";
     milliseconds(text, upwards).map(Some).map_err(|why| refuse(key, &why))
-}
-
-/// Reads an ISO-8601 instant or milliseconds since the epoch; a part of a millisecond counts as a whole one where
-/// `upwards`, else as none.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn milliseconds(text: &str, upwards: bool) -> std::result::Result<i64, String> {
-    if let Ok(milliseconds) = text.parse() {
-        return Ok(milliseconds);
-    }
-    let instant = DateTime::parse_from_rfc3339(text).map_err(|_| {
-        format!("'{text}' is no instant; write 2013-06-30T23:59:59.999Z, with its time zone, or milliseconds")
-    })?;
-    let rest = instant.timestamp_subsec_nanos() % 1_000_000 > 0;
-    Ok(instant.timestamp_millis() + i64::from(upwards && rest))
-}
-
-fn renames(items: &[String]) -> std::result::Result<BTreeMap<String, String>, String> {
-    let mut renames = BTreeMap::new();
-    for item in items.iter().filter(|item| !item.is_empty()) {
-        let parts: Vec<_> = item.split(':').map(str::trim).collect();
-        let [from, to] = parts[..] else { return Err(format!("'{item}' is not from:to")) };
-        if from.is_empty() || to.is_empty() {
-            return Err(format!("'{item}' is not from:to"));
-        }
-        if renames.insert(from.to_owned(), to.to_owned()).is_some() {
-            return Err(format!("{from} is renamed twice"));
-        }
-    }
-    Ok(renames)
-}
-
-type Ranges = BTreeMap<TopicPartition, Vec<OffsetRange>>;
-
-fn offsets(items: &[String]) -> std::result::Result<Option<Ranges>, String> {
-    let mut ranges = Ranges::new();
-    for item in items.iter().filter(|item| !item.is_empty()) {
-        let bad = || format!("'{item}' is not topic:partition:from:to with from at most to");
-        let parts: Vec<_> = item.split(':').map(str::trim).collect();
-        let [topic, partition, from, to] = parts[..] else { return Err(bad()) };
-        let partition: i32 = partition.parse().map_err(|_| bad())?;
-        let range = OffsetRange::new(from.parse().map_err(|_| bad())?, to.parse().map_err(|_| bad())?);
-        if topic.is_empty() || partition < 0 || range.from < 0 || range.width() == 0 {
-            return Err(bad());
-        }
-        ranges.entry(TopicPartition::new(topic, partition)).or_default().push(range);
-    }
-    for ranges in ranges.values_mut() {
-        ranges.sort();
-        if let Some(pair) = ranges.windows(2).find(|pair| pair[1].from <= pair[0].to) {
-            return Err(format!("{}..{} and {}..{} overlap", pair[0].from, pair[0].to, pair[1].from, pair[1].to));
-        }
-    }
-    Ok((!ranges.is_empty()).then_some(ranges))
-}
-
-fn is_pattern(value: &Parsed) -> std::result::Result<(), String> {
-    match value {
-        Parsed::Text(text) => pattern(text).map(drop),
-        _ => Ok(()),
-    }
-}
-
-fn is_instant(value: &Parsed) -> std::result::Result<(), String> {
-    match value {
-        Parsed::Text(text) => milliseconds(text, false).map(drop),
-        _ => Ok(()),
-    }
-}
-
-fn is_rename(value: &Parsed) -> std::result::Result<(), String> {
-    match value {
-        Parsed::List(items) => renames(items).map(drop),
-        _ => Ok(()),
-    }
-}
-
-fn is_offsets(value: &Parsed) -> std::result::Result<(), String> {
-    match value {
-        Parsed::List(items) => offsets(items).map(drop),
-        _ => Ok(()),
-    }
-}
-
-fn is_incarnation(value: &Parsed) -> std::result::Result<(), String> {
-    match value {
-        Parsed::Text(text) if text.is_empty() => Err("write latest, the number of a lineage, or a topic id".to_owned()),
-        Parsed::Text(text) if text == "0" => Err("lineages are counted from 1".to_owned()),
-        _ => Ok(()),
-    }
-}
-
-fn is_rate(value: &Parsed) -> std::result::Result<(), String> {
-    if matches!(value, Parsed::Integer(-1 | 1..)) { Ok(()) } else { Err("write bytes a second, or -1".to_owned()) }
-}
-
-fn is_replication_factor(value: &Parsed) -> std::result::Result<(), String> {
-    if matches!(value, Parsed::Integer(-1 | 1..=32_767)) { Ok(()) } else { Err("write a number, or -1".to_owned()) }
 }
 
 #[cfg(test)]
