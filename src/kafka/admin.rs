@@ -229,7 +229,7 @@ impl Admin for BlockingAdmin {
         }
     }
 
-    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, String>) -> Result<()> {
+    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, Option<String>>) -> Result<()> {
         if configs.is_empty() {
             return Ok(());
         }

@@ -178,8 +178,8 @@ pub trait Admin: Send + Sync {
     async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>>;
     /// Creates a topic and waits until it can be written to.
     async fn create_topic(&self, topic: &NewTopic) -> Result<()>;
-    /// Sets topic configs (incrementally).
-    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, String>) -> Result<()>;
+    /// Sets these configs of a topic, or takes them back to the broker's default where there is no value; others stay.
+    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, Option<String>>) -> Result<()>;
     /// All committed offsets of a group; empty where the group does not exist.
     async fn group_offsets(&self, group: &str) -> Result<Positions>;
     /// True where the group has members now.

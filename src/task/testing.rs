@@ -501,7 +501,7 @@ impl Admin for Cluster {
         Ok(())
     }
 
-    async fn alter_topic_configs(&self, _: &str, _: &BTreeMap<String, String>) -> Result<()> {
+    async fn alter_topic_configs(&self, _: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
         Ok(())
     }
 

@@ -199,17 +199,24 @@ impl Handle {
     pub(in crate::kafka) fn alter_configs(
         &self,
         topic: &str,
-        configs: &BTreeMap<String, String>,
+        configs: &BTreeMap<String, Option<String>>,
         timeout: Duration,
     ) -> Result<(), Failure> {
+        use sys::rd_kafka_AlterConfigOpType_t::{
+            RD_KAFKA_ALTER_CONFIG_OP_TYPE_DELETE as DELETE, RD_KAFKA_ALTER_CONFIG_OP_TYPE_SET as SET,
+        };
         let resource = Resource::topic(topic)?;
         for (name, value) in configs {
-            let (name, value) = (c_name(name)?, c_name(value)?);
-            let set = sys::rd_kafka_AlterConfigOpType_t::RD_KAFKA_ALTER_CONFIG_OP_TYPE_SET;
-            let (resource, name, value) = (resource.0.as_ptr(), name.as_ptr(), value.as_ptr());
-            // SAFETY: all pointers outlive the call, which copies the texts.
+            let name = c_name(name)?;
+            let value = value.as_deref().map(c_name).transpose()?;
+            let operation = if value.is_some() { SET } else { DELETE };
+            let value = value.as_ref().map_or(std::ptr::null(), |value| value.as_ptr());
+            let (resource, name) = (resource.0.as_ptr(), name.as_ptr());
+            // SAFETY: all pointers outlive the call, which copies the texts; to delete takes no value.
             unsafe {
-                Failure::of_error(sys::rd_kafka_ConfigResource_add_incremental_config(resource, name, set, value))?;
+                Failure::of_error(sys::rd_kafka_ConfigResource_add_incremental_config(
+                    resource, name, operation, value,
+                ))?;
             }
         }
         let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_INCREMENTALALTERCONFIGS, timeout)?;
