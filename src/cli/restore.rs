@@ -120,14 +120,13 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     }
     prepared.make_targets(&source).await?;
     let producer = clients.producer(&producer_properties(properties))?;
-    let archived_configs = plan.archived_configs();
     let replay = prepared.replay(&source)?;
     let outcome = run::Run::new(replay, producer, clock, &plan).until_end(&context.stop).await;
     outcome.account.tell(args.json, &mut out)?;
     if let Err(error) = outcome.result {
         return Err(anyhow::Error::from(error).context(args.how_to_go_on(&outcome.account)));
     }
-    settle_configs(&args, admin.as_ref(), &archived_configs, &mut out).await?;
+    settle_configs(&args, admin.as_ref(), &plan, &mut out).await?;
     Ok(Exit::Done)
 }
 
@@ -237,17 +236,23 @@ fn producer_properties(mut properties: Config) -> Config {
     properties
 }
 
-/// Applies the archived configs, or prints them.
+/// Applies the archived configs, or prints them. Configs that a target got for the restore only (see
+/// [`target::new_topic`]) go back to the broker's defaults then, where its own never had them.
 async fn settle_configs(
     args: &Args,
     admin: &dyn Admin,
-    archived: &[(String, Config)],
-    out: &mut std::io::Stdout,
+    plan: &plan::Plan,
+    out: &mut impl std::io::Write,
 ) -> anyhow::Result<()> {
-    for (topic, configs) in archived.iter().filter(|(_, configs)| !configs.is_empty()) {
-        let list: Vec<_> = configs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    for (topic, settled) in plan.settled_configs() {
+        let list: Vec<_> = settled
+            .iter()
+            .map(|(key, value)| {
+                value.as_ref().map_or_else(|| format!("{key} by default"), |value| format!("{key}={value}"))
+            })
+            .collect();
         if args.apply_configs {
-            admin.alter_topic_configs(topic, configs).await?;
+            admin.alter_topic_configs(topic, &settled).await?;
         }
         if !args.json {
             let what = if args.apply_configs { "applied" } else { "archived, apply them with --apply-configs" };

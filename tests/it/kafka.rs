@@ -166,7 +166,7 @@ async fn every_byte_survives_the_broker() {
         // A broker refuses timestamps that are far ahead of its clock by default.
         let error = producer.send_batch(&sent).await.unwrap().await.expect_err("refused");
         assert_eq!(error.kind(), Kind::Data, "{}", error.trace());
-        let wide = BTreeMap::from([("message.timestamp.after.max.ms".to_owned(), i64::MAX.to_string())]);
+        let wide = BTreeMap::from([("message.timestamp.after.max.ms".to_owned(), Some(i64::MAX.to_string()))]);
         admin(&kafka.bootstrap()).alter_topic_configs(topic, &wide).await.unwrap();
         let before = kafka.offsets(topic, 0).unwrap().1;
         clients()
@@ -507,11 +507,16 @@ async fn the_admin_tells_and_changes_what_the_broker_knows() {
     let view = admin.topic("k-admin").await.unwrap();
     assert_eq!((view.partitions, view.replication_factor), (3, 1));
     assert_eq!(view.configs, new.configs);
-    let configs = BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())]);
-    admin.alter_topic_configs("k-admin", &configs).await.unwrap();
-    let both: BTreeMap<_, _> =
-        new.configs.iter().chain(&configs).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let compacted = BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]);
+    admin.alter_topic_configs("k-admin", &compacted).await.unwrap();
+    let mut both = new.configs.clone();
+    both.insert("cleanup.policy".to_owned(), "compact".to_owned());
     assert_eq!(admin.topic("k-admin").await.unwrap().configs, both);
+    let default = BTreeMap::from([("cleanup.policy".to_owned(), None)]);
+    admin.alter_topic_configs("k-admin", &default).await.unwrap();
+    both.remove("cleanup.policy");
+    assert_eq!(admin.topic("k-admin").await.unwrap().configs, both, "a default is not the topic's own");
+    admin.alter_topic_configs("k-admin", &compacted).await.unwrap();
     let target = admin.target_topic("k-admin").await.unwrap().expect("exists");
     assert_eq!((target.partitions, target.offsets), (3, vec![(0, 0); 3]));
     assert_eq!(target.configs["message.timestamp.type"], "CreateTime");

@@ -3,6 +3,7 @@
 //! Replies are cut and held by proxies between the client and the server, so a fault strikes exactly where a test says.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -363,4 +364,65 @@ async fn hadoop_s_configuration_names_the_name_node() {
     let lake = store::open("hdfs://lake/store-conf", &service, None).unwrap();
     store::probe(&lake.store, &layout(), probe_id()).await.unwrap();
     assert!(names(&*lake.store).await.is_empty());
+}
+
+#[expect(clippy::print_stderr, reason = "says why nothing was tested")]
+fn say_skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+/// A mount of 512 KiB, in a mount namespace of its own, so that no rights are needed and nothing is left behind.
+#[test]
+fn a_full_disk_is_named_and_outlived() {
+    let unshare = |arguments: &[&str]| {
+        Command::new("unshare").args(["--user", "--map-root-user", "--mount"]).args(arguments).output()
+    };
+    if !unshare(&["true"]).is_ok_and(|output| output.status.success()) {
+        // Not the kit's to mend: a container may forbid it.
+        say_skipped("this system lets nobody mount a small file system");
+        return;
+    }
+    let folder = kit::home::instance_dir("small-disk").unwrap();
+    let mount_and_test =
+        "mount -t tmpfs -o size=512k none \"$0\" && exec \"$1\" --exact store::on_a_small_disk --ignored";
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount_and_test])
+        .args([folder.as_os_str(), program.as_os_str()])
+        .env("LAKEFERRY_SMALL_DISK", &folder)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+#[ignore = "a_full_disk_is_named_and_outlived runs it on a small disk"]
+async fn on_a_small_disk() {
+    // The other half of the test above: alone it has nothing to stand on.
+    let Some(folder) = std::env::var_os("LAKEFERRY_SMALL_DISK").map(std::path::PathBuf::from) else { return };
+    let lake = store::open(&format!("file://{}", folder.display()), &options(&[]), None).unwrap();
+    let store = manifests(&lake);
+    store::probe(&lake.store, &layout(), probe_id()).await.unwrap();
+    assert_eq!(store.create(&orders(), 0, "first".into()).await.unwrap(), Outcome::Committed);
+
+    let ballast = folder.join("ballast");
+    let filled = std::fs::write(&ballast, vec![0u8; 1 << 20]);
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    let error = store.create(&orders(), 1, vec![1u8; 50_000].into()).await.unwrap_err();
+    assert!(error.is_retriable(), "{}", error.trace());
+    for said in ["00000000000000000001.json", "the disk is full: free space there"] {
+        assert!(error.trace().contains(said), "{}", error.trace());
+    }
+    let mut upload = lake.store.put_multipart(&Path::from("topics/orders/data")).await.unwrap();
+    let part = upload.put_part(vec![2u8; 50_000].into()).await;
+    let error = store::explain("write topics/orders/data", part.unwrap_err());
+    assert!(error.is_retriable() && error.message().contains("the disk is full"), "{error}");
+    drop(upload);
+
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!(store.create(&orders(), 1, vec![1u8; 50_000].into()).await.unwrap(), Outcome::Committed);
+    assert_eq!(names(&*lake.store).await.len(), 2, "of what failed nothing is there");
+    let is_empty = || std::fs::read_dir(folder.join(".tmp")).unwrap().next().is_none();
+    kit::wait_until("what failed is cleaned up", Duration::from_secs(10), is_empty).unwrap();
 }

@@ -1,9 +1,11 @@
 //! What a restore is going to do, in words or as JSON.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use lakeferry_api::{Config, Result};
 use lakeferry_lake::source::prepare::{Prepared, Target};
+use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
 
 use crate::cli::inspect::bytes;
@@ -28,7 +30,7 @@ pub(super) struct TopicPlan {
     logs: Vec<LogPlan>,
     left_out: Vec<(i32, String)>,
     objections: Vec<String>,
-    archived_configs: Config,
+    archived_configs: Option<Config>,
 }
 
 #[derive(Debug, Serialize)]
@@ -58,7 +60,10 @@ impl Plan {
                 logs: Vec::new(),
                 left_out: topic.left_out.clone(),
                 objections: target.objections.iter().map(ToString::to_string).collect(),
-                archived_configs: topic.settings.iter().flat_map(|settings| settings.configs.clone()).collect(),
+                archived_configs: topic
+                    .settings
+                    .as_ref()
+                    .map(|settings| settings.configs.clone().into_iter().collect()),
             };
             for log in &topic.logs {
                 let partition = &log.plan.partition;
@@ -82,9 +87,17 @@ impl Plan {
         Ok(Self { records, raw_bytes, topics })
     }
 
-    /// The configs that each target had when it was archived.
-    pub(super) fn archived_configs(&self) -> Vec<(String, Config)> {
-        self.topics.iter().map(|topic| (topic.target.clone(), topic.archived_configs.clone())).collect()
+    /// What each target's configs become at the end: those of the archived topic and, where the restore made the target,
+    /// the broker's default for the rest of what it was made with. Topics whose configs nobody archived are left out.
+    pub(super) fn settled_configs(&self) -> impl Iterator<Item = (&str, BTreeMap<String, Option<String>>)> {
+        self.topics.iter().filter_map(|topic| {
+            let archived = topic.archived_configs.as_ref()?;
+            let made =
+                if topic.exists { BTreeMap::new() } else { new_topic(&topic.target, topic.partitions, None).configs };
+            let mut settled: BTreeMap<_, _> = made.into_keys().map(|key| (key, None)).collect();
+            settled.extend(archived.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
+            (!settled.is_empty()).then_some((topic.target.as_str(), settled))
+        })
     }
 
     pub(super) fn tell_json(&self, out: &mut impl Write) -> anyhow::Result<()> {

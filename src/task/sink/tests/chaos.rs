@@ -438,7 +438,7 @@ impl Admin for Model {
         Err(ConnectError::config(&topic.name))
     }
 
-    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, String>) -> Result<()> {
+    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
         Err(ConnectError::config(topic))
     }
 
