@@ -1,15 +1,12 @@
-//! `lakeferry inspect`: what is in an archive, in words or as JSON. Reads manifests and one listing of each partition's
-//! folder; no data object.
+//! `lakeferry inspect`: what is in an archive, in words or as JSON; the counting is the lake's
+//! ([`inspect`](lakeferry_lake::inspect)).
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat};
-use futures::TryStreamExt;
-use lakeferry_api::{ConnectError, TopicPartition};
-use lakeferry_lake::manifest::model::{Gap, Missing, Reason};
-use lakeferry_lake::manifest::read::{Archive, Chain};
-use serde::Serialize;
+use lakeferry_api::TopicPartition;
+use lakeferry_lake::inspect::{LogSummary, TopicSummary, inspect};
+use lakeferry_lake::manifest::model::{Reason, TopicSettings};
 
 use super::lake::LakeArgs;
 use super::{Context, Exit};
@@ -24,35 +21,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct TopicSummary {
-    topic: String,
-    partitions: Vec<PartitionSummary>,
-}
-
-/// The newest lineage of a partition, with what it continues.
-#[derive(Debug, Serialize)]
-struct PartitionSummary {
-    partition: i32,
-    owner: String,
-    epoch: u32,
-    entries: u64,
-    lineage: u32,
-    lineages: usize,
-    first_offset: Option<i64>,
-    resume_offset: Option<i64>,
-    records: u64,
-    files: usize,
-    stored_bytes: u64,
-    raw_bytes: u64,
-    min_timestamp: Option<i64>,
-    max_timestamp: Option<i64>,
-    missing: Missing,
-    gaps: Vec<Gap>,
-    /// Data objects that no entry names: what a crash left, or a writer has not published yet.
-    unreferenced: Vec<String>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
@@ -61,13 +29,7 @@ pub(super) async fn run(args: Args, _context: Context) -> anyhow::Result<Exit> {
     let archive = args.lake.archive()?;
     let mut topics = Vec::new();
     for topic in args.lake.archived_topics(&archive).await? {
-        let mut partitions = Vec::new();
-        for partition in archive.partitions(&topic).await? {
-            if let Some(chain) = archive.chain(&partition).await? {
-                partitions.push(summarize(&archive, &chain).await?);
-            }
-        }
-        topics.push(TopicSummary { topic, partitions });
+        topics.push(inspect(&archive, &topic).await?);
     }
     let mut out = std::io::stdout().lock();
     if args.json {
@@ -75,99 +37,67 @@ pub(super) async fn run(args: Args, _context: Context) -> anyhow::Result<Exit> {
     } else {
         topics.iter().try_for_each(|topic| tell(&mut out, topic))?;
     }
-    Ok(Exit::Done)
-}
-
-async fn summarize(archive: &Archive, chain: &Chain) -> Result<PartitionSummary, ConnectError> {
-    let end = chain.end();
-    let lineage = chain.latest_lineage();
-    let pieces = chain.pieces(lineage)?;
-    let mut missing = Missing::new();
-    for counts in pieces.iter().map(|piece| &piece.file.missing) {
-        counts.iter().for_each(|(reason, count)| *missing.entry(*reason).or_default() += count);
-    }
-    let oldest = chain.history(lineage)?.last().map_or(lineage, |(number, _)| *number);
-    let first = end.lineages.iter().find(|line| line.lineage == oldest).and_then(|line| line.first);
-    Ok(PartitionSummary {
-        partition: chain.partition.partition,
-        owner: end.owner.to_string(),
-        epoch: end.epoch,
-        entries: end.seq + 1,
-        lineage,
-        lineages: end.lineages.len(),
-        first_offset: first,
-        resume_offset: end.resume_offset,
-        records: pieces.iter().map(|piece| piece.file.records).sum(),
-        files: pieces.len(),
-        stored_bytes: pieces.iter().map(|piece| piece.file.stored_bytes).sum(),
-        raw_bytes: pieces.iter().map(|piece| piece.file.raw_bytes).sum(),
-        min_timestamp: pieces.iter().filter_map(|piece| piece.file.min_timestamp).min(),
-        max_timestamp: pieces.iter().filter_map(|piece| piece.file.max_timestamp).max(),
-        missing,
-        gaps: chain.gaps(lineage)?,
-        unreferenced: unreferenced(archive, chain).await?,
-    })
-}
-
-async fn unreferenced(archive: &Archive, chain: &Chain) -> Result<Vec<String>, ConnectError> {
-    let manifests = archive.manifests();
-    let named: BTreeMap<_, _> = chain
-        .links
-        .iter()
-        .flat_map(|link| &link.entry.files)
-        .map(|file| (file.path.as_str(), file.stored_bytes))
-        .collect();
-    let folder = manifests.layout().data_dir(&chain.partition);
-    let listed: Vec<_> = manifests
-        .store()
-        .list(Some(&folder))
-        .try_collect()
-        .await
-        .map_err(|error| ConnectError::retriable(format!("cannot list {folder}")).caused_by(error))?;
-    let relative = listed.iter().filter_map(|meta| manifests.layout().relative(&meta.location));
-    Ok(relative.filter(|path| !named.contains_key(path.as_str())).collect())
+    let damaged = topics.iter().flat_map(|topic| &topic.partitions).any(|partition| partition.problem.is_some());
+    Ok(if damaged { Exit::Difference } else { Exit::Done })
 }
 
 fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
     writeln!(out, "{}", topic.topic)?;
+    if let Some(settings) = &topic.settings {
+        let configs: Vec<_> = settings.configs.iter().map(|(key, value)| format!(", {key}={value}")).collect();
+        let TopicSettings { partitions, replication_factor, .. } = settings;
+        writeln!(out, "  {partitions} partitions, replication factor {replication_factor}{}", configs.concat())?;
+    }
     for partition in &topic.partitions {
-        tell_partition(out, &topic.topic, partition)?;
+        let name = TopicPartition::new(topic.topic.as_str(), partition.partition);
+        match (&partition.log, &partition.problem) {
+            (Some(log), _) => tell_log(out, &name, log)?,
+            (None, Some(problem)) => writeln!(out, "  {name}: DAMAGED: {problem}")?,
+            (None, None) => writeln!(out, "  {name}: no manifests")?,
+        }
     }
     Ok(())
 }
 
-fn tell_partition(out: &mut impl Write, topic: &str, summary: &PartitionSummary) -> std::io::Result<()> {
-    let name = TopicPartition::new(topic, summary.partition);
+fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> std::io::Result<()> {
     let offset = |offset: Option<i64>| offset.map_or("?".to_owned(), |offset| offset.to_string());
     writeln!(
         out,
         "  {name}: offsets {} to {} (next), {} records in {} files, {} stored ({} raw)",
-        offset(summary.first_offset),
-        offset(summary.resume_offset),
-        summary.records,
-        summary.files,
-        bytes(summary.stored_bytes),
-        bytes(summary.raw_bytes),
+        offset(log.first_offset),
+        offset(log.resume_offset),
+        log.records,
+        log.files,
+        bytes(log.stored_bytes),
+        bytes(log.raw_bytes),
     )?;
-    if let (Some(min), Some(max)) = (summary.min_timestamp, summary.max_timestamp) {
+    if let (Some(min), Some(max)) = (log.min_timestamp, log.max_timestamp) {
         writeln!(out, "    record times {} to {}", instant(min), instant(max))?;
     }
-    writeln!(out, "    owner {}, epoch {}, {} manifests", summary.owner, summary.epoch, summary.entries)?;
-    if summary.lineages > 1 {
+    writeln!(
+        out,
+        "    owner {}, epoch {}, {} manifests, the last of {}",
+        log.owner,
+        log.epoch,
+        log.entries,
+        instant(log.written_at)
+    )?;
+    if log.lineages.len() > 1 {
         writeln!(
             out,
             "    lineage {} of {}: the topic was re-created, cut back or its offsets were altered; older rows can be \
              restored by number",
-            summary.lineage, summary.lineages
+            log.lineage,
+            log.lineages.len()
         )?;
     }
-    for (reason, count) in &summary.missing {
+    for (reason, count) in &log.missing {
         writeln!(out, "    {count} offsets without record: {}", in_words(*reason))?;
     }
-    for gap in &summary.gaps {
+    for gap in &log.gaps {
         writeln!(out, "    gap {} to {}: {}", gap.from, gap.to, in_words(gap.reason))?;
     }
-    for object in &summary.unreferenced {
+    for object in &log.unreferenced {
         writeln!(out, "    no manifest names {object}: a crash left it, or it is being written")?;
     }
     Ok(())

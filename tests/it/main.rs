@@ -22,4 +22,3 @@ mod rest;
 mod standalone;
 mod store;
 mod verify;
-mod worker;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::http::{Request, Response};
-use crate::{kit, worker};
+use crate::{journey, kit};
 
 /// How long a step with `poll` may take to hold.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -122,7 +122,7 @@ struct Expected {
 }
 
 fn run_ours(name: &str) {
-    let worker = kit::need!(worker::shared());
+    let worker = kit::need!(journey::shared());
     run(name, "ours", &worker.address());
 }
 

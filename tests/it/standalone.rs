@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::http::Request;
+use crate::journey::Worker;
 use crate::kit::{self, Kafka, KafkaOptions, Launch};
-use crate::worker::Worker;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -163,8 +163,7 @@ fn lines_survive_sigterm_and_sigkill() {
     assert_eq!(written(), (0..2000).map(line).collect::<Vec<_>>());
 
     append(&input, 2000..3000);
-    worker.signal("KILL");
-    worker.wait();
+    worker.kill();
     worker.run(&files).unwrap();
     worker.wait_ready().unwrap();
     kit::wait_until("3000 lines", LIMIT, || written().contains(&line(2999))).unwrap();
@@ -183,7 +182,9 @@ fn a_broker_that_comes_late_is_waited_for() {
     let mut kafka = kit::need!(Kafka::start(KafkaOptions::default()));
     kafka.create_topic("late", 1, &[]).unwrap();
     kafka.stop().unwrap();
-    let worker = Worker::start(&kafka.bootstrap(), &[]).unwrap();
+    let mut worker = Worker::new(&kafka.bootstrap(), &[]).unwrap();
+    worker.run(&[]).unwrap();
+    worker.wait_ready().unwrap();
     let (input, output) = (worker.dir().join("in.txt"), worker.dir().join("out.txt"));
     append(&input, 0..10);
     let create = |name: &str, config: Value| {

@@ -1,5 +1,5 @@
 //! `lakeferry verify` beside a real broker: the topic that was archived, its restored copy, and copies that are wrong in
-//! one way each.
+//! one way each; and `lakeferry inspect` of the same archive.
 
 use std::time::Duration;
 
@@ -185,4 +185,42 @@ fn wrong_arguments_and_failing_services_have_their_exit_codes() {
 
     let (code, out, _) = run(&["verify", url, "--level", "manifest"]);
     assert!(code == 0 && out.ends_with("is true\n"), "{code} {out}");
+}
+
+#[test]
+fn an_archive_is_summed_up_in_words_and_as_json() {
+    let kafka = need!(kit::kafka());
+    let archived = Archived::new(kafka, "inspected");
+    let (code, words, err) = run(&["inspect", &archived.url]);
+    assert_eq!(code, 0, "{err}");
+    for said in
+        ["  2 partitions, replication factor 1, retention.ms=-1\n", "  inspected-1: offsets 0 to 40 (next), 40 records"]
+    {
+        assert!(words.contains(said), "{words}");
+    }
+    let json = || {
+        let (code, out, err) = run(&["inspect", &archived.url, "--topic", archived.topic, "--json"]);
+        (code, serde_json::from_str::<Value>(&out).unwrap_or_else(|error| panic!("{error}: {out}\n{err}")))
+    };
+    let (code, document) = json();
+    let partitions = document[0]["partitions"].as_array().unwrap();
+    assert_eq!((code, partitions.len()), (0, 2), "{document:#}");
+    for partition in partitions {
+        assert_eq!((&partition["records"], &partition["resume_offset"]), (&json!(COUNT), &json!(COUNT)));
+        let times: Vec<_> = odd_records(0).iter().map(|row| row.timestamp.unwrap()).collect();
+        assert_eq!(partition["min_timestamp"].as_i64(), times.iter().min().copied());
+        assert_eq!(partition["max_timestamp"].as_i64(), times.iter().max().copied());
+        assert_eq!((&partition["gaps"], &partition["unreferenced"]), (&json!([]), &json!([])));
+    }
+
+    // One damaged partition is named, and the other still shown.
+    let lake = std::path::Path::new(archived.url.strip_prefix("file://").unwrap());
+    let first = lake.join("topics/inspected/_manifests/partition=0/00000000000000000000.json");
+    std::fs::write(&first, "{").unwrap();
+    let (code, document) = json();
+    let [damaged, whole] = &document[0]["partitions"].as_array().unwrap()[..] else { panic!("{document:#}") };
+    assert_eq!((code, &whole["records"]), (1, &json!(COUNT)));
+    assert!(damaged["problem"].as_str().unwrap().contains("00000000000000000000.json"), "{damaged:#}");
+    let (code, _, err) = run(&["inspect", &archived.url, "--topic", "absent"]);
+    assert!(code == 2 && err.contains("--topic absent"), "{code}: {err}");
 }

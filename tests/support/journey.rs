@@ -1,19 +1,24 @@
-//! The real worker as a child process, driven through its REST API as a user drives it.
+//! The program as users run it: the worker as a child process with a properties file, driven by signals and through its
+//! REST API; and its commands. A worker cannot outlive the test process.
 
 #![allow(dead_code, unreachable_pub, reason = "each area uses its own part")]
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::http::{Request, Response};
 use crate::kit::home::{Port, instance_dir};
 use crate::kit::process::{Launch, Process};
-use crate::kit::{self, http, poll_until};
+use crate::kit::{self, poll_until};
 
 /// How long the worker may take to answer for the first time, and to stop.
-const START_LIMIT: Duration = Duration::from_secs(30);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A standalone worker. It ends when dropped.
 pub struct Worker {
@@ -23,56 +28,101 @@ pub struct Worker {
     process: Option<Process>,
 }
 
+/// The worker that the tests of this process share, on the shared broker. Tests keep apart by their connectors' names.
+pub fn shared() -> kit::Result<&'static Worker> {
+    static SHARED: OnceLock<kit::Result<Worker>> = OnceLock::new();
+    let start = || {
+        let mut worker = Worker::new(&kit::kafka()?.bootstrap(), &[])?;
+        worker.run(&[])?;
+        worker.wait_ready()?;
+        Ok(worker)
+    };
+    SHARED.get_or_init(start).as_ref().map_err(kit::Error::clone)
+}
+
 impl Worker {
-    /// Starts a worker of its own on `bootstrap`, with further properties and connectors (JSON texts, as files on the
-    /// command line).
-    pub fn start(bootstrap: &str, properties: &[(&str, &str)], connectors: &[Value]) -> Worker {
-        let dir = instance_dir("worker").unwrap();
-        let port = Port::claim().unwrap();
-        let mut lines = vec![
-            format!("bootstrap.servers={bootstrap}"),
-            format!("listeners=http://{}", port.address()),
-            format!("offset.storage.file.filename={}", dir.join("offsets").display()),
-            "key.converter=org.apache.kafka.connect.converters.ByteArrayConverter".to_owned(),
-            "value.converter=org.apache.kafka.connect.converters.ByteArrayConverter".to_owned(),
-            "offset.flush.interval.ms=500".to_owned(),
-        ];
-        lines.extend(properties.iter().map(|(key, value)| format!("{key}={value}")));
-        std::fs::write(dir.join("worker.properties"), lines.join("\n")).unwrap();
-        let mut arguments = vec!["connect-standalone".to_owned(), "worker.properties".to_owned()];
-        for (number, connector) in connectors.iter().enumerate() {
-            let file = format!("connector-{number}.json");
-            std::fs::write(dir.join(&file), connector.to_string()).unwrap();
-            arguments.push(file);
-        }
+    /// A worker on `bootstrap`, not yet started; `properties` override the tests' own, with which rows are JSON.
+    pub fn new(bootstrap: &str, properties: &[(&str, &str)]) -> kit::Result<Worker> {
+        let (dir, port) = (instance_dir("worker")?, Port::claim()?);
+        let json = "org.apache.kafka.connect.json.JsonConverter";
+        let mut lines = BTreeMap::from([
+            ("bootstrap.servers", bootstrap.to_owned()),
+            ("listeners", format!("http://{}", port.address())),
+            ("key.converter", json.to_owned()),
+            ("value.converter", json.to_owned()),
+            ("offset.flush.interval.ms", "500".to_owned()),
+            ("offset.storage.file.filename", dir.join("offsets").display().to_string()),
+        ]);
+        lines.extend(properties.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        let lines: String = lines.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        fs::write(dir.join("worker.properties"), lines)?;
         let launch = Launch::new(program(), dir.join("worker.log"))
-            .args(&arguments)
+            .args([Path::new("connect-standalone"), &dir.join("worker.properties")])
             .env("LAKEFERRY_LOG", "info")
             .env("NO_COLOR", "1");
-        let mut worker = Worker { dir, port, launch, process: None };
+        Ok(Worker { dir, port, launch, process: None })
+    }
+
+    /// A started worker that takes rows as bytes, with these connectors on its command line.
+    pub fn start(bootstrap: &str, properties: &[(&str, &str)], connectors: &[Value]) -> Worker {
+        let bytes = "org.apache.kafka.connect.converters.ByteArrayConverter";
+        let properties: Vec<_> =
+            [("key.converter", bytes), ("value.converter", bytes)].iter().chain(properties).copied().collect();
+        let mut worker = Worker::new(bootstrap, &properties).unwrap();
+        for (number, connector) in connectors.iter().enumerate() {
+            let file = worker.dir.join(format!("connector-{number}.json"));
+            fs::write(&file, connector.to_string()).unwrap();
+            worker.launch = worker.launch.args([file]);
+        }
         worker.restart();
         worker
     }
 
+    /// Starts the process with these connector files.
+    pub fn run(&mut self, connectors: &[&Path]) -> kit::Result<()> {
+        self.process = Some(self.launch.clone().args(connectors).start()?);
+        Ok(())
+    }
+
+    /// Returns when all connectors of the command line were created.
+    pub fn wait_ready(&mut self) -> kit::Result<()> {
+        let address = self.address();
+        let ready = || Request::new("GET", "/health").send(&address).is_ok_and(|response| response.status == 200);
+        match &mut self.process {
+            Some(process) => process.wait_ready(&format!("the worker at {address}"), LIMIT, ready),
+            None => panic!("the worker at {address} was not started"),
+        }
+    }
+
     /// Starts it again after [`Worker::kill`] or [`Worker::stop`], with the same files and the same port.
     pub fn restart(&mut self) {
-        let mut process = self.launch.start().unwrap();
-        let address = self.port.address();
-        process.wait_ready("the worker", START_LIMIT, || http::is_ok(&address, "/")).unwrap();
-        self.process = Some(process);
+        self.run(&[]).unwrap();
+        self.wait_ready().unwrap();
+    }
+
+    /// Sends it a signal, `TERM` for example.
+    pub fn signal(&mut self, name: &str) {
+        self.process.iter_mut().for_each(|process| process.signal(name));
+    }
+
+    /// How the process ended, once it has.
+    pub fn wait(&mut self) -> ExitStatus {
+        let ended = self.process.as_mut().and_then(|process| process.wait(LIMIT));
+        let ended = ended.unwrap_or_else(|| panic!("the worker does not end\n{}", self.log()));
+        self.process = None;
+        ended
+    }
+
+    /// SIGTERM, and gone when this returns.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
     }
 
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             process.kill();
-        }
-    }
-
-    /// SIGTERM, and waits until it has stopped.
-    pub fn stop(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.terminate(STOP_LIMIT).unwrap();
         }
     }
 
@@ -93,9 +143,19 @@ impl Worker {
 
     /// One request; status and JSON body (null where there is none).
     pub fn request(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let text = if body.is_null() { String::new() } else { body.to_string() };
-        let (status, answer) = http::request(method, &self.address(), path, &text).unwrap();
-        (status, serde_json::from_str(&answer).unwrap_or(Value::Null))
+        let request = Request::new(method, path);
+        let response = self.send(&if body.is_null() { request } else { request.json(body) });
+        (response.status, response.json())
+    }
+
+    /// One request, which must be answered.
+    pub fn send(&self, request: &Request) -> Response {
+        request.send(&self.address()).unwrap_or_else(|error| panic!("{request:?}: {error}\n{}", self.log()))
+    }
+
+    /// The answer to a `GET`.
+    pub fn get(&self, path: &str) -> Response {
+        self.send(&Request::new("GET", path))
     }
 
     /// Creates a connector, which must be accepted.
@@ -135,9 +195,9 @@ impl Worker {
         reached.unwrap_or_else(|| panic!("{connector} is not {state}: {}\n{}", status(), self.log()))
     }
 
-    /// The end of its log.
+    /// What it has logged so far.
     pub fn log(&self) -> String {
-        self.process.as_ref().map(Process::log_tail).unwrap_or_default()
+        fs::read_to_string(self.dir.join("worker.log")).unwrap_or_default()
     }
 
     fn assert_no_failure(&self, connector: &str) {

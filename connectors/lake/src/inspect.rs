@@ -1,19 +1,20 @@
-//! What is in an archive, summed up from its manifests. Called by `lakeferry inspect`; reads no data object.
+//! What is in an archive, summed up from its manifests and one listing of each partition's folder. Called by
+//! `lakeferry inspect`; reads no data object.
 //!
-//! Invariant: every offset from a lineage's first to its resume offset is counted once: a record, missing with a reason,
-//! or in a gap with a reason. A partition whose manifests are damaged is told as such and does not hide the others.
+//! Invariant: a partition whose manifests are damaged is told as such and does not hide the others.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
+use lakeferry_api::{Kind, Result, TopicPartition};
 use serde::Serialize;
 
-use crate::manifest::model::{Entry, Gap, Lineage, StartedBy, TopicSettings};
+use crate::manifest::model::{Gap, Lineage, Missing, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
+use crate::store::explain;
 
-/// Chains that are read at once.
-const PARALLEL_CHAINS: usize = 8;
+/// Partitions that are read at once.
+const PARALLEL_PARTITIONS: usize = 8;
 
 /// An archived topic.
 #[derive(Debug, Clone, Serialize)]
@@ -31,189 +32,141 @@ pub struct TopicSummary {
 pub struct PartitionSummary {
     /// Its number.
     pub partition: i32,
-    /// Why its manifests cannot be read; everything else is empty then.
+    /// Why its manifests cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
-    /// Who archives it: cluster id and consumer group.
-    pub owner: String,
-    /// When its last entry was written, in milliseconds since the epoch.
-    pub written_at: Option<i64>,
-    /// Manifest entries.
-    pub entries: u64,
-    /// The lineage that is archived now.
-    pub lineage: u32,
-    /// The incarnations of its log.
-    pub lineages: Vec<LineageSummary>,
+    /// What they say, where they can be.
+    #[serde(flatten)]
+    pub log: Option<LogSummary>,
 }
 
-/// What was archived of one incarnation of a partition's log.
+/// The newest lineage of a partition, with what it continues: the log as it was last known.
 #[derive(Debug, Clone, Serialize)]
-pub struct LineageSummary {
-    /// Its number.
+pub struct LogSummary {
+    /// Who archives it: cluster id and consumer group.
+    pub owner: String,
+    /// The epoch of its last writer.
+    pub epoch: u32,
+    /// Manifest entries.
+    pub entries: u64,
+    /// When the last one was written, in milliseconds since the Unix epoch.
+    pub written_at: i64,
+    /// The newest lineage.
     pub lineage: u32,
-    /// The topic's id.
-    pub topic_id: Option<String>,
-    /// Why it began.
-    pub started_by: Option<StartedBy>,
-    /// Whose records below which offset belong to it too.
-    pub continues: Option<(u32, i64)>,
-    /// Where its accounting begins.
-    pub first: Option<i64>,
-    /// The next offset to archive.
-    pub resume_offset: Option<i64>,
-    /// Offsets beyond that which are archived already.
-    pub ahead: u64,
-    /// The end of the log when its last entry was written.
-    pub last_stable_offset: Option<i64>,
-    /// The offset of its first record.
+    /// All incarnations of the log that were archived.
+    pub lineages: Vec<Lineage>,
+    /// Where the accounting begins.
     pub first_offset: Option<i64>,
-    /// The offset of its last record.
-    pub last_offset: Option<i64>,
-    /// The smallest timestamp.
-    pub min_timestamp: Option<i64>,
-    /// The largest timestamp.
-    pub max_timestamp: Option<i64>,
-    /// Records.
+    /// The next offset to archive; `None` where the offsets were reset.
+    pub resume_offset: Option<i64>,
+    /// The end of the log, for readers of committed records, when the last entry was written.
+    pub last_stable_offset: i64,
+    /// Records; a file that a later lineage continues only in part counts whole.
     pub records: u64,
-    /// Records without timestamp.
+    /// Of these, those without a timestamp.
     pub untimed: u64,
     /// Files.
-    pub files: u64,
+    pub files: usize,
     /// Their bytes.
     pub stored_bytes: u64,
     /// Bytes of keys, values and headers.
     pub raw_bytes: u64,
+    /// The smallest timestamp, in milliseconds since the Unix epoch.
+    pub min_timestamp: Option<i64>,
+    /// The largest timestamp.
+    pub max_timestamp: Option<i64>,
     /// Offsets without a record, by reason.
-    pub missing: BTreeMap<&'static str, u64>,
+    pub missing: Missing,
     /// Offsets that were never archived.
     pub gaps: Vec<Gap>,
+    /// Data objects that no entry names: what a crash left, or a writer has not published yet.
+    pub unreferenced: Vec<String>,
 }
 
-/// Sums up `topics`; all where it is empty.
+/// Sums up `topic`.
 ///
 /// # Errors
-/// `Config` where one is not archived; otherwise as [`explain`](crate::store::explain).
-pub async fn inspect(archive: &Archive, topics: &[String]) -> Result<Vec<TopicSummary>> {
-    let archived = archive.topics().await?;
-    if let Some(missing) = topics.iter().find(|topic| !archived.contains(topic)) {
-        let list = if archived.is_empty() { "none".to_owned() } else { archived.join(", ") };
-        return Err(ConnectError::config(format!(
-            "--topic {missing}: there is no archive of it; archived are: {list}"
-        )));
-    }
-    let mut summaries = Vec::new();
-    for topic in archived.into_iter().filter(|topic| topics.is_empty() || topics.contains(topic)) {
-        summaries.push(topic_summary(archive, topic).await?);
-    }
-    Ok(summaries)
-}
-
-async fn topic_summary(archive: &Archive, topic: String) -> Result<TopicSummary> {
-    let partitions = archive.partitions(&topic).await?;
-    let chains = stream::iter(partitions.into_iter().map(|partition| async move {
-        match archive.chain(&partition).await {
-            Ok(chain) => Ok((partition, Ok(chain))),
-            Err(error) if error.kind() == Kind::Fatal => Ok((partition, Err(error.message().to_owned()))),
-            Err(error) => Err(error),
-        }
-    }));
-    let chains: Vec<(TopicPartition, Result<Option<Chain>, String>)> =
-        chains.buffered(PARALLEL_CHAINS).try_collect().await?;
-    let whole = chains.iter().filter_map(|(_, chain)| chain.as_ref().ok()?.as_ref());
+/// As [`explain`].
+pub async fn inspect(archive: &Archive, topic: &str) -> Result<TopicSummary> {
+    let partitions = archive.partitions(topic).await?;
+    let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, partition)));
+    let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
+    let whole = read.iter().filter_map(|(_, chain)| chain.as_ref());
     let settings = whole.max_by_key(|chain| chain.end().written_at).and_then(Chain::topic_settings).cloned();
-    let partitions = chains
-        .into_iter()
-        .filter_map(|(partition, chain)| match chain {
-            Ok(chain) => chain.map(|chain| partition_summary(&chain)),
-            Err(problem) => Some(PartitionSummary::damaged(partition.partition, problem)),
-        })
-        .collect();
-    Ok(TopicSummary { topic, settings, partitions })
+    let partitions = read.into_iter().map(|(summary, _)| summary).collect();
+    Ok(TopicSummary { topic: topic.to_owned(), settings, partitions })
 }
 
-fn partition_summary(chain: &Chain) -> PartitionSummary {
+async fn read(archive: &Archive, partition: TopicPartition) -> Result<(PartitionSummary, Option<Chain>)> {
+    let (chain, problem) = match archive.chain(&partition).await {
+        Ok(chain) => (chain, None),
+        Err(error) if error.kind() == Kind::Fatal => (None, Some(error.message().to_owned())),
+        Err(error) => return Err(error),
+    };
+    let log = match &chain {
+        Some(chain) => Some(summarize(archive, chain).await?),
+        None => None,
+    };
+    Ok((PartitionSummary { partition: partition.partition, problem, log }, chain))
+}
+
+async fn summarize(archive: &Archive, chain: &Chain) -> Result<LogSummary> {
     let end = chain.end();
-    PartitionSummary {
-        partition: chain.partition.partition,
-        problem: None,
+    let lineage = chain.latest_lineage();
+    let history: Vec<_> = chain.history(lineage)?.into_iter().map(|(number, _)| number).collect();
+    let oldest = end.lineages.iter().find(|line| Some(&line.lineage) == history.last());
+    let pieces = chain.pieces(lineage)?;
+    let files = || pieces.iter().map(|piece| piece.file);
+    Ok(LogSummary {
         owner: end.owner.to_string(),
-        written_at: Some(end.written_at),
+        epoch: end.epoch,
         entries: chain.links.len() as u64,
-        lineage: chain.latest_lineage(),
-        lineages: end.lineages.iter().map(|line| lineage_summary(chain, line)).collect(),
-    }
+        written_at: end.written_at,
+        lineage,
+        lineages: end.lineages.clone(),
+        first_offset: oldest.and_then(|line| line.first),
+        resume_offset: end.resume_offset,
+        last_stable_offset: end.log.last_stable_offset,
+        records: files().map(|file| file.records).sum(),
+        untimed: files().map(|file| file.untimed).sum(),
+        files: pieces.len(),
+        stored_bytes: files().map(|file| file.stored_bytes).sum(),
+        raw_bytes: files().map(|file| file.raw_bytes).sum(),
+        min_timestamp: files().filter_map(|file| file.min_timestamp).min(),
+        max_timestamp: files().filter_map(|file| file.max_timestamp).max(),
+        missing: missing(chain, &history, files().map(|file| &file.missing)),
+        gaps: chain.gaps(lineage)?,
+        unreferenced: unreferenced(archive, chain).await?,
+    })
 }
 
-fn lineage_summary(chain: &Chain, line: &Lineage) -> LineageSummary {
-    let mut summary = LineageSummary::of(line);
+/// The missing offsets of `files` and those that entries of `history` account for outside of files.
+fn missing<'a>(chain: &'a Chain, history: &[u32], files: impl Iterator<Item = &'a Missing>) -> Missing {
     let entries = chain.links.iter().map(|link| &link.entry);
-    for entry in entries.filter(|entry| entry.source.lineage == line.lineage) {
-        summary.add(entry);
+    let outside = entries.filter(|entry| history.contains(&entry.source.lineage)).map(|entry| &entry.missing);
+    let mut sums = Missing::new();
+    for (reason, count) in files.chain(outside).flatten() {
+        *sums.entry(*reason).or_default() += count;
     }
-    summary.gaps.sort_by_key(|gap| gap.from);
-    summary
+    sums
 }
 
-impl PartitionSummary {
-    fn damaged(partition: i32, problem: String) -> Self {
-        Self {
-            partition,
-            problem: Some(problem),
-            owner: String::new(),
-            written_at: None,
-            entries: 0,
-            lineage: 0,
-            lineages: Vec::new(),
-        }
-    }
-}
-
-impl LineageSummary {
-    fn of(line: &Lineage) -> Self {
-        Self {
-            lineage: line.lineage,
-            topic_id: line.topic_id.clone(),
-            started_by: None,
-            continues: line.continues.map(|continues| (continues.lineage, continues.before)),
-            first: line.first,
-            resume_offset: None,
-            ahead: 0,
-            last_stable_offset: None,
-            first_offset: None,
-            last_offset: None,
-            min_timestamp: None,
-            max_timestamp: None,
-            records: 0,
-            untimed: 0,
-            files: 0,
-            stored_bytes: 0,
-            raw_bytes: 0,
-            missing: BTreeMap::new(),
-            gaps: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, entry: &Entry) {
-        self.started_by.get_or_insert(entry.source.started_by);
-        self.resume_offset = entry.resume_offset;
-        self.ahead = entry.ahead.len();
-        self.last_stable_offset = Some(entry.log.last_stable_offset);
-        let missing = entry.files.iter().map(|file| &file.missing).chain([&entry.missing]);
-        for (reason, count) in missing.flatten() {
-            *self.missing.entry(reason.as_str()).or_default() += count;
-        }
-        self.gaps.extend(&entry.gaps);
-        for file in &entry.files {
-            self.first_offset = self.first_offset.into_iter().chain([file.first_offset]).min();
-            self.last_offset = self.last_offset.max(Some(file.last_offset));
-            self.min_timestamp = self.min_timestamp.into_iter().chain(file.min_timestamp).min();
-            self.max_timestamp = self.max_timestamp.max(file.max_timestamp);
-            self.records += file.records;
-            self.untimed += file.untimed;
-            self.files += 1;
-            self.stored_bytes += file.stored_bytes;
-            self.raw_bytes += file.raw_bytes;
-        }
-    }
+async fn unreferenced(archive: &Archive, chain: &Chain) -> Result<Vec<String>> {
+    let files = chain.links.iter().flat_map(|link| &link.entry.files);
+    let named: BTreeSet<_> = files.map(|file| file.path.as_str()).collect();
+    let layout = archive.manifests().layout();
+    let folder = layout.data_dir(&chain.partition);
+    let listed: Vec<_> = archive
+        .manifests()
+        .store()
+        .list(Some(&folder))
+        .try_collect()
+        .await
+        .map_err(|error| explain(&format!("list {folder}"), error))?;
+    let mut relative: Vec<_> = listed.iter().filter_map(|meta| layout.relative(&meta.location)).collect();
+    relative.retain(|path| !named.contains(path.as_str()));
+    relative.sort();
+    Ok(relative)
 }
 
 #[cfg(test)]
@@ -221,30 +174,28 @@ mod tests {
     use object_store::{ObjectStoreExt as _, PutPayload};
 
     use super::*;
+    use crate::manifest::model::Reason;
     use crate::testing::{TestArchive, row};
 
     #[tokio::test]
-    async fn an_archive_is_summed_up_by_lineage() {
+    async fn the_log_is_summed_up_with_what_it_continues() {
         let mut archive = TestArchive::new();
         let partition = archive.open("orders", 0, 3).await;
         archive.publish(&partition, &[row(4, 40), row(6, 20)], 7).await;
         archive.publish(&partition, &[row(8, -1)], 9).await;
         archive.truncate(&partition, 8).await;
         archive.publish(&partition, &[row(8, 90)], 8).await;
-        archive.open("clicks", 2, 0).await;
+        let orphan = archive.layout.data_dir(&partition).join("orphan");
+        archive.store.put(&orphan, PutPayload::from_static(b"x")).await.unwrap();
 
-        let found = inspect(&archive.archive(), &[]).await.unwrap();
-        assert_eq!(found.iter().map(|topic| topic.topic.as_str()).collect::<Vec<_>>(), ["clicks", "orders"]);
-        let orders = &found[1].partitions[0];
-        assert_eq!((orders.partition, orders.entries, orders.lineage), (0, 5, 2));
-        assert_eq!(orders.owner, "c/connect-archive");
-        let [first, second] = &orders.lineages[..] else { panic!("{:?}", orders.lineages) };
-        assert_eq!((first.first, first.resume_offset, first.records, first.files), (Some(3), Some(10), 3, 2));
-        assert_eq!((first.first_offset, first.last_offset), (Some(4), Some(8)));
-        assert_eq!((first.min_timestamp, first.max_timestamp, first.untimed), (Some(20), Some(40), 1));
-        assert_eq!(first.missing, BTreeMap::from([("transaction", 4)]));
-        assert_eq!((second.continues, second.records, second.min_timestamp), (Some((1, 8)), 1, Some(90)));
-        assert_eq!(found[0].partitions[0].lineages[0].records, 0);
+        let found = inspect(&archive.archive(), "orders").await.unwrap();
+        let log = found.partitions[0].log.as_ref().unwrap();
+        assert_eq!((log.owner.as_str(), log.entries, log.lineage, log.lineages.len()), ("c/connect-archive", 5, 2, 2));
+        assert_eq!((log.first_offset, log.resume_offset), (Some(3), Some(9)));
+        assert_eq!((log.records, log.files, log.untimed), (3, 2, 0), "what was cut from the log does not count");
+        assert_eq!((log.min_timestamp, log.max_timestamp), (Some(20), Some(90)));
+        assert_eq!(log.missing, Missing::from([(Reason::Transaction, 3)]));
+        assert_eq!(log.unreferenced, [archive.layout.relative(&orphan).unwrap()]);
     }
 
     #[tokio::test]
@@ -254,11 +205,9 @@ mod tests {
         archive.publish(&good, &[row(0, 1)], 0).await;
         let path = archive.layout.entry(&bad, 0);
         archive.store.put(&path, PutPayload::from_static(b"{")).await.unwrap();
-        let found = inspect(&archive.archive(), &["orders".to_owned()]).await.unwrap();
-        let partitions = &found[0].partitions;
-        assert!(partitions[0].problem.as_ref().unwrap().contains(path.as_ref()), "{:?}", partitions[0]);
-        assert_eq!((&partitions[1].problem, partitions[1].lineages[0].records), (&None, 1));
-        let error = inspect(&archive.archive(), &["order".to_owned()]).await.unwrap_err();
-        assert!(error.message().contains("--topic order:") && error.message().contains("orders"), "{error}");
+        let found = inspect(&archive.archive(), "orders").await.unwrap();
+        let [bad, good] = &found.partitions[..] else { panic!("{found:?}") };
+        assert!(bad.problem.as_ref().unwrap().contains(path.as_ref()), "{bad:?}");
+        assert_eq!((&good.problem, good.log.as_ref().unwrap().records), (&None, 1));
     }
 }
