@@ -113,13 +113,14 @@ pub fn lake_def() -> ConfigDef {
 
 /// The definition of the sink.
 pub fn sink_def() -> ConfigDef {
-    file_keys(lake_def()).define_all(archive_keys())
+    lake_def().define_all(file_keys()).define_all(rotation_keys()).define_all(archive_keys())
 }
 
-fn file_keys(def: ConfigDef) -> ConfigDef {
-    use ConfigType::{Int, Long, String};
+fn file_keys() -> ConfigDef {
+    use ConfigType::{Int, String};
     let row = |name: &str, kind: ConfigType| ConfigKey::new(name, kind).importance(Importance::Medium);
-    def.define(
+    ConfigDef::new()
+    .define(
         row("format", String)
             .default("archive.parquet")
             .one_of(&["archive.parquet", "archive.avro"])
@@ -143,50 +144,56 @@ fn file_keys(def: ConfigDef) -> ConfigDef {
             .doc("Level of the codec, where it has levels.")
             .shown(FILES, 3, Width::Short, "Codec level"),
     )
-    .define(
-        row("flush.size", Long)
-            .default("1000000")
-            .at_least(1)
-            .importance(Importance::High)
-            .doc("Records in a file.")
-            .shown(FILES, 4, Width::Short, "Records in a file"),
-    )
-    .define(
-        row("rotate.bytes", Long)
-            .default("134217728")
-            .at_least(1)
-            .doc("Stored bytes in a file, near enough (within a row group or block).")
-            .shown(FILES, 5, Width::Short, "Bytes in a file"),
-    )
-    .define(
-        row("rotate.interval.ms", Long)
-            .default("-1")
-            .at_least(-1)
-            .doc("Span of record time in a file; -1: any.")
-            .shown(FILES, 6, Width::Short, "Record-time span"),
-    )
-    .define(
-        row("rotate.schedule.interval.ms", Long)
-            .default("-1")
-            .at_least(-1)
-            .doc("Wall-clock boundaries at which files end, counted from midnight in timezone; -1: none.")
-            .shown(FILES, 7, Width::Short, "Scheduled rotation"),
-    )
-    .define(
-        row("timezone", String)
-            .default("UTC")
-            .check(known_timezone)
-            .importance(Importance::Low)
-            .doc("Time zone of rotate.schedule.interval.ms.")
-            .shown(FILES, 8, Width::Medium, "Time zone"),
-    )
-    .define(
-        row("rotate.age.ms", Long)
-            .default("600000")
-            .at_least(1)
-            .doc("A file is published at most this long after its first record: how much an accident can cost.")
-            .shown(FILES, 9, Width::Short, "Age of a file"),
-    )
+}
+
+fn rotation_keys() -> ConfigDef {
+    use ConfigType::{Long, String};
+    let row = |name: &str, kind: ConfigType| ConfigKey::new(name, kind).importance(Importance::Medium);
+    ConfigDef::new()
+        .define(
+            row("flush.size", Long)
+                .default("1000000")
+                .at_least(1)
+                .importance(Importance::High)
+                .doc("Records in a file.")
+                .shown(FILES, 4, Width::Short, "Records in a file"),
+        )
+        .define(
+            row("rotate.bytes", Long)
+                .default("134217728")
+                .at_least(1)
+                .doc("Stored bytes in a file, near enough (within a row group or block).")
+                .shown(FILES, 5, Width::Short, "Bytes in a file"),
+        )
+        .define(
+            row("rotate.interval.ms", Long)
+                .default("-1")
+                .at_least(-1)
+                .doc("Span of record time in a file; -1: any.")
+                .shown(FILES, 6, Width::Short, "Record-time span"),
+        )
+        .define(
+            row("rotate.schedule.interval.ms", Long)
+                .default("-1")
+                .at_least(-1)
+                .doc("Wall-clock boundaries at which files end, counted from midnight in timezone; -1: none.")
+                .shown(FILES, 7, Width::Short, "Scheduled rotation"),
+        )
+        .define(
+            row("timezone", String)
+                .default("UTC")
+                .check(known_timezone)
+                .importance(Importance::Low)
+                .doc("Time zone of rotate.schedule.interval.ms.")
+                .shown(FILES, 8, Width::Medium, "Time zone"),
+        )
+        .define(
+            row("rotate.age.ms", Long)
+                .default("600000")
+                .at_least(1)
+                .doc("A file is published at most this long after its first record: how much an accident can cost.")
+                .shown(FILES, 9, Width::Short, "Age of a file"),
+        )
 }
 
 fn archive_keys() -> ConfigDef {

@@ -4,6 +4,7 @@
 //! wall clock). The second kind fires with no data arriving, because the tick asks too.
 
 use chrono::{Offset, TimeZone, Utc};
+use lakeferry_api::Batch;
 
 use crate::config::Rotation;
 
@@ -21,18 +22,18 @@ pub struct FileFacts {
 }
 
 impl Rotation {
-    /// True where the file must end before a record of `timestamp_ms` may join: the record lies a whole span or more
-    /// after the file's first.
-    pub fn ends_before(&self, file: &FileFacts, timestamp_ms: Option<i64>) -> bool {
-        match (self.record_time_ms, file.first_timestamp_ms, timestamp_ms) {
-            (Some(span), Some(first), Some(timestamp)) => timestamp.saturating_sub(first) >= span,
-            _ => false,
-        }
-    }
-
-    /// How many more records may join.
-    pub fn room(&self, file: &FileFacts) -> u64 {
-        self.records.saturating_sub(file.records)
+    /// How many rows of `batch` may join the file before it must end: it is full, or a row lies a whole span of record
+    /// time or more after the file's first.
+    pub fn fitting_rows(&self, file: &FileFacts, batch: &Batch) -> usize {
+        let room = usize::try_from(self.records.saturating_sub(file.records)).unwrap_or(usize::MAX).min(batch.len());
+        let Some(span_ms) = self.record_time_ms else { return room };
+        let mut first_ms = file.first_timestamp_ms;
+        let joins = |timestamp_ms: Option<i64>| {
+            first_ms = first_ms.or(timestamp_ms);
+            let ahead_ms = timestamp_ms.zip(first_ms).map(|(timestamp, first)| timestamp.saturating_sub(first));
+            ahead_ms.is_none_or(|ahead| ahead < span_ms)
+        };
+        batch.rows().take(room).map(|row| row.timestamp()).map(joins).take_while(|joins| *joins).count()
     }
 
     /// True where the file is full, or due at `now_ms`.
@@ -61,7 +62,11 @@ impl Rotation {
 
 #[cfg(test)]
 mod tests {
+    use lakeferry_api::TopicPartition;
+    use lakeferry_api::batch::NO_TIMESTAMP;
+
     use super::*;
+    use crate::testing::{batch, row};
 
     fn rotation() -> Rotation {
         Rotation {
@@ -85,17 +90,29 @@ mod tests {
         assert!(rotation.is_due(&facts(), 1_060_000));
         assert!(rotation.is_due(&FileFacts { records: 10, ..facts() }, 1_000_000));
         assert!(rotation.is_due(&FileFacts { stored_bytes: 1_000, ..facts() }, 1_000_000));
-        assert_eq!(rotation.room(&FileFacts { records: 7, ..facts() }), 3);
+    }
+
+    /// How many of rows with these timestamps may join.
+    fn fitting(file: &FileFacts, timestamps: &[i64]) -> usize {
+        let rows: Vec<_> = timestamps.iter().zip(0..).map(|(timestamp, offset)| row(offset, *timestamp)).collect();
+        rotation().fitting_rows(file, &batch(&TopicPartition::new("orders", 0), &rows))
+    }
+
+    #[test]
+    fn a_file_takes_no_more_records_than_its_bound() {
+        assert_eq!(fitting(&FileFacts { records: 7, ..facts() }, &[0; 5]), 3);
+        assert_eq!(fitting(&FileFacts { records: 7, ..facts() }, &[0; 2]), 2);
+        assert_eq!(fitting(&FileFacts { records: 10, ..facts() }, &[0]), 0);
     }
 
     #[test]
     fn record_time_counts_from_the_first_timestamp_and_ignores_records_without() {
-        let rotation = rotation();
-        assert!(!rotation.ends_before(&facts(), Some(3_599_999)));
-        assert!(rotation.ends_before(&facts(), Some(3_600_000)));
-        assert!(!rotation.ends_before(&facts(), None));
-        assert!(!rotation.ends_before(&FileFacts { first_timestamp_ms: None, ..facts() }, Some(i64::MAX)));
-        assert!(!rotation.ends_before(&facts(), Some(-5)));
+        assert_eq!(fitting(&facts(), &[3_599_999, 3_600_000, 0]), 1);
+        assert_eq!(fitting(&facts(), &[NO_TIMESTAMP, 3_600_000]), 1);
+        assert_eq!(fitting(&facts(), &[-5]), 1);
+        let untimed = FileFacts { first_timestamp_ms: None, ..facts() };
+        assert_eq!(fitting(&untimed, &[NO_TIMESTAMP, i64::MAX, i64::MAX - 1]), 3, "the first that has one counts");
+        assert_eq!(fitting(&untimed, &[5, 3_600_005]), 1);
     }
 
     #[test]

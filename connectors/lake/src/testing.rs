@@ -314,7 +314,8 @@ impl TestArchive {
     }
 }
 
-fn batch(partition: &TopicPartition, rows: &[TestRow]) -> Batch {
+/// A batch of exactly these rows.
+pub(crate) fn batch(partition: &TopicPartition, rows: &[TestRow]) -> Batch {
     let mut builder = BatchBuilder::new(partition.clone(), rows[0].offset);
     for row in rows {
         let kind = (row.timestamp != NO_TIMESTAMP).then_some(TimestampType::Create);

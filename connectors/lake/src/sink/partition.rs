@@ -17,7 +17,8 @@ use std::time::Duration;
 use lakeferry_api::{Batch, ConnectError, Kind, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
 
-use super::commit::{self, Identity, Segment};
+use super::closing::Closing;
+use super::commit::{self, Identity};
 use super::start::Start;
 use super::upload::Target;
 use super::writer::OpenFile;
@@ -27,8 +28,8 @@ use crate::job::Job;
 use crate::manifest::{End, ManifestStore};
 
 /// The first wait after a failure; it doubles up to [`MAX_BACKOFF_MS`].
-const FIRST_BACKOFF_MS: i64 = 250;
-const MAX_BACKOFF_MS: i64 = 30_000;
+const FIRST_BACKOFF_MS: u64 = 250;
+const MAX_BACKOFF_MS: u64 = 30_000;
 
 /// What all partitions of a task share.
 pub(crate) struct Shared {
@@ -82,19 +83,6 @@ enum Tenure {
     Unopened,
     Opening(Job<End>),
     Open(Box<End>),
-}
-
-/// A stretch of offsets that waits to be named by an entry.
-enum Closing {
-    File {
-        file: Box<OpenFile>,
-        n: u32,
-    },
-    /// Offsets without records that no file answers for, both inclusive.
-    Gap {
-        from: i64,
-        to: i64,
-    },
 }
 
 impl Partition {
@@ -234,7 +222,7 @@ impl Partition {
                 self.passed_since_ms = None;
             }
             let Some(file) = &mut self.file else { continue };
-            let fitting = fitting_rows(&self.shared.settings.rotation, file, &rest);
+            let fitting = self.shared.settings.rotation.fitting_rows(&file.facts(), &rest);
             if fitting == 0 {
                 self.pass(rest.offsets()[0]);
                 self.end_file().await?;
@@ -431,7 +419,7 @@ impl Partition {
         let Err(error) = outcome else { return Ok(()) };
         match error.kind() {
             Kind::Retriable | Kind::NotFound | Kind::Conflict => {
-                let wait_ms = (FIRST_BACKOFF_MS << self.failures.min(16)).min(MAX_BACKOFF_MS);
+                let wait_ms = backoff(self.failures).as_millis() as i64;
                 self.failures += 1;
                 tracing::warn!(partition = %self.name, wait_ms, "starting again from the last manifest: {}", error.trace());
                 self.shared.context.trouble(Some(format!("{}: {}", self.name, error.trace())));
@@ -466,45 +454,7 @@ impl Partition {
     }
 }
 
-impl Closing {
-    fn is_stored(&self) -> bool {
-        match self {
-            Self::File { file, .. } => file.stored().is_some(),
-            Self::Gap { .. } => true,
-        }
-    }
-
-    fn into_segment(self) -> Option<Segment> {
-        match self {
-            Self::File { file, .. } => {
-                let (path, tail) = file.stored()?;
-                Some(Segment::File { contents: file.contents().clone(), path: path.clone(), tail: tail.clone() })
-            }
-            Self::Gap { from, to } => Some(Segment::Gap { from, to }),
-        }
-    }
-}
-
-/// How many rows of `batch` may join `file` before rotation ends it.
-fn fitting_rows(rotation: &crate::config::Rotation, file: &OpenFile, batch: &Batch) -> usize {
-    let facts = file.facts();
-    let room = usize::try_from(rotation.room(&facts)).unwrap_or(usize::MAX).min(batch.len());
-    if rotation.record_time_ms.is_none() {
-        return room;
-    }
-    let mut facts = facts;
-    batch
-        .rows()
-        .take(room)
-        .take_while(|row| {
-            let joins = !rotation.ends_before(&facts, row.timestamp());
-            facts.first_timestamp_ms = facts.first_timestamp_ms.or(row.timestamp());
-            joins
-        })
-        .count()
-}
-
 /// How long to wait before the same request is sent again for the `attempt`-th time, from 0.
 pub(crate) fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis((FIRST_BACKOFF_MS << attempt.min(16)).min(MAX_BACKOFF_MS) as u64)
+    Duration::from_millis((FIRST_BACKOFF_MS << attempt.min(16)).min(MAX_BACKOFF_MS))
 }

@@ -1,0 +1,34 @@
+//! What a [`Partition`](super::partition::Partition) is done with reading: stretches of offsets, in order, that wait to
+//! be named by an entry.
+
+use super::commit::Segment;
+use super::writer::OpenFile;
+
+/// A stretch of offsets that waits to be named by an entry.
+pub(super) enum Closing {
+    /// A file that takes no more rows, the `n`-th that the writer began in its epoch.
+    File { file: Box<OpenFile>, n: u32 },
+    /// Offsets without records that no file answers for, both inclusive.
+    Gap { from: i64, to: i64 },
+}
+
+impl Closing {
+    /// True where nothing has to reach the store before an entry may name it.
+    pub(super) fn is_stored(&self) -> bool {
+        match self {
+            Self::File { file, .. } => file.stored().is_some(),
+            Self::Gap { .. } => true,
+        }
+    }
+
+    /// What the entry says of it; `None` where it is not stored yet.
+    pub(super) fn into_segment(self) -> Option<Segment> {
+        match self {
+            Self::File { file, .. } => {
+                let (path, tail) = file.stored()?;
+                Some(Segment::File { contents: file.contents().clone(), path: path.clone(), tail: tail.clone() })
+            }
+            Self::Gap { from, to } => Some(Segment::Gap { from, to }),
+        }
+    }
+}
