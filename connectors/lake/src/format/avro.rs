@@ -154,6 +154,7 @@ impl FileEncoder for AvroEncoder {
         if self.row_count > 0 {
             self.end_avro_block()?;
         }
+        self.rows = Vec::new();
         if self.block_raw_bytes > 0 {
             self.output.end_block();
             self.block_raw_bytes = 0;

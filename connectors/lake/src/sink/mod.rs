@@ -12,6 +12,7 @@ mod alter;
 mod closing;
 mod commit;
 mod partition;
+mod spill;
 mod start;
 mod task;
 #[cfg(test)]

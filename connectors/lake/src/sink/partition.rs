@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::closing::Closing;
 use super::commit::{self, Identity};
+use super::spill::Spill;
 use super::start::Start;
 use super::upload::Target;
 use super::writer::OpenFile;
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) manifests: ManifestStore,
     pub(crate) target: Target,
+    /// Where encoded bytes may wait while memory runs short.
+    pub(crate) spill: Option<Spill>,
     /// Woken when a job of any partition ends.
     pub(crate) ended: Arc<Notify>,
 }
@@ -147,6 +150,18 @@ impl Partition {
         }
         let taken = self.route(batch).await;
         self.settle(taken)
+    }
+
+    /// Moves what the open file holds to disk. False where nothing came of it.
+    ///
+    /// # Errors
+    /// Those that fail the task.
+    pub(crate) async fn spill(&mut self) -> Result<bool> {
+        let (Some(file), Some(spill)) = (&mut self.file, &self.shared.spill) else { return Ok(false) };
+        match file.spill(spill, &self.shared.context.executor()).await {
+            Ok(found_room) => Ok(found_room),
+            Err(error) => self.settle(Err(error)).map(|()| true),
+        }
     }
 
     /// Ends the open file now, whatever rotation says: to publish it, or to free its memory.
@@ -373,7 +388,7 @@ impl Partition {
                 let object = self.shared.identity.object_name(first_offset, epoch, n, self.shared.format);
                 file.begin_upload(&self.shared.target, self.shared.manifests.layout().data(&self.name, &object));
             }
-            file.advance()?;
+            file.advance(self.shared.settings.part_bytes)?;
         }
         Ok(())
     }

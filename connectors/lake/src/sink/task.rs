@@ -3,6 +3,7 @@
 //! Every call first lets each partition move on ([`Partition::progress`]): uploads, manifest entries and restarts go
 //! on beside the loop and are looked at here, in calls that never wait for them. Only `open` and `close` wait.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::commit::Identity;
 use super::partition::{Partition, Shared, backoff};
+use super::spill::Spill;
 use super::upload::Target;
 use crate::config::{LakeSettings, SinkSettings};
 use crate::layout::Layout;
@@ -30,6 +32,8 @@ const UPLOADS_AT_ONCE: usize = 8;
 const OPENS_AT_ONCE: usize = 16;
 /// How often a close looks at uploads that nothing wakes it for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A file that holds less is left alone while memory runs short: its blocks would become crumbs.
+const WORTH_SPILLING_BYTES: u64 = 64 * 1024;
 
 /// The archive sink's task.
 #[derive(Default)]
@@ -110,9 +114,12 @@ impl LakeSinkTask {
             part_bytes: settings.part_bytes,
             permits: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             ended: Arc::clone(&ended),
+            pool: context.executor(),
+            budget: context.budget(),
         };
+        let spill = open_spill(context.as_ref());
         let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
-        let shared = Shared { context, settings, format, compression, identity, manifests, target, ended };
+        let shared = Shared { context, settings, format, compression, identity, manifests, target, spill, ended };
         Ok(Self { shared: Some(Arc::new(shared)), partitions: BTreeMap::new() })
     }
 
@@ -120,19 +127,43 @@ impl LakeSinkTask {
         self.shared.clone().ok_or_else(|| ConnectError::fatal("the task was not started"))
     }
 
-    /// Ends the largest open file while the worker's memory runs short: better a small file than none.
+    /// Frees memory while the worker runs short of it: what the largest open files hold goes to disk. Where there is
+    /// no room the largest ends early: better a small file than none.
     async fn relieve_memory(&mut self) -> Result<()> {
         let budget = self.shared()?.context.budget();
         if budget.used() < budget.limit() / 4 * 3 {
             return Ok(());
         }
-        let largest = self.partitions.iter_mut().max_by_key(|(_, partition)| partition.open_file_bytes());
-        let Some((name, partition)) = largest.filter(|(_, partition)| partition.open_file_bytes() > 0) else {
+        let mut by_size: Vec<_> =
+            self.partitions.iter_mut().filter(|(_, partition)| partition.open_file_bytes() > 0).collect();
+        by_size.sort_by_key(|(_, partition)| Reverse(partition.open_file_bytes()));
+        for (_, partition) in &mut by_size {
+            if budget.used() < budget.limit() / 2 {
+                return Ok(());
+            }
+            if partition.open_file_bytes() < WORTH_SPILLING_BYTES || !partition.spill().await? {
+                break;
+            }
+        }
+        let largest = by_size.into_iter().max_by_key(|(_, partition)| partition.open_file_bytes());
+        let Some((name, partition)) = largest.filter(|_| budget.used() >= budget.limit() / 4 * 3) else {
             return Ok(());
         };
         let bytes = partition.open_file_bytes();
         tracing::info!(partition = %name, bytes, used = budget.used(), "closing a file early: memory runs short");
         partition.rotate().await
+    }
+}
+
+/// The worker's spill file; a folder that cannot be used costs small files under memory pressure, not the task.
+fn open_spill(context: &dyn SinkContext) -> Option<Spill> {
+    let (dir, bytes) = context.spill()?;
+    match Spill::open(&dir, bytes, context.random_id()) {
+        Ok(spill) => Some(spill),
+        Err(error) => {
+            tracing::warn!("files end early where memory runs short: {}", error.trace());
+            None
+        }
     }
 }
 

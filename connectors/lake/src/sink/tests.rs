@@ -1,10 +1,9 @@
 //! The sink against a scripted Kafka and a faulty store: one test for each promise of the protocol.
 
+mod memory;
 mod rig;
 
 use lakeferry_api::{Closing, Kind, SinkTask};
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 use rig::{Fault, Rig, batch, partition};
 
 use crate::manifest::model::{Continues, EntryKind, Gap, Reason, StartedBy};
@@ -28,8 +27,7 @@ async fn files_are_published_in_order_and_their_spans_touch() {
     let end = chain.last().unwrap();
     assert_eq!((end.totals.records, end.totals.files, end.resume_offset), (25, 3, Some(25)));
     for file in chain.iter().flat_map(|entry| &entry.files) {
-        let path = Path::from(format!("topics/{}", file.path));
-        assert_eq!(rig.store.head(&path).await.unwrap().size, file.stored_bytes);
+        rig.assert_stored(file).await;
     }
 }
 
@@ -307,15 +305,7 @@ async fn both_formats_reach_the_lake_in_parts() {
         let chain = rig.chain().await;
         let file = &chain.last().unwrap().files[0];
         assert!(file.stored_bytes > 20 << 20, "{format}");
-        let stored = rig.store.get(&Path::from(format!("topics/{}", file.path))).await.unwrap();
-        let bytes = stored.bytes().await.unwrap();
-        assert_eq!(bytes.len() as u64, file.stored_bytes);
-        let last = file.blocks.last().unwrap();
-        assert_eq!(last.at + last.len, file.stored_bytes, "blocks cover every byte");
-        for block in &file.blocks {
-            let at = block.at as usize;
-            block.check(&bytes[at..at + block.len as usize]).unwrap();
-        }
+        rig.assert_stored(file).await;
     }
 }
 

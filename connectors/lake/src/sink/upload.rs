@@ -10,24 +10,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lakeferry_api::error::Context as _;
-use lakeferry_api::{ConnectError, Kind, Permit, Result};
+use lakeferry_api::{Budget, ConnectError, Executor, Kind, Permit, Result, executor};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
+use super::spill::Spilled;
 use crate::job::Job;
 
 /// Chunks that may wait between the loop and the job. More wait in [`Upload::feed`]'s caller, paid from the budget.
 const QUEUED_CHUNKS: usize = 16;
 
-/// Encoded bytes and what they hold of the byte budget.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    /// The bytes, in file order.
-    pub(crate) bytes: Bytes,
-    /// Their share of the budget.
-    pub(crate) permit: Permit,
+/// Encoded bytes, in file order.
+pub(crate) enum Chunk {
+    /// In memory, with their share of the budget.
+    Held { bytes: Bytes, permit: Permit },
+    /// On disk.
+    Spilled(Spilled),
 }
 
 /// Where uploads go and how.
@@ -41,38 +41,60 @@ pub(crate) struct Target {
     pub(crate) permits: Arc<Semaphore>,
     /// Woken when an upload ends.
     pub(crate) ended: Arc<Notify>,
+    /// Where spilled bytes are read.
+    pub(crate) pool: Arc<dyn Executor>,
+    /// What bytes in memory are paid from.
+    pub(crate) budget: Budget,
 }
 
 /// One object on its way.
-#[derive(Debug)]
 pub(crate) struct Upload {
     chunks: Option<mpsc::Sender<Message>>,
     job: Job<()>,
 }
 
-#[derive(Debug)]
 enum Message {
     Chunk(Chunk),
     Whole,
+}
+
+impl Chunk {
+    /// How many bytes they are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Held { bytes, .. } => bytes.len(),
+            Self::Spilled(spilled) => spilled.len(),
+        }
+    }
+
+    /// The bytes in memory.
+    async fn load(self, target: &Target) -> Result<(Bytes, Permit)> {
+        match self {
+            Self::Held { bytes, permit } => Ok((bytes, permit)),
+            Self::Spilled(spilled) => {
+                let permit = target.budget.take(spilled.len() as u64);
+                let bytes = executor::run(target.pool.as_ref(), move || spilled.read()).await??;
+                Ok((bytes, permit))
+            }
+        }
+    }
 }
 
 impl Upload {
     /// Begins the object `path`.
     pub(crate) fn start(target: &Target, path: Path) -> Self {
         let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
-        let carrier = Carrier { target: target.clone(), path, pending: Vec::new(), pending_bytes: 0, parts: None };
+        let carrier = Carrier { target: target.clone(), path, pending: VecDeque::new(), pending_bytes: 0, parts: None };
         Self { chunks: Some(chunks), job: Job::start(&target.ended, carrier.run(receiver)) }
     }
 
-    /// Hands over as many of `waiting` as the job takes now, in order.
-    pub(crate) fn feed(&mut self, waiting: &mut VecDeque<Chunk>) {
-        let Some(chunks) = &self.chunks else { return };
-        while !waiting.is_empty() {
-            let Ok(slot) = chunks.try_reserve() else { return };
-            if let Some(chunk) = waiting.pop_front() {
-                slot.send(Message::Chunk(chunk));
-            }
-        }
+    /// Hands over the first of `waiting`, unless the job has enough to do; how many bytes it is.
+    pub(crate) fn feed(&mut self, waiting: &mut VecDeque<Chunk>) -> Option<usize> {
+        let slot = self.chunks.as_ref()?.try_reserve().ok()?;
+        let chunk = waiting.pop_front()?;
+        let bytes = chunk.len();
+        slot.send(Message::Chunk(chunk));
+        Some(bytes)
     }
 
     /// Says that everything was fed and the object is to become real. True once the job has taken note.
@@ -95,7 +117,7 @@ impl Upload {
 struct Carrier {
     target: Target,
     path: Path,
-    pending: Vec<Chunk>,
+    pending: VecDeque<Chunk>,
     pending_bytes: usize,
     parts: Option<Parts>,
 }
@@ -121,8 +143,8 @@ impl Carrier {
         while let Some(message) = chunks.recv().await {
             match message {
                 Message::Chunk(chunk) => {
-                    self.pending_bytes += chunk.bytes.len();
-                    self.pending.push(chunk);
+                    self.pending_bytes += chunk.len();
+                    self.pending.push_back(chunk);
                     while self.pending_bytes >= self.target.part_bytes {
                         self.send_part(self.target.part_bytes).await?;
                     }
@@ -135,8 +157,8 @@ impl Carrier {
 
     async fn complete(&mut self) -> Result<()> {
         if self.parts.is_none() {
-            let (payload, _held) = self.take_pending(self.pending_bytes);
             let _permit = permit(&self.target.permits).await?;
+            let (payload, _held) = self.take_pending(self.pending_bytes).await?;
             let put = self.target.store.put(&self.path, payload).await;
             return put.map(drop).context(Kind::Retriable, || format!("cannot store {}", self.path));
         }
@@ -157,8 +179,9 @@ impl Carrier {
             let upload = started.context(Kind::Retriable, || format!("cannot begin the upload of {}", self.path))?;
             self.parts = Some(Parts { upload, in_flight: JoinSet::new() });
         }
-        let (payload, held) = self.take_pending(bytes);
+        // Spilled bytes come back to memory only when it is their turn.
         let ticket = permit(&self.target.permits).await?;
+        let (payload, held) = self.take_pending(bytes).await?;
         let path = self.path.clone();
         let Some(parts) = &mut self.parts else { return Ok(()) };
         let part = parts.upload.put_part(payload);
@@ -174,27 +197,24 @@ impl Carrier {
     }
 
     /// Exactly `bytes` bytes of what is pending, and the permits to hold until they are stored.
-    fn take_pending(&mut self, bytes: usize) -> (PutPayload, Vec<Permit>) {
-        let mut taken = Vec::new();
-        let mut held = Vec::new();
+    async fn take_pending(&mut self, bytes: usize) -> Result<(PutPayload, Vec<Permit>)> {
+        let (mut taken, mut held) = (Vec::new(), Vec::new());
         let mut left = bytes;
-        let mut rest = Vec::new();
-        for mut chunk in self.pending.drain(..) {
-            if left == 0 {
-                rest.push(chunk);
-            } else if chunk.bytes.len() <= left {
-                left -= chunk.bytes.len();
-                taken.push(chunk.bytes);
-                held.push(chunk.permit);
+        while left > 0 {
+            let Some(chunk) = self.pending.pop_front() else { break };
+            let (mut bytes, permit) = chunk.load(&self.target).await?;
+            if bytes.len() <= left {
+                left -= bytes.len();
+                taken.push(bytes);
+                held.push(permit);
             } else {
-                taken.push(chunk.bytes.split_to(left));
+                taken.push(bytes.split_to(left));
                 left = 0;
-                rest.push(chunk);
+                self.pending.push_front(Chunk::Held { bytes, permit });
             }
         }
-        self.pending = rest;
         self.pending_bytes -= bytes;
-        (PutPayload::from_iter(taken), held)
+        Ok((PutPayload::from_iter(taken), held))
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use lakeferry_api::{Batch, Budget, ConnectError, Executor, Permit, Result, executor};
 use object_store::path::Path;
 
+use super::spill::Spill;
 use super::upload::{Chunk, Target, Upload};
 use crate::format::{FileEncoder, Tail};
 use crate::rotate::FileFacts;
@@ -101,7 +102,11 @@ impl OpenFile {
 
     /// Bytes of the budget it holds.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.held.bytes() + self.waiting_bytes as u64
+        let waiting = self.waiting.iter().map(|chunk| match chunk {
+            Chunk::Held { permit, .. } => permit.bytes(),
+            Chunk::Spilled(_) => 0,
+        });
+        self.held.bytes() + waiting.sum::<u64>()
     }
 
     /// Adds the rows of `batch`, which continues the file.
@@ -126,6 +131,28 @@ impl OpenFile {
     /// Notes that the position passed offsets behind the last record without finding any.
     pub(crate) fn pass(&mut self, next_offset: i64) {
         self.contents.next_offset = next_offset;
+    }
+
+    /// Moves what it holds to disk: the block being encoded ends, and bytes that wait for an upload part go to `spill`.
+    /// False where they found no room.
+    ///
+    /// # Errors
+    /// As [`OpenFile::append`].
+    pub(crate) async fn spill(&mut self, spill: &Spill, pool: &Arc<dyn Executor>) -> Result<bool> {
+        let mut encoder = self.encoder.take().ok_or_else(cut_short)?;
+        let (encoder, encoded) = executor::run(pool.as_ref(), move || {
+            encoder.end_block()?;
+            let encoded = encoder.take_encoded();
+            Ok::<_, ConnectError>((encoder, encoded))
+        })
+        .await??;
+        self.held.resize(encoder.memory_bytes());
+        self.encoder = Some(encoder);
+        self.keep(encoded);
+        let (waiting, spill) = (std::mem::take(&mut self.waiting), spill.clone());
+        let (waiting, found_room) = executor::run(pool.as_ref(), move || spill_chunks(waiting, &spill)).await??;
+        self.waiting = waiting;
+        Ok(found_room)
     }
 
     /// Ends the file: no record joins it any more.
@@ -160,10 +187,13 @@ impl OpenFile {
     ///
     /// # Errors
     /// The upload failed for good.
-    pub(crate) fn advance(&mut self) -> Result<()> {
+    pub(crate) fn advance(&mut self, part_bytes: usize) -> Result<()> {
         let Some((_, upload)) = self.upload.as_mut().filter(|_| !self.stored) else { return Ok(()) };
-        upload.feed(&mut self.waiting);
-        self.waiting_bytes = self.waiting.iter().map(|chunk| chunk.bytes.len()).sum();
+        // What is less than a part stays here, where it can be spilled.
+        while (self.tail.is_some() || self.waiting_bytes >= part_bytes) && !self.waiting.is_empty() {
+            let Some(fed) = upload.feed(&mut self.waiting) else { break };
+            self.waiting_bytes -= fed;
+        }
         if self.tail.is_some() && self.waiting.is_empty() {
             upload.complete();
         }
@@ -187,7 +217,7 @@ impl OpenFile {
         if !encoded.is_empty() {
             self.waiting_bytes += encoded.len();
             let permit = self.held.budget().take(encoded.len() as u64);
-            self.waiting.push_back(Chunk { bytes: encoded, permit });
+            self.waiting.push_back(Chunk::Held { bytes: encoded, permit });
         }
     }
 
@@ -218,6 +248,23 @@ fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: &Batch) -> Result<(Box<
     encoder.append(batch)?;
     let encoded = encoder.take_encoded();
     Ok((encoder, encoded))
+}
+
+/// The chunks, on disk as far as there was room, and whether there was enough.
+fn spill_chunks(chunks: VecDeque<Chunk>, spill: &Spill) -> Result<(VecDeque<Chunk>, bool)> {
+    let mut found_room = true;
+    let mut move_chunk = |chunk| match chunk {
+        Chunk::Held { bytes, permit } if found_room => match spill.write(&bytes)? {
+            Some(spilled) => Ok(Chunk::Spilled(spilled)),
+            None => {
+                found_room = false;
+                Ok(Chunk::Held { bytes, permit })
+            }
+        },
+        chunk => Ok(chunk),
+    };
+    let chunks = chunks.into_iter().map(&mut move_chunk).collect::<Result<_>>()?;
+    Ok((chunks, found_room))
 }
 
 fn cut_short() -> ConnectError {

@@ -18,12 +18,13 @@ use lakeferry_api::{
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 
 use crate::config::SinkSettings;
 use crate::layout::Layout;
+use crate::manifest::model::FileEntry;
 use crate::manifest::{Digest, Entry, ManifestStore};
 use crate::sink::alter::alter;
 use crate::sink::commit::Identity;
@@ -87,6 +88,7 @@ pub(super) struct Context {
     pub(super) kafka: Arc<Mutex<Kafka>>,
     clock: Arc<ManualClock>,
     budget: Budget,
+    spill: Option<(PathBuf, u64)>,
     group: String,
     id: u128,
 }
@@ -118,7 +120,7 @@ impl SinkContext for Context {
         self.budget.clone()
     }
     fn spill(&self) -> Option<(PathBuf, u64)> {
-        None
+        self.spill.clone()
     }
     fn random_id(&self) -> u128 {
         self.id
@@ -247,6 +249,8 @@ pub(super) struct Rig {
     pub(super) store: Arc<FaultyStore>,
     pub(super) clock: Arc<ManualClock>,
     pub(super) kafka: Arc<Mutex<Kafka>>,
+    pub(super) budget: Budget,
+    pub(super) spill: Option<(PathBuf, u64)>,
     config: Config,
 }
 
@@ -279,7 +283,14 @@ impl Rig {
         };
         let mut config = Config::from([("store.url".to_owned(), "memory:///".to_owned())]);
         config.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        Self { store: Arc::default(), clock: Arc::default(), kafka: Arc::new(Mutex::new(kafka)), config }
+        Self {
+            store: Arc::default(),
+            clock: Arc::default(),
+            kafka: Arc::new(Mutex::new(kafka)),
+            budget: Budget::new(64 << 20),
+            spill: None,
+            config,
+        }
     }
 
     /// Alters the offset of partition 0 as REST does.
@@ -299,7 +310,8 @@ impl Rig {
         Arc::new(Context {
             kafka: Arc::clone(&self.kafka),
             clock: Arc::clone(&self.clock),
-            budget: Budget::new(64 << 20),
+            budget: self.budget.clone(),
+            spill: self.spill.clone(),
             group: group.to_owned(),
             id: id << 96,
         })
@@ -336,6 +348,20 @@ impl Rig {
         let chain = self.chain().await;
         let files = chain.iter().flat_map(|entry| &entry.files);
         files.map(|file| (file.span_from.unwrap(), file.span_to.unwrap(), file.records)).collect()
+    }
+
+    /// The object of `file` is what the entry says, byte for byte.
+    pub(super) async fn assert_stored(&self, file: &FileEntry) {
+        let stored = self.store.get(&Path::from(format!("topics/{}", file.path))).await.unwrap();
+        let bytes = stored.bytes().await.unwrap();
+        assert_eq!(bytes.len() as u64, file.stored_bytes);
+        assert_eq!(Digest::of(&bytes).to_string(), file.sha256);
+        let last = file.blocks.last().unwrap();
+        assert_eq!(last.at + last.len, file.stored_bytes, "blocks cover every byte");
+        for block in &file.blocks {
+            let at = block.at as usize;
+            block.check(&bytes[at..at + block.len as usize]).unwrap();
+        }
     }
 
     /// Writes at the store so far.

@@ -1,0 +1,99 @@
+//! Memory that runs short: what open files hold goes to disk, and only where there is no room do files end early.
+
+use std::path::PathBuf;
+
+use lakeferry_api::{BatchBuilder, Budget, Closing, SinkTask};
+
+use super::rig::{Rig, partition};
+use crate::manifest::model::FileEntry;
+
+const RECORDS: i64 = 100;
+const RECORD_BYTES: u64 = 64 << 10;
+const BUDGET_BYTES: u64 = 1 << 20;
+
+/// A folder for one test, under a name that no other has: a folder's spill file is shared.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("lakeferry-memory-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Bytes that no codec makes smaller.
+fn noise(seed: i64) -> Vec<u8> {
+    let mut state = seed as u64 + 1;
+    let mut step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..RECORD_BYTES).map(|_| step()).collect()
+}
+
+/// The files that 6.4 MiB become with 1 MiB of memory and this room on disk, and the most memory that was held.
+async fn files(format: &str, spill: Option<(PathBuf, u64)>) -> (Vec<FileEntry>, u64) {
+    let mut rig = Rig::new(&[("format", format)]);
+    rig.budget = Budget::new(BUDGET_BYTES);
+    rig.spill = spill;
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    let mut most = 0;
+    for offset in 0..RECORDS {
+        let mut builder = BatchBuilder::new(partition(0), offset);
+        builder.push(offset, (offset, None), None, Some(&noise(offset)));
+        writer.task.put(&[builder.build(offset + 1)]).await.unwrap();
+        most = most.max(rig.budget.used());
+        writer.tick().await.unwrap();
+    }
+    let leaving = [partition(0)];
+    let moving = async {
+        loop {
+            tokio::task::yield_now().await;
+            rig.clock.advance(10);
+        }
+    };
+    tokio::select! {
+        closed = writer.task.close(&leaving, Closing::Revoked) => drop(closed.unwrap()),
+        () = moving => {}
+    }
+    let files: Vec<_> = rig.chain().await.into_iter().flat_map(|entry| entry.files).collect();
+    for file in &files {
+        rig.assert_stored(file).await;
+    }
+    assert_eq!(files.iter().map(|file| file.records).sum::<u64>(), RECORDS as u64);
+    drop(writer);
+    assert_eq!(rig.budget.used(), 0, "everything is given back");
+    (files, most)
+}
+
+#[tokio::test]
+async fn open_files_wait_on_disk_instead_of_ending() {
+    for format in ["archive.parquet", "archive.avro"] {
+        let folder = Folder::new(format);
+        let (files, most) = files(format, Some((folder.0.clone(), 64 << 20))).await;
+        assert_eq!(files.len(), 1, "{format}");
+        assert!(files[0].stored_bytes > RECORDS as u64 * RECORD_BYTES, "{format}");
+        assert!(most <= BUDGET_BYTES, "{format}: {most}");
+    }
+}
+
+#[tokio::test]
+async fn files_end_early_where_there_is_no_room() {
+    let folder = Folder::new("small");
+    let (without, _) = files("archive.avro", None).await;
+    let (with_little, _) = files("archive.avro", Some((folder.0.clone(), 1 << 20))).await;
+    let (with_none, _) = files("archive.avro", Some((folder.0.join("absent"), 1 << 20))).await;
+    assert!(without.len() > 5, "{}", without.len());
+    assert!(with_little.len() < without.len() && with_little.len() > 1, "{}", with_little.len());
+    assert_eq!(with_none.len(), without.len());
+}
