@@ -120,8 +120,9 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     }
     prepared.make_targets(&source).await?;
     let producer = clients.producer(&producer_properties(properties))?;
+    let account = plan.account(prepared.settings.offsets.as_ref())?;
     let replay = prepared.replay(&source)?;
-    let outcome = run::Run::new(replay, producer, clock, &plan).until_end(&context.stop).await;
+    let outcome = run::Run::new(replay, producer, clock, &plan, account).until_end(&context.stop).await;
     outcome.account.tell(args.json, &mut out)?;
     if let Err(error) = outcome.result {
         return Err(anyhow::Error::from(error).context(args.how_to_go_on(&outcome.account)));
@@ -216,15 +217,19 @@ impl Args {
     /// The words for a restore that was cut short.
     fn how_to_go_on(&self, account: &account::Account) -> String {
         let ranges: Vec<_> = account.rest().iter().map(|range| format!("--offsets {range}")).collect();
-        let kept = "the same arguments and";
         if ranges.is_empty() {
-            return "the restore ended early, after the last record was acknowledged".to_owned();
+            return "the restore ended early, after the last record was acknowledged: nothing is left to restore"
+                .to_owned();
         }
-        format!(
-            "the restore ended early. Records in flight may or may not have arrived: compare with `lakeferry verify`, \
-             then either delete the targets and begin again, or go on behind what was acknowledged with {kept} --append {}",
-            ranges.join(" ")
-        )
+        let doubt = if account.is_doubtful {
+            "Records in flight may or may not have arrived: compare with `lakeferry verify`, then either delete the targets \
+             and begin again, or go on behind what was acknowledged"
+        } else {
+            "All that was sent is acknowledged: go on"
+        };
+        let kept = if self.offsets.is_empty() { "the same arguments" } else { "the same arguments but --offsets" };
+        let append = if self.append { "" } else { "--append " };
+        format!("the restore ended early. {doubt} with {kept} and {append}{}", ranges.join(" "))
     }
 }
 

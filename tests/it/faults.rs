@@ -1,86 +1,16 @@
 //! Bad input and faults, each as an operator would meet it: the real worker, a real broker, a real store.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::journey::{Worker, run, s3_settings};
 use crate::kit::proxy::HttpProxy;
-use crate::kit::{self, need, poll_until, wait_until};
+use crate::kit::{self, need, wait_until};
+use crate::lake::{Lake, restore, sink, task_state, task_trace, wait_trace};
 use crate::topic::{Record, consume, produce, records};
 
 const SOON: Duration = Duration::from_secs(60);
-
-/// A lake in a folder of its own.
-struct Lake {
-    dir: PathBuf,
-}
-
-impl Lake {
-    fn new() -> Lake {
-        Lake { dir: kit::home::instance_dir("lake").unwrap() }
-    }
-
-    fn url(&self) -> String {
-        format!("file://{}", self.dir.display())
-    }
-
-    fn sink(&self, name: &str, topic: &str) -> Value {
-        sink(name, topic, &[("store.url", &self.url())])
-    }
-
-    /// The files of one partition's chain, in order.
-    fn chain(&self, topic: &str, partition: i32) -> Vec<PathBuf> {
-        files_below(&self.dir.join(format!("topics/{topic}/_manifests/partition={partition}")))
-    }
-
-    fn data(&self, topic: &str, partition: i32) -> Vec<PathBuf> {
-        files_below(&self.dir.join(format!("topics/{topic}/partition={partition}")))
-    }
-}
-
-fn sink(name: &str, topic: &str, settings: &[(&str, &str)]) -> Value {
-    let mut config = json!({
-        "connector.class": "io.lakeferry.LakeSinkConnector",
-        "topics": topic,
-        "rotate.age.ms": "500",
-    });
-    for (key, value) in settings {
-        config[*key] = json!(value);
-    }
-    json!({ "name": name, "config": config })
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with('.'));
-    files.sort();
-    files
-}
-
-fn task_trace(worker: &Worker, connector: &str) -> String {
-    let (_, status) = worker.request("GET", &format!("/connectors/{connector}/status"), &Value::Null);
-    status["tasks"][0]["trace"].as_str().unwrap_or_default().to_owned()
-}
-
-fn task_state(worker: &Worker, connector: &str) -> String {
-    let (_, status) = worker.request("GET", &format!("/connectors/{connector}/status"), &Value::Null);
-    status["tasks"][0]["state"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Waits until the task's trace holds `text`, whatever its state.
-fn wait_trace(worker: &Worker, connector: &str, text: &str) {
-    if poll_until(SOON, || task_trace(worker, connector).contains(text).then_some(())).is_none() {
-        panic!("no `{text}` in the trace: {}\n{}", task_trace(worker, connector), worker.log());
-    }
-}
-
-fn restore(lake: &Lake, bootstrap: &str, topic: &str, target: &str) -> (i32, String, String) {
-    let rename = format!("{topic}={target}");
-    run(&["restore", &lake.url(), "--bootstrap-server", bootstrap, "--topic", topic, "--rename", &rename, "--yes"])
-}
 
 #[test]
 fn odd_records_come_back_byte_for_byte() {

@@ -10,6 +10,8 @@ mod journey;
 
 #[path = "../kit/mod.rs"]
 mod kit;
+#[path = "../support/lake.rs"]
+mod lake;
 #[path = "../support/topic.rs"]
 mod topic;
 
@@ -19,6 +21,7 @@ mod formats;
 mod http;
 mod kafka;
 mod rest;
+mod restore;
 mod standalone;
 mod store;
 mod verify;

@@ -80,6 +80,9 @@ pub fn consume(bootstrap: &str, topic: &str, partition: i32) -> Vec<Record> {
         .set("enable.partition.eof", "true")
         .set("isolation.level", "read_committed")
         .set("fetch.message.max.bytes", "20000000")
+        // The end of a partition is told after a fetch that has waited in vain.
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.error.backoff.ms", "10")
         .create()
         .unwrap();
     let mut assignment = TopicPartitionList::new();

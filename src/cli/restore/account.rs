@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use lakeferry_api::{SourceOffset, SourcePartition};
+use lakeferry_api::{Result, SourceOffset, SourcePartition, TopicPartition};
+use lakeferry_lake::manifest::model::OffsetRange;
+use lakeferry_lake::source::replay::source_partition;
 use serde_json::json;
 
 use crate::cli::inspect::bytes;
+
+/// The offset after the last: no log has more.
+const END: i64 = i64::MAX - 1;
 
 /// Acknowledged records, by archived partition.
 #[derive(Debug, Default)]
@@ -17,14 +22,34 @@ pub(super) struct Account {
     pub(super) raw_bytes: u64,
     pub(super) took: Duration,
     pub(super) is_complete: bool,
-    next_by_partition: BTreeMap<SourcePartition, Option<i64>>,
+    /// Some records were sent of which nobody knows whether they arrived.
+    pub(super) is_doubtful: bool,
+    logs: BTreeMap<SourcePartition, Log>,
     records_by_topic: BTreeMap<String, u64>,
 }
 
+/// One archived partition.
+#[derive(Debug)]
+struct Log {
+    partition: TopicPartition,
+    planned: u64,
+    records: u64,
+    /// What is wanted of it and not acknowledged.
+    rest: Vec<OffsetRange>,
+}
+
 impl Account {
-    /// Takes note that `partition` is part of the restore, before anything of it is acknowledged.
-    pub(super) fn begin(&mut self, partition: &SourcePartition) {
-        self.next_by_partition.entry(partition.clone()).or_default();
+    /// Takes note that `planned` records of `partition` are part of the restore: all of it, or these `ranges`. A way on
+    /// that is told must name the partitions that had no turn yet, too.
+    pub(super) fn plan(
+        &mut self,
+        partition: TopicPartition,
+        planned: u64,
+        ranges: Option<&[OffsetRange]>,
+    ) -> Result<()> {
+        let rest = ranges.map_or_else(|| vec![OffsetRange::new(0, END)], <[OffsetRange]>::to_vec);
+        self.logs.insert(source_partition(&partition)?, Log { partition, planned, records: 0, rest });
+        Ok(())
     }
 
     /// A batch that ends before `offset` is in the target, and everything of the partition before it.
@@ -34,25 +59,26 @@ impl Account {
         offset: Option<&SourceOffset>,
         (records, raw_bytes): (u64, u64),
     ) {
-        let next = offset.and_then(|offset| offset.as_map().get("offset").and_then(serde_json::Value::as_i64));
-        if next.is_some() {
-            self.next_by_partition.insert(partition.clone(), next);
-        }
-        *self.records_by_topic.entry(topic_of(partition)).or_default() += records;
         self.records += records;
         self.raw_bytes += raw_bytes;
+        let Some(log) = self.logs.get_mut(partition) else { return };
+        log.records += records;
+        *self.records_by_topic.entry(log.partition.topic.to_string()).or_default() += records;
+        if let Some(next) = offset.and_then(|offset| offset.as_map().get("offset")?.as_i64()) {
+            log.rest.retain(|range| range.to >= next);
+            log.rest.iter_mut().for_each(|range| range.from = range.from.max(next));
+        }
     }
 
-    /// What is left of each partition that was begun, as `--offsets` takes it.
+    /// What is left of each partition, as `--offsets` takes it.
     pub(super) fn rest(&self) -> Vec<String> {
-        if self.is_complete {
-            return Vec::new();
-        }
-        let range = |(partition, next): (&SourcePartition, &Option<i64>)| {
-            let number = partition.to_map().get("partition").and_then(serde_json::Value::as_i64).unwrap_or_default();
-            format!("{}:{number}:{}:{}", topic_of(partition), next.unwrap_or(0), i64::MAX - 1)
+        let logs = self.logs.values().filter(|log| log.records < log.planned);
+        let ranges = |log: &Log| {
+            let TopicPartition { topic, partition } = log.partition.clone();
+            let text = move |range: &OffsetRange| format!("{topic}:{partition}:{}:{}", range.from, range.to);
+            log.rest.iter().map(text).collect::<Vec<_>>()
         };
-        self.next_by_partition.iter().map(range).collect()
+        logs.flat_map(ranges).collect()
     }
 
     pub(super) fn tell(&self, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
@@ -83,26 +109,32 @@ impl Account {
     }
 }
 
-fn topic_of(partition: &SourcePartition) -> String {
-    partition.to_map().get("topic").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use lakeferry_lake::source::replay::source_offset;
+
     use super::*;
-    use lakeferry_api::TopicPartition;
-    use lakeferry_lake::source::replay::{source_offset, source_partition};
 
     #[test]
-    fn a_restore_that_was_cut_short_names_what_is_left() {
-        let of = |number| source_partition(&TopicPartition::new("orders", number)).unwrap();
+    fn a_restore_that_was_cut_short_names_what_is_left_of_every_partition() {
+        let orders = |number| TopicPartition::new("orders", number);
         let mut account = Account::default();
-        account.begin(&of(0));
-        account.begin(&of(1));
-        account.acknowledge(&of(1), Some(&source_offset(1, 700).unwrap()), (7, 70));
-        let end = i64::MAX - 1;
-        assert_eq!(account.rest(), [format!("orders:0:0:{end}"), format!("orders:1:700:{end}")]);
-        account.is_complete = true;
-        assert!(account.rest().is_empty());
+        let ranges = [OffsetRange::new(5, 9), OffsetRange::new(20, 40), OffsetRange::new(60, 80)];
+        account.plan(orders(0), 10, None).unwrap();
+        account.plan(orders(1), 10, None).unwrap();
+        account.plan(orders(2), 10, Some(&ranges)).unwrap();
+        account.plan(orders(3), 10, None).unwrap();
+        account.plan(orders(4), 0, None).unwrap();
+        let mut done = |number, next, records| {
+            let offset = source_offset(1, next).unwrap();
+            account.acknowledge(&source_partition(&orders(number)).unwrap(), Some(&offset), (records, 70));
+        };
+        done(1, 700, 7);
+        done(2, 33, 6);
+        done(3, 12, 10);
+        let named = ["orders:0:0", "orders:1:700"].map(|from| format!("{from}:{END}")).into_iter();
+        let expected: Vec<_> = named.chain(["orders:2:33:40".to_owned(), "orders:2:60:80".to_owned()]).collect();
+        assert_eq!(account.rest(), expected);
+        assert_eq!(account.records_by_topic, BTreeMap::from([("orders".to_owned(), 23)]));
     }
 }

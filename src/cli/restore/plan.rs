@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use lakeferry_api::{Config, Result};
+use lakeferry_api::{Config, Result, TopicPartition};
+use lakeferry_lake::manifest::model::OffsetRange;
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
 
+use super::account::Account;
 use crate::cli::inspect::bytes;
 
 /// The plan of all topics.
@@ -30,6 +32,9 @@ pub(super) struct TopicPlan {
     logs: Vec<LogPlan>,
     left_out: Vec<(i32, String)>,
     objections: Vec<String>,
+    /// The target has its configs from a restore: from this one, or from one that was cut short before it.
+    #[serde(skip)]
+    made: bool,
     archived_configs: Option<Config>,
 }
 
@@ -49,7 +54,12 @@ impl Plan {
         let outlines = prepared.outlines()?;
         let mut topics = Vec::new();
         for (topic, target) in prepared.topics.iter().zip(targets) {
+            let made_with = new_topic(&topic.target, topic.partitions, None).configs;
+            let has = |(key, value): (&String, &String)| {
+                target.existing.as_ref().is_none_or(|existing| existing.configs.get(key) == Some(value))
+            };
             let mut plan = TopicPlan {
+                made: made_with.iter().all(has),
                 topic: topic.topic.clone(),
                 target: topic.target.clone(),
                 exists: target.existing.is_some(),
@@ -87,13 +97,26 @@ impl Plan {
         Ok(Self { records, raw_bytes, topics })
     }
 
-    /// What each target's configs become at the end: those of the archived topic and, where the restore made the target,
+    /// The account before anything is done; `offsets` are those that the user asked for.
+    pub(super) fn account(&self, offsets: Option<&BTreeMap<TopicPartition, Vec<OffsetRange>>>) -> Result<Account> {
+        let mut account = Account::default();
+        for topic in &self.topics {
+            for log in &topic.logs {
+                let partition = TopicPartition::new(topic.topic.as_str(), log.partition);
+                let ranges = offsets.and_then(|offsets| offsets.get(&partition)).map(Vec::as_slice);
+                account.plan(partition, log.records, ranges)?;
+            }
+        }
+        Ok(account)
+    }
+
+    /// What each target's configs become at the end: those of the archived topic and, where a restore made the target,
     /// the broker's default for the rest of what it was made with. Topics whose configs nobody archived are left out.
     pub(super) fn settled_configs(&self) -> impl Iterator<Item = (&str, BTreeMap<String, Option<String>>)> {
         self.topics.iter().filter_map(|topic| {
             let archived = topic.archived_configs.as_ref()?;
             let made =
-                if topic.exists { BTreeMap::new() } else { new_topic(&topic.target, topic.partitions, None).configs };
+                if topic.made { new_topic(&topic.target, topic.partitions, None).configs } else { BTreeMap::new() };
             let mut settled: BTreeMap<_, _> = made.into_keys().map(|key| (key, None)).collect();
             settled.extend(archived.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
             (!settled.is_empty()).then_some((topic.target.as_str(), settled))

@@ -89,23 +89,30 @@ pub(super) struct Outcome {
 }
 
 impl Run {
-    pub(super) fn new(replay: Replay, producer: Arc<dyn Producer>, clock: Arc<dyn Clock>, plan: &Plan) -> Self {
+    pub(super) fn new(
+        replay: Replay,
+        producer: Arc<dyn Producer>,
+        clock: Arc<dyn Clock>,
+        plan: &Plan,
+        account: Account,
+    ) -> Self {
         let bar = ProgressBar::with_draw_target(Some(plan.raw_bytes), ProgressDrawTarget::stderr());
         let template = "{bar:40} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {msg} left {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
         let told_at = clock.monotonic();
-        let (in_flight, account) = (VecDeque::new(), Account::default());
+        let in_flight = VecDeque::new();
         Self { replay, producer, clock, in_flight, account, bar, planned: plan.records, told_at }
     }
 
     /// Replays everything, or as much as `stop` and the services allow.
     pub(super) async fn until_end(mut self, stop: &CancellationToken) -> Outcome {
         let start = self.clock.monotonic();
-        let mut result = self.replay_all(stop).await;
+        let replayed = self.replay_all(stop).await;
         let settled = self.settle_all().await;
-        result = result.and(settled);
+        self.account.is_doubtful |= settled.is_err();
+        let result = replayed.and(settled);
         self.account.is_complete = result.is_ok();
         self.account.took = self.clock.monotonic() - start;
         self.bar.finish_and_clear();
@@ -135,8 +142,10 @@ impl Run {
         let SourceRecords::Bytes(records) = &batch.records else {
             return Err(ConnectError::fatal("an archive gives bytes only"));
         };
-        self.account.begin(&batch.partition);
-        let delivery = self.producer.send_batch(records).await?;
+        let sent = self.producer.send_batch(records).await;
+        // A part of it may be on its way already.
+        self.account.is_doubtful |= sent.is_err();
+        let delivery = sent?;
         self.in_flight.push_back((batch, delivery));
         while self.in_flight.len() > IN_FLIGHT {
             self.settle_oldest().await?;
@@ -153,7 +162,10 @@ impl Run {
 
     async fn settle_oldest(&mut self) -> Result<()> {
         let Some((batch, delivery)) = self.in_flight.pop_front() else { return Ok(()) };
-        delivery.await?;
+        if let Err(error) = delivery.await {
+            self.account.is_doubtful = true;
+            return Err(error);
+        }
         if let SourceRecords::Bytes(records) = &batch.records {
             let counts = (records.len() as u64, records.raw_bytes() as u64);
             self.account.acknowledge(&batch.partition, batch.offset.as_ref(), counts);
