@@ -20,7 +20,16 @@ const IDLE: Duration = Duration::from_secs(1);
 /// See [`super::LakeSourceConnector`].
 #[derive(Default)]
 pub struct LakeSourceTask {
-    running: Option<Running>,
+    state: State,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Stopped,
+    /// A service was away at the start: each poll begins again.
+    Waiting(Arc<dyn SourceContext>, Box<SourceSettings>),
+    Running(Box<Running>),
 }
 
 struct Running {
@@ -33,8 +42,40 @@ struct Running {
 
 #[async_trait]
 impl SourceTask for LakeSourceTask {
+    /// Fails for what cannot pass by itself. What may (a store or a broker that is away, a topic without a leader) is
+    /// left to the first polls: any error of a start fails the task, one of a poll is told and tried again.
     async fn start(&mut self, context: Arc<dyn SourceContext>, config: &Config) -> Result<()> {
         let settings = SourceSettings::parse(config)?;
+        self.state = match Running::prepare(&context, &settings).await {
+            Ok(running) => State::Running(Box::new(running)),
+            Err(error) if error.is_retriable() => {
+                tracing::warn!(error = error.trace(), "the replay cannot begin yet");
+                State::Waiting(context, Box::new(settings))
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(())
+    }
+
+    async fn poll(&mut self) -> Result<Vec<SourceBatch>> {
+        if let State::Waiting(context, settings) = &self.state {
+            let running = Running::prepare(context, settings).await?;
+            self.state = State::Running(Box::new(running));
+        }
+        match &mut self.state {
+            State::Running(running) => running.poll().await,
+            _ => Err(ConnectError::fatal("the task was not started")),
+        }
+    }
+
+    async fn stop(&mut self) {
+        self.state = State::Stopped;
+    }
+}
+
+impl Running {
+    /// Nothing is kept of one that fails or is dropped but targets that were made.
+    async fn prepare(context: &Arc<dyn SourceContext>, settings: &SourceSettings) -> Result<Self> {
         let mut prepared = Prepared::new(context.as_ref(), settings.clone()).await?;
         for topic in &prepared.topics {
             for (partition, why) in &topic.left_out {
@@ -45,23 +86,10 @@ impl SourceTask for LakeSourceTask {
         prepared.refuse_untimed().await?;
         prepared.make_targets(context.as_ref()).await?;
         let replay = prepared.replay(context.as_ref())?;
-        self.running = Some(Running { context, replay, settings, found: Vec::new(), told: false });
-        Ok(())
+        let context = Arc::clone(context);
+        Ok(Self { context, replay, settings: settings.clone(), found: Vec::new(), told: false })
     }
 
-    async fn poll(&mut self) -> Result<Vec<SourceBatch>> {
-        match &mut self.running {
-            Some(running) => running.poll().await,
-            None => Err(ConnectError::fatal("the task was not started")),
-        }
-    }
-
-    async fn stop(&mut self) {
-        self.running = None;
-    }
-}
-
-impl Running {
     async fn poll(&mut self) -> Result<Vec<SourceBatch>> {
         self.welcome().await?;
         match self.replay.next().await? {
