@@ -55,7 +55,7 @@ fn member(bootstrap: &str, group: &str, topic: &str, more: &[(&str, &str)]) -> B
     clients().consumer(&properties, &Subscription::Topics(vec![topic.to_owned()])).unwrap()
 }
 
-fn admin(bootstrap: &str) -> Arc<dyn Admin> {
+pub(crate) fn admin(bootstrap: &str) -> Arc<dyn Admin> {
     clients().admin(&properties(bootstrap, &[])).unwrap()
 }
 

@@ -1,15 +1,18 @@
 //! Ways back that are not straight: a restore or a replaying connector that is cut short and goes on, and what each
 //! option of `lakeferry restore` does to the target.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::journey::{Worker, program, run};
-use crate::kit::{self, Launch, Process, need, poll_until};
-use crate::lake::Lake;
-use crate::topic::{Record, consume};
+use crate::kafka::admin;
+use crate::kit::kafka::RawRecord;
+use crate::kit::{self, Launch, Process, need, poll_until, wait_until};
+use crate::lake::{Lake, wait_trace};
+use crate::topic::{Record, consume, produce};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -87,8 +90,8 @@ fn a_restore_that_is_stopped_tells_the_way_on_and_it_is_true() {
         (0..6).map(|at| truth[at][ranges.get(at).cloned().unwrap_or_default()].to_vec()).collect::<Vec<_>>()
     };
     let until = truth[0][49].timestamp.unwrap().to_string();
-    let cases: [(&str, &[&str], Vec<Vec<Record>>); 3] = [
-        ("topic-way-on", &[], truth.clone()),
+    let cases = [
+        ("topic-way-on", &[][..], truth.clone()),
         ("topic-way-on-cut", &["--until", &until], some(&vec![0..50; 6])),
         (
             "topic-way-on-offsets",
@@ -205,4 +208,143 @@ fn a_replaying_connector_goes_on_where_connect_s_offsets_say() {
         }
         assert_eq!(next, truth.len());
     }
+}
+
+/// Documents on standard output, one a line.
+fn documents(out: &str) -> Vec<Value> {
+    out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+fn pairs(configs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn the_options_of_a_restore_do_what_they_say() {
+    let kafka = need!(kit::kafka());
+    let bootstrap = kafka.bootstrap();
+    let truth: Vec<_> = (0..2).map(|_| thick(40, 1000, 1_700_000_000_000)).collect();
+    let own = [("retention.ms", "-1"), ("max.message.bytes", "2000000"), ("min.compaction.lag.ms", "7")];
+    let lake = Lake::of(kafka, "topic-options", &truth, &own);
+    let url = lake.url();
+    let restore = |target: &str, more: &[&str]| {
+        let rename = format!("topic-options={target}");
+        let fixed = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", &rename];
+        run(&[&fixed, more].concat())
+    };
+
+    let (code, out, err) = restore("options-target", &["--dry-run", "--json"]);
+    let plan = &documents(&out)[..];
+    let [plan] = plan else { panic!("{code}: {out}\n{err}") };
+    assert_eq!((code, &plan["records"]), (0, &json!(80)), "{plan:#}");
+    let topic = &plan["topics"][0];
+    assert_eq!((&topic["topic"], &topic["target"]), (&json!("topic-options"), &json!("options-target")));
+    assert_eq!((&topic["exists"], &topic["partitions"], &topic["untimed"]), (&json!(false), &json!(2), &json!(0)));
+    assert_eq!(topic["archived_configs"], json!(pairs(&own)));
+    assert!(
+        topic["raw_bytes"].as_u64().unwrap() > 80_000 && topic["logs"][1]["files"].as_u64() >= Some(1),
+        "{topic:#}"
+    );
+    assert!(kafka.topic("options-target").unwrap().is_none(), "a dry run makes nothing");
+    let (code, _, err) = restore("options-target", &[]);
+    assert!(code == 2 && err.contains("--yes"), "nobody confirmed: {code} {err}");
+    assert!(kafka.topic("options-target").unwrap().is_none());
+
+    let (code, out, err) = restore("options-target", &["--yes", "--json"]);
+    let [_, account] = &documents(&out)[..] else { panic!("{code}: {out}\n{err}") };
+    assert_eq!((code, &account["complete"], &account["records"]), (0, &json!(true), &json!(80)), "{account:#}");
+    assert_eq!(account["records_by_topic"], json!({ "topic-options": 80 }));
+    assert_holds(kafka, "options-target", &truth);
+    let made = admin(&bootstrap).topic("options-target").await.unwrap().configs;
+    assert_eq!((&*made["retention.bytes"], &*made["message.timestamp.after.max.ms"]), ("-1", "9223372036854775807"));
+
+    let (code, _, err) = restore("options-target", &["--yes"]);
+    assert!(code == 2 && err.contains("partition 0: 0 to 40") && err.contains("--append"), "{code} {err}");
+    assert_eq!(held(kafka, "options-target"), 80);
+    // The target is one of a restore, so what only the restore needed goes.
+    let (code, out, err) = restore("options-target", &["--yes", "--append", "--apply-configs"]);
+    assert_eq!(code, 0, "{out}\n{err}");
+    assert_holds(
+        kafka,
+        "options-target",
+        &truth.iter().map(|one| [one.clone(), one.clone()].concat()).collect::<Vec<_>>(),
+    );
+    assert_eq!(admin(&bootstrap).topic("options-target").await.unwrap().configs, pairs(&own));
+
+    kafka.create_topic("options-compacted", 2, &[("cleanup.policy", "compact")]).unwrap();
+    let (code, _, err) = restore("options-compacted", &["--yes"]);
+    assert!(code == 2 && err.contains("cleanup.policy=compact") && err.contains("--force"), "{code} {err}");
+    let (code, _, err) = restore("options-compacted", &["--yes", "--force"]);
+    // Kafka takes no record without a key there; the words are the broker's.
+    assert!(code == 3 && held(kafka, "options-compacted") == 0, "{code} {err}");
+    kafka.create_topic("options-narrow", 1, &[("retention.ms", "-1")]).unwrap();
+    let (code, _, err) = restore("options-narrow", &["--yes", "--force"]);
+    assert!(code == 2 && err.contains("partitions=1"), "{code} {err}");
+}
+
+#[test]
+fn a_restore_by_time_keeps_its_pace_and_the_order_of_all_partitions() {
+    let kafka = need!(kit::kafka());
+    let bootstrap = kafka.bootstrap();
+    let truth: Vec<_> = (0..2).map(|at| thick(40, 1000, 1_700_000_000_000 + at * 500)).collect();
+    let lake = Lake::of(kafka, "topic-by-time", &truth, &[("retention.ms", "-1")]);
+    // The broker's own stamps tell when each record arrived.
+    kafka.create_topic("by-time-target", 2, &[("message.timestamp.type", "LogAppendTime")]).unwrap();
+    let arguments = ["restore", &lake.url(), "--bootstrap-server", &bootstrap, "--order", "time", "--rate", "40000"];
+    let more = ["--rename", "topic-by-time=by-time-target", "--yes", "--json"];
+    let (code, _, err) = run(&[&arguments[..], &more].concat());
+    assert!(code == 2 && err.contains("message.timestamp.type=LogAppendTime"), "{code} {err}");
+    let (code, out, err) = run(&[&arguments[..], &more, &["--force"]].concat());
+    assert_eq!(code, 0, "{out}\n{err}");
+    // 80 kB at 40 kB a second; the first piece is free.
+    let seconds = documents(&out)[1]["seconds"].as_f64().unwrap();
+    assert!(seconds > 1.5, "{seconds}");
+    let arrived: Vec<_> = (0..2).map(|partition| consume(&bootstrap, "by-time-target", partition)).collect();
+    assert!(arrived.iter().zip(&truth).all(|(arrived, truth)| arrived.len() == truth.len()));
+    // What is a quarter of the log later arrives later, whichever partition it is in.
+    for (one, other) in [(0, 1), (1, 0)] {
+        for at in 0..30 {
+            assert!(arrived[one][at].timestamp < arrived[other][at + 10].timestamp, "{one}: {at}");
+        }
+    }
+}
+
+#[test]
+fn records_without_time_are_counted_and_refused_until_they_may_be_stamped() {
+    let kafka = need!(kit::kafka());
+    let (bootstrap, topic) = (kafka.bootstrap(), "topic-untimed");
+    let in_2013 = thick(20, 10, 1_370_000_000_000);
+    let lake = Lake::of(kafka, topic, std::slice::from_ref(&in_2013), &[("retention.ms", "-1")]);
+    let odd = |timestamp, value: &str| RawRecord { timestamp, value: Some(value.into()), ..RawRecord::default() };
+    kafka.produce_raw(topic, 0, &[odd(1, "one"), odd(0, "zero"), odd(-1, "none")]).unwrap();
+    let worker = Worker::start(&bootstrap, &[], &[lake.sink(topic, topic)]);
+    worker.wait_archived(topic, 23, SOON);
+
+    let same = ["restore", &lake.url(), "--bootstrap-server", &bootstrap, "--rename", "topic-untimed=untimed-target"];
+    let (code, out, _) = run(&[&same[..], &["--dry-run", "--json"]].concat());
+    assert_eq!((code, &documents(&out)[0]["topics"][0]["untimed"]), (2, &json!(2)), "{out}");
+    let (code, _, err) = run(&[&same[..], &["--yes"]].concat());
+    assert!(code == 2 && err.contains("2 in topic-untimed-0") && err.contains("untimed"), "{code} {err}");
+    worker.create(&json!({ "name": "untimed", "config": {
+        "connector.class": "LakeSource",
+        "store.url": lake.url(),
+        "topics": topic,
+        "topic.rename": "topic-untimed:untimed-target",
+    }}));
+    wait_trace(&worker, "untimed", "2 in topic-untimed-0");
+    assert!(kafka.topic("untimed-target").unwrap().is_none(), "nothing was written");
+
+    let (code, out, err) = run(&[&same[..], &["--yes", "--untimed", "now"]].concat());
+    assert_eq!(code, 0, "{out}\n{err}");
+    // The broker looks for what is too old every second; it has looked again once it has found these.
+    kafka.create_topic("untimed-control", 1, &[("retention.ms", "1")]).unwrap();
+    produce(&bootstrap, "untimed-control", 0, &in_2013);
+    wait_until("old records are deleted", SOON, || kafka.offsets("untimed-control", 0).unwrap().0 == 20).unwrap();
+    let found = consume(&bootstrap, "untimed-target", 0);
+    assert_eq!(found[..20], in_2013);
+    let values: Vec<_> = found[20..].iter().map(|record| record.value.clone().unwrap()).collect();
+    assert_eq!(values, [&b"one"[..], b"zero", b"none"]);
+    assert_eq!(found[20].timestamp, Some(1));
+    let stamped: Vec<_> = found[21..].iter().map(|record| record.timestamp.unwrap()).collect();
+    assert!(stamped.iter().all(|stamp| *stamp > 1_700_000_000_000), "{stamped:?}");
 }

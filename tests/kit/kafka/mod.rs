@@ -6,6 +6,7 @@
 
 mod distribution;
 mod node;
+mod raw;
 mod wire;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use distribution::Distribution;
+pub use raw::RawRecord;
 pub use wire::Partition;
 
 use node::Node;
@@ -150,6 +152,11 @@ impl Kafka {
         wait_until(&format!("topic {name} is gone"), TOPIC_LIMIT, || {
             self.running().all(|broker| wire::topic(&broker, name).is_ok_and(|topic| topic.is_none()))
         })
+    }
+
+    /// Produces records as one batch, byte for byte, whatever client libraries think of them.
+    pub fn produce_raw(&self, topic: &str, partition: i32, records: &[RawRecord]) -> Result<()> {
+        wire::produce(&self.leader(topic, partition)?, topic, partition, &raw::batch(records))
     }
 
     /// Deletes all records below `before`: moves the log start offset of one partition.

@@ -10,6 +10,7 @@ use crate::kit::{Error, Result, http};
 pub(super) const LATEST: i64 = -1;
 pub(super) const EARLIEST: i64 = -2;
 
+const PRODUCE: (i16, i16) = (0, 7);
 const LIST_OFFSETS: (i16, i16) = (2, 1);
 const METADATA: (i16, i16) = (3, 1);
 const CREATE_TOPICS: (i16, i16) = (19, 4);
@@ -87,6 +88,19 @@ pub(super) fn delete_topic(address: &str, name: &str) -> Result<()> {
     answer.count()?;
     answer.string()?;
     answer.ok("DeleteTopics", name)
+}
+
+/// `address` must be the leader's; `batch` is what Kafka stores.
+pub(super) fn produce(address: &str, topic: &str, partition: i32, batch: &[u8]) -> Result<()> {
+    let mut body = Request::default();
+    body.i16(-1).i16(-1).i32(TIMEOUT_MS).count(1).string(topic).count(1).i32(partition);
+    body.count(batch.len()).bytes(batch);
+    let mut answer = call(address, PRODUCE, body)?;
+    answer.count()?;
+    answer.string()?;
+    answer.count()?;
+    answer.i32()?;
+    answer.ok("Produce", topic)
 }
 
 /// `address` must be the leader's.
