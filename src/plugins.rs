@@ -72,7 +72,7 @@ mod tests {
         assert!(worker().check_converters(&catalog()).is_ok());
         let (_, sample) = samples().into_iter().find(|(name, _)| name == "connect-standalone.properties").unwrap();
         let cases = [
-            ("key.converter", "com.example.None", "Class com.example.None could not be found."),
+            ("key.converter", "com.example.None", "Class com.example.None could not be found. Choose one of org."),
             ("value.converter", "SimpleHeaderConverter", "Class SimpleHeaderConverter could not be found."),
             ("value.converter.schemas.enable", "perhaps", "Expected value to be either true or false"),
             ("header.converter", "x", "Class x could not be found."),

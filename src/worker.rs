@@ -16,8 +16,8 @@ use crate::clock::SystemClock;
 use crate::config::WorkerConfig;
 use crate::executor::Pool;
 use crate::herder::{self, Statuses};
-use crate::kafka::Clients;
 use crate::kafka::clients::KafkaClients;
+use crate::kafka::{Admin, Clients};
 use crate::logging::Loggers;
 use crate::random::Random;
 use crate::rest::{self, Api, Sockets};
@@ -45,7 +45,7 @@ impl Worker {
     /// Starts a standalone worker: when this returns, its REST API answers.
     ///
     /// # Errors
-    /// `Config` for a listener or a file that cannot be used.
+    /// `Config` for a listener, a file or a client's setting that cannot be used.
     pub async fn start(config: WorkerConfig, loggers: Loggers) -> Result<Self> {
         let sockets = Sockets::open(&config.rest)?;
         let worker_id = sockets.worker_id().to_owned();
@@ -53,7 +53,9 @@ impl Worker {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let config = Arc::new(config);
         let parts = Parts::new(&config, worker_id.clone(), Arc::clone(&clock)).await?;
-        let (cluster_id, asking) = ask_cluster_id(Arc::clone(&parts.clients), config.own_client(), Arc::clone(&clock));
+        // Settings that no client can be made of are told at once; brokers that do not answer are waited for.
+        let admin = parts.clients.admin(&config.own_client())?;
+        let (cluster_id, asking) = ask_cluster_id(admin, Arc::clone(&clock));
 
         let stop_herder = CancellationToken::new();
         let (herder, herding) = herder::start(parts.herder(), stop_herder.clone());
@@ -167,20 +169,12 @@ impl Parts {
 }
 
 /// Asks Kafka for the cluster's id until it answers.
-fn ask_cluster_id(
-    clients: Arc<dyn Clients>,
-    properties: lakeferry_api::Config,
-    clock: Arc<dyn Clock>,
-) -> (watch::Receiver<Option<String>>, Spawned<()>) {
+fn ask_cluster_id(admin: Arc<dyn Admin>, clock: Arc<dyn Clock>) -> (watch::Receiver<Option<String>>, Spawned<()>) {
     let (known, cluster_id) = watch::channel(None);
     let asking = spawn("cluster id", async move {
         let mut backoff = Duration::from_millis(250);
         loop {
-            let answer = match clients.admin(&properties) {
-                Ok(admin) => admin.cluster_id().await,
-                Err(error) => Err(error),
-            };
-            match answer {
+            match admin.cluster_id().await {
                 Ok(id) => {
                     tracing::info!(cluster_id = id, "Kafka answers");
                     drop(known.send(Some(id)));

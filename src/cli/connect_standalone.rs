@@ -23,7 +23,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
-    let config = WorkerConfig::standalone(&properties::parse(&read(&args.worker)?)?)
+    let config = properties::parse(&read(&args.worker)?)
+        .and_then(|settings| WorkerConfig::standalone(&settings))
         .map_err(|error| error.context(format!("{} cannot be used", args.worker.display())))?;
     let worker = Worker::start(config, context.loggers).await?;
     let created = tokio::select! {

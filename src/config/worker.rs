@@ -9,11 +9,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lakeferry_api::config_def::{ConfigDef, ConfigKey, ConfigType, Importance, ParsedConfig};
+use lakeferry_api::config_def::{ConfigDef, ConfigKey, ConfigType, Importance, Parsed, ParsedConfig};
 use lakeferry_api::convert::Usage;
 use lakeferry_api::{Config, ConnectError, Result};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, PluginKind};
 use super::overrides::{self, Client, OverridePolicy};
 use super::provider::Providers;
 use super::rest::{self, RestConfig};
@@ -137,19 +137,24 @@ impl WorkerConfig {
     /// # Errors
     /// `Config` naming the key and the class or option.
     pub fn check_converters(&self, catalog: &Catalog) -> Result<()> {
-        let refused = |key: &str, settings: &ConverterSettings, error: ConnectError| {
-            let message = format!("Invalid value {} for configuration {key}: {}", settings.class, error.message());
-            ConnectError::config(message).caused_by(error)
+        let refused = |key: &str, settings: &ConverterSettings, kind, error: ConnectError| {
+            let remedy = match catalog.find_kind(&settings.class, |found| found == kind) {
+                Some(_) => String::new(),
+                None => format!(" Choose one of {}.", catalog.classes(|known| known == kind).join(", ")),
+            };
+            let value = &settings.class;
+            ConnectError::config(format!("Invalid value {value} for configuration {key}: {}{remedy}", error.message()))
         };
         let key = ("key.converter", &self.key_converter, Usage::Key);
         for (key, settings, usage) in [key, ("value.converter", &self.value_converter, Usage::Value)] {
             let made = catalog.converter(&settings.class);
             let configured = made.and_then(|mut converter| converter.configure(&settings.options, usage));
-            configured.map_err(|error| refused(key, settings, error))?;
+            configured.map_err(|error| refused(key, settings, PluginKind::Converter, error))?;
         }
         let made = catalog.header_converter(&self.header_converter.class);
         let configured = made.and_then(|mut converter| converter.configure(&self.header_converter.options));
-        configured.map_err(|error| refused("header.converter", &self.header_converter, error))
+        configured
+            .map_err(|error| refused("header.converter", &self.header_converter, PluginKind::HeaderConverter, error))
     }
 }
 
@@ -184,6 +189,7 @@ fn kafka_def() -> ConfigDef {
         .define(
             ConfigKey::new("bootstrap.servers", ConfigType::List)
                 .distinct()
+                .check(brokers)
                 .importance(Importance::High)
                 .doc("The brokers, host:port each, separated by commas."),
         )
@@ -262,10 +268,24 @@ fn bytes(parsed: &ParsedConfig, key: &str) -> Result<u64> {
     parsed.integer(key).map(|number| u64::try_from(number).unwrap_or(0))
 }
 
-fn not_empty(value: &lakeferry_api::config_def::Parsed) -> std::result::Result<(), String> {
+fn not_empty(value: &Parsed) -> std::result::Result<(), String> {
     match value {
-        lakeferry_api::config_def::Parsed::Text(text) if text.is_empty() => Err("String must be non-empty".to_owned()),
+        Parsed::Text(text) if text.is_empty() => Err("String must be non-empty".to_owned()),
         _ => Ok(()),
+    }
+}
+
+/// Each one a host and a port, behind a protocol where somebody writes one.
+fn brokers(value: &Parsed) -> std::result::Result<(), String> {
+    let Parsed::List(brokers) = value else { return Ok(()) };
+    let names_one = |broker: &str| {
+        let address = broker.rsplit_once("://").map_or(broker, |(_, address)| address);
+        let parts = address.rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match brokers.iter().find(|broker| !names_one(broker)) {
+        Some(broker) => Err(format!("'{broker}' is not of the form host:port")),
+        None => Ok(()),
     }
 }
 
@@ -351,6 +371,8 @@ pub(crate) mod tests {
     fn every_refusal_names_the_key() {
         let cases = [
             ("bootstrap.servers", ""),
+            ("bootstrap.servers", "localhost"),
+            ("bootstrap.servers", "localhost:x"),
             ("offset.flush.interval.ms", "soon"),
             ("offset.flush.interval.ms", "0"),
             ("listeners", "8083"),

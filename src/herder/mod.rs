@@ -39,7 +39,7 @@ use crate::config::catalog::{Catalog, PluginKind};
 use crate::kafka::Clients;
 use crate::random::Random;
 use crate::spawn::{Spawned, spawn};
-use crate::task::TaskFactory;
+use crate::task::{self, TaskFactory};
 
 pub use self::command::{Altered, ConnectorInfo, Created, NewOffsets, Offsets};
 pub use self::restart::RestartRequest;
@@ -273,6 +273,7 @@ impl Handle {
         if let Some(refusal) = self.validate(config.clone()).await?.refusal() {
             return Err(ConnectError::config(refusal));
         }
+        self.parts.check_topic_creation(&config)?;
         self.ask(|reply| Command::Put { name: name.to_owned(), config, put, reply }).await
     }
 
@@ -292,6 +293,14 @@ impl Parts {
             PluginKind::Source => Some(ConnectorType::Source),
             _ => None,
         }
+    }
+
+    /// What Connect's validation leaves out: a connector that Connect would store, and that would then only fail.
+    fn check_topic_creation(&self, config: &Config) -> Result<()> {
+        if !self.worker.topic_creation_enable || self.kind_of(config) != Some(ConnectorType::Source) {
+            return Ok(());
+        }
+        task::check_topic_creation(&self.worker.providers.resolve(config)?)
     }
 
     /// The version of the plug-in that a connector of this config is made of.

@@ -74,7 +74,9 @@ impl CreateRequest {
         let mut body = body::object(body, WHAT, "")?;
         body::known_fields(&body, WHAT, &["name", "config", "initial_state"])?;
         let mut take = |field: &str| body.remove(field).unwrap_or(Value::Null);
-        let name = body::text(take("name"), "name")?.unwrap_or_default().trim().to_owned();
+        let name = body::text(take("name"), "name")?.unwrap_or_default();
+        // As Java trims: other white space than ASCII's is part of the name, and validation looks at it.
+        let name = name.trim_matches(|letter| letter <= ' ').to_owned();
         let config = body::text_map(take("config"), "config")?;
         let target = body::text(take("initial_state"), "initial_state")?;
         let target = target.map_or(Ok(TargetState::Started), |state| initial_state(&state))?;

@@ -14,6 +14,8 @@ use lakeferry_api::Clock;
 use super::error::ApiError;
 use crate::config::rest::{HeaderAction, HeaderRule, RestConfig};
 
+const TEXT: &str = "text/plain";
+
 /// The settings of the layers.
 #[derive(Clone)]
 pub(super) struct Layers {
@@ -70,7 +72,7 @@ impl Cors {
 pub(super) async fn media_types(request: Request, next: Next) -> Response {
     let headers = request.headers();
     if let Some(kind) = headers.get(header::CONTENT_TYPE) {
-        match media_type(kind) {
+        match kind.to_str().ok().and_then(media_type) {
             Some(kind) if kind == "application/json" => {}
             Some(_) => return ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE).into_response(),
             None => return ApiError::plain(StatusCode::BAD_REQUEST).into_response(),
@@ -83,8 +85,8 @@ pub(super) async fn media_types(request: Request, next: Next) -> Response {
 }
 
 /// `type/subtype` in lower case.
-fn media_type(value: &HeaderValue) -> Option<String> {
-    let name = value.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
+fn media_type(value: &str) -> Option<String> {
+    let name = value.split(';').next()?.trim().to_ascii_lowercase();
     let (kind, subtype) = name.split_once('/')?;
     (!kind.is_empty() && !subtype.is_empty()).then_some(name)
 }
@@ -96,24 +98,33 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     wanted.peek().is_none() || wanted.any(|value| value.split(',').any(|one| names(&range(one))))
 }
 
-/// A slash at the end means nothing; two in a row are refused.
+/// A slash at the end means nothing, nor do parameters of a segment (`;key=value`); two slashes in a row are refused.
 async fn path(mut request: Request, next: Next) -> Response {
     let uri = request.uri();
     if uri.path().contains("//") {
         return ApiError::bad_request("Ambiguous URI empty segment").into_response();
     }
-    if let Some(trimmed) = uri.path().strip_suffix('/').filter(|trimmed| !trimmed.is_empty()) {
+    if let Some(plain) = plain_path(uri.path()) {
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        if let Ok(trimmed) = format!("{trimmed}{query}").parse::<Uri>() {
-            *request.uri_mut() = trimmed;
+        if let Ok(plain) = format!("{plain}{query}").parse::<Uri>() {
+            *request.uri_mut() = plain;
         }
     }
     next.run(request).await
 }
 
-/// OPTIONS of a known path is answered with its methods.
+/// `path` without what means nothing; `None` where there is nothing of that.
+fn plain_path(path: &str) -> Option<String> {
+    let names: Vec<_> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    let joined = names.join("/");
+    let plain = joined.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(&joined);
+    (plain != path).then(|| plain.to_owned())
+}
+
+/// OPTIONS of a known path is answered with its methods; in words, too, where the client takes words first.
 async fn options(request: Request, next: Next) -> Response {
     let asked = request.method() == Method::OPTIONS;
+    let wanted = first_wanted(request.headers());
     let response = next.run(request).await;
     if !asked || response.status() != StatusCode::METHOD_NOT_ALLOWED {
         return response;
@@ -121,11 +132,19 @@ async fn options(request: Request, next: Next) -> Response {
     match response.headers().get(header::ALLOW).and_then(|allowed| allowed.to_str().ok()) {
         Some(allowed) => {
             let methods: Vec<_> = allowed.split(',').map(str::trim).chain(["OPTIONS"]).collect();
-            let headers = [(header::ALLOW, methods.join(",")), (header::CONTENT_TYPE, "text/plain".to_owned())];
-            (headers, methods.join(", ")).into_response()
+            let words = if wanted == TEXT { methods.join(", ") } else { String::new() };
+            let headers = [(header::ALLOW, methods.join(",")), (header::CONTENT_TYPE, wanted)];
+            (headers, words).into_response()
         }
         None => response,
     }
+}
+
+/// The media type that a client names first; plain text where it leaves the choice.
+fn first_wanted(headers: &HeaderMap) -> String {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let first = accept.and_then(|accept| media_type(accept.split(',').next()?));
+    first.filter(|kind| !kind.contains('*')).unwrap_or_else(|| TEXT.to_owned())
 }
 
 async fn cross_origin(State(cors): State<Arc<Cors>>, request: Request, next: Next) -> Response {
@@ -190,12 +209,18 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_read_without_what_means_nothing() {
+        assert_eq!(plain_path("/connectors/"), Some("/connectors".to_owned()));
+        assert_eq!(plain_path("/connectors;a=b/x;y/"), Some("/connectors/x".to_owned()));
+        assert_eq!([plain_path("/"), plain_path("/connectors/a%3Bb")], [None, None]);
+    }
+
+    #[test]
     fn a_media_type_has_two_parts() {
-        let kind = |value: &'static str| media_type(&HeaderValue::from_static(value));
-        assert_eq!(kind("Application/JSON; charset=utf-8").as_deref(), Some("application/json"));
-        assert_eq!(kind("text/json").as_deref(), Some("text/json"));
-        assert_eq!(kind("garbage"), None);
-        assert_eq!(kind("/"), None);
+        assert_eq!(media_type("Application/JSON; charset=utf-8").as_deref(), Some("application/json"));
+        assert_eq!(media_type("text/json").as_deref(), Some("text/json"));
+        assert_eq!(media_type("garbage"), None);
+        assert_eq!(media_type("/"), None);
     }
 
     #[test]

@@ -111,10 +111,11 @@ fn admin_router() -> Router<Api> {
 }
 
 fn finish(router: Router<Api>, api: &Api) -> Router {
+    // A method that a path does not know is refused before its media types are looked at, so that comes after.
     router
+        .route_layer(axum::middleware::from_fn(layers::media_types))
         .method_not_allowed_fallback(async || ApiError::plain(StatusCode::METHOD_NOT_ALLOWED))
         .fallback(async || ApiError::plain(StatusCode::NOT_FOUND))
-        .route_layer(axum::middleware::from_fn(layers::media_types))
         .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .with_state(api.clone())
 }

@@ -53,6 +53,14 @@ pub struct TaskSpec {
     pub paused: bool,
 }
 
+/// Checks the `topic.creation.*` settings of a source connector, which otherwise every task of it would fail on.
+///
+/// # Errors
+/// `Config` naming key and value.
+pub fn check_topic_creation(connector_config: &Config) -> Result<()> {
+    topics::TopicCreation::new(connector_config).map(drop)
+}
+
 /// Hears of every change of a task's state, in order. Must not block.
 pub trait StatusListener: Send + Sync {
     /// `trace` says why it is `FAILED`, or what is wrong and retried while it goes on `RUNNING`; the same state comes
