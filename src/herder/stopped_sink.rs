@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
-    Budget, Clock, Config, Executor, PartitionView, Positions, Result, SinkContext, TopicPartition, TopicView,
+    Budget, Clock, Config, Executor, PartitionView, Place, Positions, Result, SinkContext, TopicPartition, TopicView,
 };
 
 use super::Parts;
@@ -110,5 +110,5 @@ impl SinkContext for StoppedSink {
         }
     }
 
-    fn seek(&self, _partition: &TopicPartition, _offset: i64) {}
+    fn seek(&self, _partition: &TopicPartition, _place: Place) {}
 }

@@ -166,7 +166,7 @@ impl Admin for BlockingAdmin {
             log_start_offset: of(0).ok_or_else(absent)?,
             last_stable_offset: of(1).ok_or_else(absent)?,
             end_offset: of(2),
-            position: None,
+            ..PartitionView::default()
         })
     }
 

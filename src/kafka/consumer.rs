@@ -10,6 +10,7 @@ mod fetch;
 mod pattern;
 mod rebalance;
 mod slot;
+mod truncation;
 
 pub(super) use slot::{NotUtf8, Slot};
 
@@ -19,7 +20,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Positions, Result, TopicPartition};
+use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Place, Places, Positions, Result, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::error::explain;
@@ -150,6 +151,7 @@ enum Said {
     Lost(Vec<TopicPartition>),
     Batches(Vec<(u64, Batch)>),
     OutOfRange(u64, TopicPartition),
+    Truncated(u64, TopicPartition, i64),
     Error(ConnectError),
 }
 
@@ -167,7 +169,7 @@ struct Orders {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Start {
-    offset: i64,
+    place: Place,
     generation: u64,
 }
 
@@ -206,13 +208,13 @@ impl GroupConsumer {
         }
     }
 
-    fn begin(&mut self, positions: &Positions, release: bool) {
+    fn begin(&mut self, places: &Places, release: bool) {
         let mut starts = BTreeMap::new();
-        for (partition, offset) in positions {
+        for (partition, place) in places {
             self.last += 1;
             self.generations.insert(partition.clone(), self.last);
-            self.member.positions().insert(partition.clone(), *offset);
-            starts.insert(partition.clone(), Start { offset: *offset, generation: self.last });
+            self.member.positions().insert(partition.clone(), place.offset);
+            starts.insert(partition.clone(), Start { place: *place, generation: self.last });
         }
         self.order(|orders| {
             if release {
@@ -262,6 +264,9 @@ impl GroupConsumer {
             Said::OutOfRange(generation, partition) => {
                 self.is_present(generation, &partition).then_some(Event::OutOfRange(partition))
             }
+            Said::Truncated(generation, partition, divergence) => {
+                self.is_present(generation, &partition).then_some(Event::Truncated(partition, divergence))
+            }
             Said::Error(error) => Some(Event::Error(error)),
         }
     }
@@ -291,8 +296,8 @@ impl Consumer for GroupConsumer {
         }
     }
 
-    fn start_at(&mut self, positions: &Positions) {
-        self.begin(positions, true);
+    fn start_at(&mut self, places: &Places) {
+        self.begin(places, true);
     }
 
     fn release(&mut self) {
@@ -300,8 +305,8 @@ impl Consumer for GroupConsumer {
         self.order(|orders| orders.released = revoked);
     }
 
-    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        self.begin(&Positions::from([(partition.clone(), offset)]), false);
+    fn seek(&mut self, partition: &TopicPartition, place: Place) {
+        self.begin(&Places::from([(partition.clone(), place)]), false);
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) {

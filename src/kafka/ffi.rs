@@ -27,7 +27,7 @@ use code::{code, raw};
 
 pub(super) use admin::{ConfigEntry, Described, OffsetSpec};
 pub(super) use consume::{Message, Polled};
-pub(super) use list::Entry;
+pub(super) use list::{Entry, FetchFrom};
 pub(super) use produce::{Outgoing, Producer};
 
 /// librdkafka's number for "no partition in particular".

@@ -22,7 +22,9 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lakeferry_api::record::RawRecord;
 use lakeferry_api::source::{NewTopic, TargetTopic};
-use lakeferry_api::{Batch, Config, ConnectError, PartitionView, Positions, Result, TopicPartition, TopicView};
+use lakeferry_api::{
+    Batch, Config, ConnectError, PartitionView, Place, Places, Positions, Result, TopicPartition, TopicView,
+};
 
 /// What a consumer has to say. Order matters: what a task hears is the order in which it happened.
 #[derive(Debug)]
@@ -39,6 +41,9 @@ pub enum Event {
     /// The broker has no record at the position of this partition: retention overtook it, or the log was cut or made
     /// anew. Nothing of it follows until [`Consumer::start_at`].
     OutOfRange(TopicPartition),
+    /// The log of this partition parted from what was read of it at this offset (KIP-320): an unclean election took
+    /// back the records from there on. Nothing of it follows until [`Consumer::start_at`].
+    Truncated(TopicPartition, i64),
     /// Something failed; the kind says what the loop does. The consumer goes on after a retriable one.
     Error(ConnectError),
 }
@@ -50,15 +55,16 @@ pub trait Consumer: Send {
     /// The next event. Cancel-safe: nothing is lost where the future is dropped.
     async fn next(&mut self) -> Event;
 
-    /// Begins to fetch newly assigned partitions, each at its offset, or begins anew with any that it owns, whatever
+    /// Begins to fetch newly assigned partitions, each at its place, or begins anew with any that it owns, whatever
     /// their state (fetching, paused, [`Event::OutOfRange`]); what was fetched of them before does not come any more.
-    fn start_at(&mut self, positions: &Positions);
+    /// A place with a mark is read only once the broker has confirmed it; else [`Event::Truncated`] comes.
+    fn start_at(&mut self, places: &Places);
 
     /// Lets the partitions of the last [`Event::Revoked`] go.
     fn release(&mut self);
 
-    /// Reads `partition` from `offset` on; what was fetched of it before does not come any more.
-    fn seek(&mut self, partition: &TopicPartition, offset: i64);
+    /// Reads `partition` from `place` on; what was fetched of it before does not come any more.
+    fn seek(&mut self, partition: &TopicPartition, place: Place);
 
     /// Stops fetching these partitions; the group membership is kept.
     fn pause(&mut self, partitions: &[TopicPartition]);

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::consumer::{BATCH_BYTES, BATCH_RECORDS, NotUtf8, Slot};
 use super::error::{explain, kind};
-use super::ffi::{Code, Failure, Handle, Message, Polled, Role};
+use super::ffi::{Code, Failure, FetchFrom, Handle, Message, Polled, Role};
 use super::security;
 
 /// What is read of each partition: from an offset up to, but without, another.
@@ -44,11 +44,16 @@ pub fn open(properties: &Config, stretches: Stretches, clock: Arc<dyn Clock>) ->
     let handle = Handle::open(Role::Consumer, &settings(properties)?)
         .map_err(|failure| explain(&failure, "cannot create a reader"))?;
     let open: BTreeMap<_, _> = stretches.into_iter().filter(|(_, (from, to))| from < to).collect();
-    let rows: Vec<_> = open.iter().map(|(partition, (from, _))| (partition.clone(), *from)).collect();
+    let from = |(partition, (from, _)): (&TopicPartition, &(i64, i64))| FetchFrom {
+        partition: partition.clone(),
+        offset: *from,
+        leader_epoch: None,
+    };
+    let rows: Vec<_> = open.iter().map(from).collect();
     handle.assign(&rows).map_err(|failure| explain(&failure, "cannot read the partitions"))?;
     let stretches = open.into_iter().map(|(partition, (from, to))| {
         let mut slot = Slot::new(partition.clone());
-        slot.started(from);
+        slot.started(from.into());
         (partition, Stretch { slot, to })
     });
     let reading =

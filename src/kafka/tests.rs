@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use lakeferry_api::batch::NO_TIMESTAMP;
-use lakeferry_api::{BatchBuilder, Budget, Clock, Kind};
+use lakeferry_api::{BatchBuilder, Budget, Clock, EpochMark, Kind};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
@@ -145,7 +145,7 @@ async fn what_goes_in_comes_out_byte_for_byte() {
     let mut consumer = embedded.consumer("g", topics(&["t"]));
     let partitions = assigned(&mut *consumer).await;
     assert_eq!(partitions.len(), 2);
-    consumer.start_at(&Positions::from([(place.clone(), 0)]));
+    consumer.start_at(&Places::from([(place.clone(), 0.into())]));
     let read = read_until(&mut *consumer, 3).await;
     let shown = |row: lakeferry_api::Row<'_>| {
         let headers: Vec<_> = row.headers().map(|(key, value)| (key.to_owned(), value.map(<[u8]>::to_vec))).collect();
@@ -202,14 +202,14 @@ async fn a_seek_leaves_nothing_of_the_old_place_behind() {
     let place = TopicPartition::new("t", 0);
     let mut consumer = embedded.consumer("g", topics(&["t"]));
     assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place.clone(), 100)]));
+    consumer.start_at(&Places::from([(place.clone(), 100.into())]));
     for round in 0..20 {
         let first = read_until(&mut *consumer, 101).await;
         let wanted = if round == 0 { 100 } else { round * 7 };
         assert_eq!((first[0].base_offset(), first[0].offsets()[0]), (wanted, wanted), "round {round}");
         assert_touching(&first);
         let target = (round + 1) * 7;
-        consumer.seek(&place, target);
+        consumer.seek(&place, target.into());
         assert_eq!(consumer.group().position(&place), Some(target));
     }
     let all = read_until(&mut *consumer, 2_000).await;
@@ -226,7 +226,7 @@ async fn a_paused_partition_gives_nothing_and_goes_on_where_it_was() {
     let place = TopicPartition::new("t", 0);
     let mut consumer = embedded.consumer("g", topics(&["t"]));
     assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place.clone(), 0)]));
+    consumer.start_at(&Places::from([(place.clone(), 0.into())]));
     assert_eq!(offsets(&read_until(&mut *consumer, 10).await).len(), 10);
     consumer.pause(std::slice::from_ref(&place));
     embedded.fill("t", 0, 10..20).await;
@@ -255,7 +255,7 @@ async fn a_slow_loop_loses_nothing_and_the_budget_is_given_back() {
     }
     let mut consumer = embedded.consumer("g", topics(&["t"]));
     let partitions = assigned(&mut *consumer).await;
-    consumer.start_at(&partitions.iter().map(|partition| (partition.clone(), 0)).collect());
+    consumer.start_at(&partitions.iter().map(|partition| (partition.clone(), 0.into())).collect());
     // Longer than the consumer waits before it pauses; holding what came keeps the budget taken.
     let mut held = vec![next(&mut *consumer).await];
     let all_of_it = embedded.budget.take(1 << 20);
@@ -302,7 +302,7 @@ async fn a_position_that_the_log_does_not_have_is_told_and_can_be_left() {
     let place = TopicPartition::new("t", 0);
     let mut consumer = embedded.consumer("g", topics(&["t"]));
     assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place.clone(), 500)]));
+    consumer.start_at(&Places::from([(place.clone(), 500.into())]));
     loop {
         match next(&mut *consumer).await {
             Event::OutOfRange(partition) => break assert_eq!(partition, place),
@@ -311,8 +311,40 @@ async fn a_position_that_the_log_does_not_have_is_told_and_can_be_left() {
         }
     }
     assert_eq!(consumer.group().position(&place), Some(500));
-    consumer.start_at(&Positions::from([(place.clone(), 4)]));
+    consumer.start_at(&Places::from([(place.clone(), 4.into())]));
     assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (4..10).collect::<Vec<_>>());
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_log_whose_epoch_ends_below_the_mark_is_told_with_the_divergence() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..10).await;
+    let place = TopicPartition::new("t", 0);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    assigned(&mut *consumer).await;
+    let at = |offset, upto| {
+        Places::from([(place.clone(), Place { offset, mark: Some(EpochMark { leader_epoch: 0, upto }) })])
+    };
+    // Twice: the client gives the partition up, and what begins it anew must ask the broker once more.
+    for _ in 0..2 {
+        consumer.start_at(&at(15, 12));
+        loop {
+            match next(&mut *consumer).await {
+                Event::Truncated(partition, divergence) => {
+                    break assert_eq!((partition, divergence), (place.clone(), 10));
+                }
+                Event::Error(error) if error.is_retriable() => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // A mark that holds is read behind: the first record is that of the place.
+    consumer.start_at(&at(6, 4));
+    assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (6..10).collect::<Vec<_>>());
+    consumer.seek(&place, at(8, 8)[&place]);
+    assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (8..10).collect::<Vec<_>>());
     consumer.close().await;
 }
 
@@ -427,13 +459,13 @@ async fn a_header_key_that_is_not_utf8_is_an_error_that_names_the_record() {
     let place = TopicPartition::new("t", 0);
     let mut consumer = embedded.consumer("g", topics(&["t"]));
     assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place.clone(), 0)]));
+    consumer.start_at(&Places::from([(place.clone(), 0.into())]));
     assert_eq!(offsets(&read_until(&mut *consumer, 3).await), [0, 1, 2]);
     let Event::Error(error) = next(&mut *consumer).await else { panic!("no error") };
     assert_eq!(error.kind(), Kind::Data);
     assert!(error.message().contains("offset 3 of t-0"), "{error}");
     // Nothing behind it comes until somebody says how to go on.
-    consumer.start_at(&Positions::from([(place, 4)]));
+    consumer.start_at(&Places::from([(place, 4.into())]));
     assert_eq!(offsets(&read_until(&mut *consumer, 6).await), [4, 5]);
     consumer.close().await;
 }

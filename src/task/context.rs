@@ -2,14 +2,14 @@
 //! a request sent now. Admin clients are made when first needed: most tasks never ask.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Budget, Clock, Config, Executor, PartitionView, Positions, Result, SinkContext, SourceContext, SourceOffset,
-    SourcePartition, TopicPartition, TopicView,
+    Budget, Clock, Config, Executor, PartitionView, Place, Places, Positions, Result, SinkContext, SourceContext,
+    SourceOffset, SourcePartition, TopicPartition, TopicView,
 };
 
 use super::voice::{Trouble, Voice};
@@ -48,13 +48,24 @@ pub(super) struct TaskSinkContext {
     pub(super) group: Arc<dyn GroupMember>,
     pub(super) admin: LazyAdmin,
     pub(super) voice: Arc<Voice>,
-    pub(super) seeks: Mutex<Positions>,
+    pub(super) seeks: Mutex<Places>,
+    /// Where logs parted from what was read of them, until the task has begun them anew.
+    pub(super) truncated: Mutex<Positions>,
 }
 
 impl TaskSinkContext {
     /// The seeks that were asked for since the last call.
-    pub(super) fn take_seeks(&self) -> Positions {
+    pub(super) fn take_seeks(&self) -> Places {
         std::mem::take(&mut *self.seeks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the log of `partition` parted from what was read of it, until it is begun anew.
+    pub(super) fn truncated_at(&self, partition: &TopicPartition) -> Option<i64> {
+        self.truncated().get(partition).copied()
+    }
+
+    pub(super) fn truncated(&self) -> MutexGuard<'_, Positions> {
+        self.truncated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,7 +117,8 @@ impl SinkContext for TaskSinkContext {
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         let view = self.admin.get()?.partition(partition).await?;
-        Ok(PartitionView { position: self.group.position(partition), ..view })
+        let (position, truncated_at) = (self.group.position(partition), self.truncated_at(partition));
+        Ok(PartitionView { position, truncated_at, ..view })
     }
 
     async fn topic(&self, topic: &str) -> Result<TopicView> {
@@ -129,8 +141,8 @@ impl SinkContext for TaskSinkContext {
         self.voice.trouble(Trouble::Task, what);
     }
 
-    fn seek(&self, partition: &TopicPartition, offset: i64) {
-        self.seeks.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), offset);
+    fn seek(&self, partition: &TopicPartition, place: Place) {
+        self.seeks.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), place);
     }
 }
 

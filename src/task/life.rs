@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lakeferry_api::connector::Task as ConnectorTask;
-use lakeferry_api::{ConnectError, Connector, Positions, RecordForm, Result, SinkTask, SourceTask};
+use lakeferry_api::{ConnectError, Connector, RecordForm, Result, SinkTask, SourceTask};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{LazyAdmin, TaskSinkContext, TaskSourceContext};
@@ -159,7 +159,8 @@ impl Build {
             group: consumer.group(),
             admin: LazyAdmin::new(Arc::clone(&self.parts.clients), clients::sink_admin(&properties, id)),
             voice: Arc::clone(&self.voice),
-            seeks: Mutex::new(Positions::new()),
+            seeks: Mutex::default(),
+            truncated: Mutex::default(),
             parts: Arc::clone(&self.parts),
         };
         Ok(SinkLoop::new(SinkParts {

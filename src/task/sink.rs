@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Result, SinkTask, TopicPartition};
+use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Place, Result, SinkTask, TopicPartition};
 
 use self::assignment::Opening;
 use self::commit::Commit;
@@ -186,6 +186,7 @@ impl SinkLoop {
                 self.opening.await_place(partition, self.clock.monotonic() + PLACE_AFTER);
                 Ok(())
             }
+            Event::Truncated(partition, divergence) => self.cut_back(&partition, divergence).await,
             Event::Error(error) => self.consumer_failed(error),
         }
     }
@@ -313,20 +314,20 @@ impl SinkLoop {
 
     /// What the task asked its context for, before the next put sees an older record.
     fn apply_seeks(&mut self) {
-        for (partition, offset) in self.parts.context.take_seeks() {
+        for (partition, place) in self.parts.context.take_seeks() {
             if self.positions.consumed(&partition).is_some() {
-                self.seek(&partition, offset);
-            } else if !self.opening.seek_later(&partition, offset) {
-                tracing::debug!(%partition, offset, "a seek of a partition that is not open");
+                self.seek(&partition, place);
+            } else if !self.opening.seek_later(&partition, place) {
+                tracing::debug!(%partition, offset = place.offset, "a seek of a partition that is not open");
             }
         }
     }
 
-    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        tracing::info!(%partition, offset, "the task reads on from here");
+    fn seek(&mut self, partition: &TopicPartition, place: Place) {
+        tracing::info!(%partition, offset = place.offset, "the task reads on from here");
         self.discard(std::slice::from_ref(partition));
-        self.positions.seek(partition, offset);
-        self.parts.consumer.seek(partition, offset);
+        self.positions.seek(partition, place.offset);
+        self.parts.consumer.seek(partition, place);
     }
 
     /// Throws away what `partitions` have in the inbox.

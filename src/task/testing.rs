@@ -15,8 +15,8 @@ use futures::future::BoxFuture;
 use lakeferry_api::record::RawRecord;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Batch, BatchBuilder, Clock, Config, ConnectError, PartitionView, Positions, Result, TimestampType, TopicPartition,
-    TopicView,
+    Batch, BatchBuilder, Clock, Config, ConnectError, PartitionView, Place, Places, Positions, Result, TimestampType,
+    TopicPartition, TopicView,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -194,6 +194,11 @@ pub(crate) fn at(entries: &[(i32, i64)]) -> Positions {
     entries.iter().map(|(number, offset)| (partition(*number), *offset)).collect()
 }
 
+/// The same as places without marks.
+pub(crate) fn from(entries: &[(i32, i64)]) -> Places {
+    entries.iter().map(|(number, offset)| (partition(*number), (*offset).into())).collect()
+}
+
 /// Records `base..next` of partition `number`, their offset as value.
 pub(crate) fn batch(number: i32, base: i64, next: i64) -> Batch {
     let mut builder = BatchBuilder::new(partition(number), base);
@@ -210,6 +215,15 @@ pub(crate) fn names(partitions: &[TopicPartition]) -> String {
 
 pub(crate) fn shown(positions: &Positions) -> String {
     positions.iter().map(|(partition, offset)| format!("{partition}@{offset}")).collect::<Vec<_>>().join(" ")
+}
+
+/// As [`shown`], with what is checked first: `t-0@10(3<9)` where epoch 3 must reach 9.
+pub(crate) fn shown_places(places: &Places) -> String {
+    let show = |(partition, place): (&TopicPartition, &Place)| {
+        let mark = place.mark.map(|mark| format!("({}<{})", mark.leader_epoch, mark.upto)).unwrap_or_default();
+        format!("{partition}@{}{mark}", place.offset)
+    };
+    places.iter().map(show).collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn shown_batches(batches: &[Batch]) -> String {
@@ -387,16 +401,16 @@ impl Consumer for FakeConsumer {
         }
     }
 
-    fn start_at(&mut self, positions: &Positions) {
-        self.cluster.journal.note(format!("start_at {}", shown(positions)));
+    fn start_at(&mut self, places: &Places) {
+        self.cluster.journal.note(format!("start_at {}", shown_places(places)));
     }
 
     fn release(&mut self) {
         self.cluster.journal.note("release");
     }
 
-    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        self.cluster.journal.note(format!("seek {partition}@{offset}"));
+    fn seek(&mut self, partition: &TopicPartition, place: Place) {
+        self.cluster.journal.note(format!("seek {}", shown_places(&Places::from([(partition.clone(), place)]))));
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) {

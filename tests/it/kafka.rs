@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use lakeferry::kafka::clients::KafkaClients;
 use lakeferry::kafka::{Admin, Clients, Consumer, Event, Subscription, reader};
 use lakeferry_api::source::NewTopic;
-use lakeferry_api::{Batch, BatchBuilder, Budget, Clock, Config, Kind, Positions, TimestampType, TopicPartition};
+use lakeferry_api::{
+    Batch, BatchBuilder, Budget, Clock, Config, Kind, Places, Positions, TimestampType, TopicPartition,
+};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -198,7 +200,7 @@ async fn records_of_eight_mebibytes_pass() {
     producer.send_batch(&builder.build(4)).await.unwrap().await.unwrap();
     let mut consumer = member(&kafka.bootstrap(), "k-large", "k-large", &[]);
     let partitions = assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(partitions[0].clone(), 0)]));
+    consumer.start_at(&Places::from([(partitions[0].clone(), 0.into())]));
     let read = read_until(&mut *consumer, 4).await;
     let came: Vec<_> = read.iter().flat_map(Batch::rows).map(|row| row.value().unwrap().to_vec()).collect();
     assert_eq!(came.iter().map(Vec::len).collect::<Vec<_>>(), [8 << 20; 4]);
@@ -228,7 +230,7 @@ async fn a_start_is_kept_however_soon_it_is_said() {
         let mut got = assigned(&mut *consumer).await;
         got.sort();
         assert_eq!(got, partitions);
-        consumer.start_at(&partitions.iter().map(|partition| (partition.clone(), 3)).collect());
+        consumer.start_at(&partitions.iter().map(|partition| (partition.clone(), 3.into())).collect());
         let mut positions: Positions = partitions.iter().map(|partition| (partition.clone(), 3)).collect();
         let until = tokio::time::Instant::now() + Duration::from_millis(1_200);
         // Longer than the half second after which the client would ask again.
@@ -281,7 +283,7 @@ async fn positions_pass_control_records_and_aborted_data() {
     assert_eq!((view.log_start_offset, view.last_stable_offset, view.end_offset), (0, 15, Some(15)));
     let mut consumer = member(&bootstrap, "k-tx", "k-tx", &[]);
     assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place("k-tx", 0), 0)]));
+    consumer.start_at(&Places::from([(place("k-tx", 0), 0.into())]));
     let read = read_until(&mut *consumer, 15).await;
     assert_eq!(offsets(&read), [0, 1, 2, 7, 8]);
     assert_eq!(read[0].base_offset(), 0);
@@ -327,7 +329,7 @@ impl Follower {
                     (partition, offset)
                 };
                 let starts: Positions = partitions.into_iter().map(start).collect();
-                self.consumer.start_at(&starts);
+                self.consumer.start_at(&starts.iter().map(|(name, offset)| (name.clone(), (*offset).into())).collect());
                 self.positions.extend(starts);
             }
             Event::Batches(batches) => {
@@ -348,7 +350,7 @@ impl Follower {
             }
             Event::Lost(partitions) => self.positions.retain(|partition, _| !partitions.contains(partition)),
             Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
-            Event::OutOfRange(partition) => panic!("{partition} is out of range"),
+            event @ (Event::OutOfRange(_) | Event::Truncated(..)) => panic!("{event:?}"),
         }
         true
     }
@@ -451,7 +453,7 @@ async fn a_start_that_retention_overtook_is_out_of_range() {
         let group = format!("k-range-{}", more.len());
         let mut consumer = member(&bootstrap, &group, "k-range", more);
         assigned(&mut *consumer).await;
-        consumer.start_at(&Positions::from([(place("k-range", 0), 7), (place("k-range", 1), 30)]));
+        consumer.start_at(&Places::from([(place("k-range", 0), 7.into()), (place("k-range", 1), 30.into())]));
         let (mut out, mut other) = (false, 30);
         while !out || other < 100 {
             match news(&mut *consumer).await {
@@ -470,7 +472,7 @@ async fn a_start_that_retention_overtook_is_out_of_range() {
         }
         let view = admin(&bootstrap).partition(&place("k-range", 0)).await.unwrap();
         assert_eq!((view.log_start_offset, view.end_offset), (40, Some(100)));
-        consumer.start_at(&Positions::from([(place("k-range", 0), view.log_start_offset)]));
+        consumer.start_at(&Places::from([(place("k-range", 0), view.log_start_offset.into())]));
         assert_eq!(offsets(&read_until(&mut *consumer, 100).await), (40..100).collect::<Vec<_>>());
         // The other partition goes on where it was.
         let end = kafka.offsets("k-range", 1).unwrap().1;
@@ -630,7 +632,7 @@ async fn a_broker_that_goes_and_comes_costs_nothing() {
     fill(&bootstrap, &place("k-down", 0), 0..1_000).await;
     let mut consumer = member(&bootstrap, "k-down", "k-down", &[("session.timeout.ms", "45000")]);
     assigned(&mut *consumer).await;
-    consumer.start_at(&Positions::from([(place("k-down", 0), 0)]));
+    consumer.start_at(&Places::from([(place("k-down", 0), 0.into())]));
     assert_eq!(offsets(&read_until(&mut *consumer, 1_000).await).len(), 1_000);
     let producer = clients().producer(&properties(&bootstrap, &[])).unwrap();
     let batch = {
@@ -659,7 +661,7 @@ async fn a_broker_that_goes_and_comes_costs_nothing() {
             Event::Lost(_) | Event::Revoked(_) => {
                 consumer.release();
                 assigned(&mut *consumer).await;
-                consumer.start_at(&Positions::from([(place("k-down", 0), position)]));
+                consumer.start_at(&Places::from([(place("k-down", 0), position.into())]));
             }
             other => panic!("{other:?}"),
         }

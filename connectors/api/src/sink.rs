@@ -20,6 +20,34 @@ pub use crate::record::TopicPartition;
 /// The next offset to read, by partition.
 pub type Positions = BTreeMap<TopicPartition, i64>;
 
+/// Where to begin to read a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The first offset that is wanted.
+    pub offset: i64,
+    /// What the log must still hold below it; `None` where the task remembers no leader epoch.
+    pub mark: Option<EpochMark>,
+}
+
+/// Where to begin to read, by partition.
+pub type Places = BTreeMap<TopicPartition, Place>;
+
+/// What lets the broker tell whether a log is still the one that was read (KIP-320): a log in which the records of
+/// `leader_epoch` and of the epochs before it end below `upto` was cut back there, however long it is by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochMark {
+    /// The leader epoch of the record before `upto`, or a later one of the same log.
+    pub leader_epoch: i32,
+    /// The offset behind that record; at most the offset that is read from.
+    pub upto: i64,
+}
+
+impl From<i64> for Place {
+    fn from(offset: i64) -> Self {
+        Self { offset, mark: None }
+    }
+}
+
 /// Why partitions are closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
@@ -43,7 +71,7 @@ pub trait SinkTask: Send {
     ///
     /// # Errors
     /// `Retriable`: called again with backoff, the partitions stay paused. Others fail the task.
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Positions>;
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places>;
 
     /// Takes batches of open partitions; each batch continues its partition. An empty slice is the tick: it comes
     /// several times a second, with and without data.
@@ -85,6 +113,9 @@ pub struct PartitionView {
     pub end_offset: Option<i64>,
     /// The consumer's position, where it has one.
     pub position: Option<i64>,
+    /// Where the log parted from what was read of it before (KIP-320): an unclean election took back the records from
+    /// here on. Stands here until the task has begun the partition anew.
+    pub truncated_at: Option<i64>,
 }
 
 /// What Kafka knows of a topic; what a restore needs to make it again.
@@ -174,7 +205,7 @@ pub trait SinkContext: Send + Sync {
     /// RUNNING (a store that does not answer is retried, not failed).
     fn trouble(&self, what: Option<String>);
 
-    /// Asks the loop to read `partition` from `offset` on; what was fetched before is dropped. Takes effect before
+    /// Asks the loop to read `partition` from `place` on; what was fetched before is dropped. Takes effect before
     /// the next `put` of that partition.
-    fn seek(&self, partition: &TopicPartition, offset: i64);
+    fn seek(&self, partition: &TopicPartition, place: Place);
 }

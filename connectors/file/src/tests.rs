@@ -12,9 +12,9 @@ use lakeferry_api::executor::Inline;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    BatchBuilder, Budget, Clock, Closing, Config, ConnectError, Connector, Datum, Executor, PartitionView, Positions,
-    Record, Result, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceRecords,
-    SourceTask, TopicPartition, TopicView, Value,
+    BatchBuilder, Budget, Clock, Closing, Config, ConnectError, Connector, Datum, Executor, PartitionView, Place,
+    Positions, Record, Result, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition,
+    SourceRecords, SourceTask, TopicPartition, TopicView, Value,
 };
 use serde_json::json;
 
@@ -280,7 +280,7 @@ impl SinkContext for Context {
         Ok(true)
     }
 
-    fn seek(&self, _partition: &TopicPartition, _offset: i64) {}
+    fn seek(&self, _partition: &TopicPartition, _place: Place) {}
 
     fn trouble(&self, _what: Option<String>) {}
 }

@@ -24,7 +24,8 @@
 //! 5. **Every offset is accounted for.** It is a record in exactly one file, or counted as missing, or in a gap, each
 //!    with a reason; the laws in [`manifest::invariants`] are checked before an entry is written and again by `verify`.
 //! 6. **Another log is another lineage.** The topic's id is asked from the broker before every entry; offsets of a
-//!    topic that was created again never mix with the old ones.
+//!    topic that was created again never mix with the old ones. Nor do those that an unclean election took back: the
+//!    end says up to where the log must hold which leader epoch, and the broker confirms it before anything is read on.
 //!
 //! Reading order: [`manifest::model`] (the document), [`sink`] (out), [`source`] (back), [`format`] (bytes), [`store`].
 //! The specification for strangers is `docs/manifest-format.md`.

@@ -229,6 +229,7 @@ impl TestArchive {
                 start_offset: lineage.first.unwrap(),
                 last_stable_offset: lineage.first.unwrap(),
                 leader_epoch: None,
+                leader_epoch_upto: None,
                 isolation: Isolation::ReadCommitted,
             },
         }

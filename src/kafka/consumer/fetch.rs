@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, TopicPartition};
+use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, Place, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::super::error::explain;
-use super::super::ffi::{Code, Entry, Failure, Handle, Message, Polled};
+use super::super::ffi::{Code, Entry, Failure, FetchFrom, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::rebalance::{Revocation, UNSTARTED};
 use super::slot::{Phase, Slot};
+use super::truncation::{self, Cause};
 use super::{BATCH_BYTES, BATCH_RECORDS, Said, Shared};
 
 const BATCH_AGE: Duration = Duration::from_millis(50);
@@ -135,47 +136,50 @@ impl Fetch {
 
     fn begin_starts(&mut self) {
         let due = |slot: &mut Slot| match slot.phase {
-            Phase::Starting { offset, since } if !slot.revoking => Some((slot.partition.clone(), offset, since)),
+            Phase::Starting { place, since } if !slot.revoking => Some((slot.partition.clone(), place, since)),
             _ => None,
         };
         let due: Vec<_> = self.slots().filter_map(due).collect();
         if due.is_empty() {
             return;
         }
-        let rows: Vec<_> = due.iter().map(|(partition, offset, _)| (partition.clone(), *offset)).collect();
+        let rows: Vec<_> = due.iter().map(|(partition, place, _)| fetch_from(partition, *place)).collect();
         let refusals = match self.spec.handle.seek(&rows, SEEK_WAIT) {
             Ok(entries) => entries.into_iter().filter(|entry| entry.failure.is_some()).collect(),
             Err(failure) => rows.iter().map(|row| refused(row, &failure)).collect::<Vec<_>>(),
         };
         let now = self.now;
-        for (partition, offset, since) in due {
+        for (partition, place, since) in due {
             let is_refused = refusals.iter().any(|entry| entry.partition == partition);
             if is_refused && now.saturating_sub(since) < RESTART_AFTER {
                 continue;
             }
-            if is_refused && !self.assign_anew(&partition, offset) {
+            if is_refused && !self.assign_anew(&partition, place) {
                 continue;
             }
-            if let Some(slot) = self.slot(&partition) {
-                slot.started(offset);
+            let Some(slot) = self.slot(&partition) else { continue };
+            if is_refused && place.mark.is_some() {
+                // Assigning asks the broker nothing: the seek is made again.
+                slot.phase = Phase::Starting { place, since: now };
+            } else {
+                slot.started(place);
             }
         }
     }
 
     /// A partition that the client has given up (out of range, its log cut) takes no seek: it is assigned once more.
     /// What was paused stays so.
-    fn assign_anew(&mut self, partition: &TopicPartition, offset: i64) -> bool {
+    fn assign_anew(&mut self, partition: &TopicPartition, place: Place) -> bool {
         let handle = Arc::clone(&self.spec.handle);
         let result = if handle.is_cooperative() {
-            let row = (partition.clone(), offset);
             handle
                 .incremental_unassign(std::slice::from_ref(partition))
-                .and_then(|()| handle.incremental_assign(&[row]))
+                .and_then(|()| handle.incremental_assign(&[fetch_from(partition, place)]))
         } else {
             let row = |slot: &mut Slot| match slot.phase {
-                _ if slot.partition == *partition => (slot.partition.clone(), offset),
-                Phase::Reading => (slot.partition.clone(), slot.position()),
-                _ => (slot.partition.clone(), UNSTARTED),
+                _ if slot.partition == *partition => fetch_from(partition, place),
+                Phase::Reading => fetch_from(&slot.partition, slot.place()),
+                _ => fetch_from(&slot.partition, UNSTARTED.into()),
             };
             let rows: Vec<_> = self.slots().map(row).collect();
             handle.assign(&rows)
@@ -183,7 +187,7 @@ impl Fetch {
         match result {
             Ok(()) => true,
             Err(failure) => {
-                tracing::warn!("{partition} cannot begin at {offset} yet: {}", failure.text);
+                tracing::warn!("{partition} cannot begin at {} yet: {}", place.offset, failure.text);
                 false
             }
         }
@@ -353,7 +357,9 @@ impl Fetch {
         use Code::*;
         let partition = place.as_ref().map(|place| place.partition.clone());
         match (failure.code, partition) {
-            (RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Some(partition)) => self.stop_out_of_range(&partition),
+            (RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET | RD_KAFKA_RESP_ERR__LOG_TRUNCATION, Some(partition)) => {
+                self.stop_without_record(&partition, failure);
+            }
             // The loss itself comes as a rebalance.
             (RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED, _) => tracing::warn!("{}", failure.text),
             (
@@ -367,11 +373,24 @@ impl Fetch {
         }
     }
 
-    fn stop_out_of_range(&mut self, partition: &TopicPartition) {
+    /// The client has stopped fetching where it is.
+    fn stop_without_record(&mut self, partition: &TopicPartition, failure: &Failure) {
         let Some(slot) = self.slot(partition).filter(|slot| slot.is_reading()) else { return };
         let (generation, batch) = (slot.generation, slot.stop(true));
         batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-        self.say(Said::OutOfRange(generation, partition.clone()));
+        self.say(match truncation::cause(failure) {
+            Cause::OutOfRange => Said::OutOfRange(generation, partition.clone()),
+            Cause::EpochUnknown => {
+                tracing::warn!("{partition}: the broker cannot tell whether its log was cut back: {}", failure.text);
+                Said::OutOfRange(generation, partition.clone())
+            }
+            Cause::Truncated(divergence) => Said::Truncated(generation, partition.clone(), divergence),
+            Cause::Unreadable => Said::Error(ConnectError::fatal(format!(
+                "the log of {partition} was cut back by an unclean election, but where is not said: {}; restart the \
+                 task, and report this",
+                failure.text
+            ))),
+        });
     }
 
     /// The client would skip what it cannot read; an archive must not.
@@ -427,6 +446,16 @@ impl Fetch {
     }
 }
 
-fn refused((partition, _): &(TopicPartition, i64), failure: &Failure) -> Entry {
-    Entry { partition: partition.clone(), offset: None, failure: Some(failure.clone()) }
+/// The client fetches from the mark on, so that the broker looks at the epoch where it is known; what comes from below
+/// the place is dropped.
+pub(super) fn fetch_from(partition: &TopicPartition, place: Place) -> FetchFrom {
+    FetchFrom {
+        partition: partition.clone(),
+        offset: place.mark.map_or(place.offset, |mark| mark.upto.min(place.offset)),
+        leader_epoch: place.mark.map(|mark| mark.leader_epoch),
+    }
+}
+
+fn refused(row: &FetchFrom, failure: &Failure) -> Entry {
+    Entry { partition: row.partition.clone(), offset: None, failure: Some(failure.clone()) }
 }

@@ -11,7 +11,7 @@ use lakeferry_api::TopicPartition;
 
 use super::super::error::explain;
 use super::Said;
-use super::fetch::Fetch;
+use super::fetch::{Fetch, fetch_from};
 use super::slot::Slot;
 
 /// Where a partition stands, paused, until the loop says. It must be a real offset: for one that has to be asked of the
@@ -28,7 +28,8 @@ pub(super) struct Revocation {
 impl Fetch {
     pub(super) fn take_assignment(&mut self, partitions: Vec<TopicPartition>) {
         let handle = Arc::clone(&self.spec.handle);
-        let rows: Vec<_> = partitions.iter().map(|partition| (partition.clone(), UNSTARTED)).collect();
+        let unstarted = |partition: &TopicPartition| fetch_from(partition, UNSTARTED.into());
+        let rows: Vec<_> = partitions.iter().map(unstarted).collect();
         let paused = handle.pause(&partitions);
         let result = if handle.is_cooperative() {
             paused.and_then(|()| handle.incremental_assign(&rows))

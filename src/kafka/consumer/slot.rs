@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lakeferry_api::{Batch, BatchBuilder, TopicPartition};
+use lakeferry_api::{Batch, BatchBuilder, EpochMark, Place, TopicPartition};
 
 use super::super::ffi::Message;
 use super::Start;
@@ -13,8 +13,8 @@ use super::Start;
 pub(super) enum Phase {
     /// Assigned; nobody has said yet where it begins.
     Idle,
-    /// To begin at this offset as soon as the client takes it.
-    Starting { offset: i64, since: Duration },
+    /// To begin at this place as soon as the client takes it.
+    Starting { place: Place, since: Duration },
     /// Fetching.
     Reading,
     /// It cannot go on where it is, until it is started anew. `dead`: the client has stopped fetching it altogether.
@@ -34,6 +34,8 @@ pub(in crate::kafka) struct Slot {
     /// Whether the client fetches it.
     pub(super) fetching: bool,
     position: i64,
+    /// What the log must still hold below the position.
+    mark: Option<EpochMark>,
     open: Option<Open>,
 }
 
@@ -53,6 +55,7 @@ impl Slot {
             revoking: false,
             fetching: false,
             position: -1,
+            mark: None,
             open: None,
         }
     }
@@ -64,12 +67,13 @@ impl Slot {
         self.generation = start.generation;
         // A dead partition is not worth a wait before the client is told to begin from scratch.
         let since = if dead { Duration::ZERO } else { now };
-        self.phase = Phase::Starting { offset: start.offset, since };
+        self.phase = Phase::Starting { place: start.place, since };
     }
 
     /// The client has taken the start.
-    pub(in crate::kafka) fn started(&mut self, offset: i64) {
-        self.position = offset;
+    pub(in crate::kafka) fn started(&mut self, place: Place) {
+        self.position = place.offset;
+        self.mark = place.mark;
         self.phase = Phase::Reading;
     }
 
@@ -82,6 +86,11 @@ impl Slot {
     /// The next offset to read.
     pub(in crate::kafka) fn position(&self) -> i64 {
         self.position
+    }
+
+    /// Where it would have to begin to go on.
+    pub(super) fn place(&self) -> Place {
+        Place { offset: self.position, mark: self.mark }
     }
 
     /// True where records of it may go out.
@@ -111,6 +120,7 @@ impl Slot {
         }
         builder.leader_epoch(message.leader_epoch());
         self.position = message.offset() + 1;
+        self.mark = message.leader_epoch().map(|leader_epoch| EpochMark { leader_epoch, upto: self.position });
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use lakeferry_api::record::TimestampType;
 use rdkafka_sys as sys;
 
 use super::code::{code, raw};
-use super::list::{self, Entry, List};
+use super::list::{self, Entry, FetchFrom, List};
 use super::{ANY_PARTITION, Code, Event, Failure, Handle, Queue, c_name, millis};
 
 /// What a poll gave.
@@ -71,8 +71,8 @@ impl Handle {
     }
 
     /// Replaces the assignment.
-    pub(in crate::kafka) fn assign(&self, rows: &[(TopicPartition, i64)]) -> Result<(), Failure> {
-        let list = positions(rows)?;
+    pub(in crate::kafka) fn assign(&self, rows: &[FetchFrom]) -> Result<(), Failure> {
+        let list = List::of_starts(rows)?;
         // SAFETY: client and list live.
         Failure::of(unsafe { sys::rd_kafka_assign(self.raw(), list.raw()) })
     }
@@ -84,8 +84,8 @@ impl Handle {
     }
 
     /// Adds partitions to the assignment.
-    pub(in crate::kafka) fn incremental_assign(&self, rows: &[(TopicPartition, i64)]) -> Result<(), Failure> {
-        let list = positions(rows)?;
+    pub(in crate::kafka) fn incremental_assign(&self, rows: &[FetchFrom]) -> Result<(), Failure> {
+        let list = List::of_starts(rows)?;
         // SAFETY: client and list live; the error object is ours.
         unsafe { Failure::of_error(sys::rd_kafka_incremental_assign(self.raw(), list.raw())) }
     }
@@ -119,9 +119,11 @@ impl Handle {
         Failure::of(unsafe { sys::rd_kafka_resume_partitions(self.raw(), list.raw()) })
     }
 
-    /// Moves positions. Once this returns, no record that was fetched for an older position is polled any more.
-    pub(in crate::kafka) fn seek(&self, rows: &[(TopicPartition, i64)], wait: Duration) -> Result<Vec<Entry>, Failure> {
-        let list = positions(rows)?;
+    /// Moves positions. Once this returns, no record that was fetched for an older position is polled any more. Where a
+    /// row has a leader epoch, the broker is asked first whether that epoch reaches the offset (KIP-320): unlike this,
+    /// assigning asks nothing.
+    pub(in crate::kafka) fn seek(&self, rows: &[FetchFrom], wait: Duration) -> Result<Vec<Entry>, Failure> {
+        let list = List::of_starts(rows)?;
         // SAFETY: client and list live; the error object is ours.
         unsafe { Failure::of_error(sys::rd_kafka_seek_partitions(self.raw(), list.raw(), millis(wait)))? };
         Ok(list.entries())

@@ -9,6 +9,9 @@ use rdkafka_sys as sys;
 use super::code::code_at;
 use super::{Failure, c_name, text};
 
+/// How librdkafka says that it knows no leader epoch.
+const NO_EPOCH: i32 = -1;
+
 /// One row of a list: a partition, an offset and what went wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::kafka) struct Entry {
@@ -18,6 +21,17 @@ pub(in crate::kafka) struct Entry {
     pub offset: Option<i64>,
     /// What went wrong with this partition.
     pub failure: Option<Failure>,
+}
+
+/// Where the client is to fetch from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::kafka) struct FetchFrom {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The offset.
+    pub offset: i64,
+    /// The leader epoch of the record before it; a seek with one is checked by the broker first.
+    pub leader_epoch: Option<i32>,
 }
 
 pub(super) struct List(NonNull<sys::rd_kafka_topic_partition_list_t>);
@@ -38,12 +52,27 @@ impl List {
         Ok(list)
     }
 
+    /// Where to fetch from, with the leader epochs that are known.
+    pub(super) fn of_starts(rows: &[FetchFrom]) -> Result<Self, Failure> {
+        let list = Self::new(rows.len());
+        for FetchFrom { partition, offset, leader_epoch } in rows {
+            list.add_in_epoch(&partition.topic, partition.partition, *offset, leader_epoch.unwrap_or(NO_EPOCH))?;
+        }
+        Ok(list)
+    }
+
     pub(super) fn add(&self, topic: &str, partition: i32, offset: i64) -> Result<(), Failure> {
+        self.add_in_epoch(topic, partition, offset, NO_EPOCH)
+    }
+
+    fn add_in_epoch(&self, topic: &str, partition: i32, offset: i64, leader_epoch: i32) -> Result<(), Failure> {
         let topic = c_name(topic)?;
-        // SAFETY: list and name live; the row that comes back belongs to the list.
+        // SAFETY: list and name live; the row that comes back belongs to the list and stays where it is until the next
+        // one is added.
         unsafe {
             let row = sys::rd_kafka_topic_partition_list_add(self.0.as_ptr(), topic.as_ptr(), partition);
             (*row).offset = offset;
+            sys::rd_kafka_topic_partition_set_leader_epoch(row, leader_epoch);
         }
         Ok(())
     }

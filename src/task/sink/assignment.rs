@@ -6,7 +6,9 @@
 //! because the client library would jump silently. A position that the broker has no more is looked for again: below
 //! the log's start (retention) a task that keeps its own positions publishes what it has and is opened anew, so that it
 //! can account for the gap; where it insists, and for every other task, the position moves on by a batch without
-//! records. Beyond the log's end (it was cut or made anew) the partition is opened anew.
+//! records. Beyond the log's end (it was cut or made anew) the partition is opened anew. So it is where an unclean
+//! election took back records that were read: the task is told where the log parted from them, and whoever keeps no
+//! positions goes on there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +16,8 @@ use std::time::Duration;
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
-    Batch, Closing, ConnectError, Kind, PartitionView, Positions, Result, SinkContext as _, TopicPartition,
+    Batch, Closing, ConnectError, Kind, PartitionView, Place, Places, Positions, Result, SinkContext as _,
+    TopicPartition,
 };
 
 use super::{SinkLoop, unrecoverable};
@@ -30,7 +33,7 @@ pub(super) struct Opening {
     /// Assigned; the task's `open` did not return yet.
     unopened: BTreeSet<TopicPartition>,
     /// Open; where to begin is not settled, except where the task said it.
-    unplaced: BTreeMap<TopicPartition, Option<i64>>,
+    unplaced: BTreeMap<TopicPartition, Option<Place>>,
     /// Placed, but the broker has nothing there.
     out_of_range: BTreeSet<TopicPartition>,
     /// Partitions whose position the task keeps itself: it said where to begin.
@@ -40,7 +43,7 @@ pub(super) struct Opening {
     /// Positions beyond the log's end because of which a partition is opened anew.
     beyond_end: Positions,
     /// What the task wants to read from before there is a position.
-    seeks: Positions,
+    seeks: Places,
     retry_at: Option<Duration>,
     backoff: Backoff,
 }
@@ -54,7 +57,7 @@ impl Opening {
             kept: BTreeSet::new(),
             below_start: Positions::new(),
             beyond_end: Positions::new(),
-            seeks: Positions::new(),
+            seeks: Places::new(),
             retry_at: None,
             backoff,
         }
@@ -76,15 +79,15 @@ impl Opening {
     }
 
     /// Keeps a seek for when the partition has a position; false where it is not being opened.
-    pub(super) fn seek_later(&mut self, partition: &TopicPartition, offset: i64) -> bool {
+    pub(super) fn seek_later(&mut self, partition: &TopicPartition, place: Place) -> bool {
         let known = self.unopened.contains(partition) || self.unplaced.contains_key(partition);
         if known {
-            self.seeks.insert(partition.clone(), offset);
+            self.seeks.insert(partition.clone(), place);
         }
         known
     }
 
-    fn opened(&mut self, starts: &Positions) {
+    fn opened(&mut self, starts: &Places) {
         for partition in std::mem::take(&mut self.unopened) {
             let start = starts.get(&partition).copied();
             if start.is_some() {
@@ -112,19 +115,24 @@ impl Opening {
 
     /// Where every unplaced partition begins.
     async fn starts(&self, context: &TaskSinkContext) -> Result<Vec<Start>> {
-        let by_group = |(partition, kept): (&TopicPartition, &Option<i64>)| {
+        let by_group = |(partition, kept): (&TopicPartition, &Option<Place>)| {
             (kept.is_none() && !self.beyond_end.contains_key(partition)).then(|| partition.clone())
         };
         let asked: Vec<_> = self.unplaced.iter().filter_map(by_group).collect();
         let committed = if asked.is_empty() { Positions::new() } else { context.committed(&asked).await? };
-        let start_of = async |(partition, kept): (&TopicPartition, &Option<i64>)| {
+        let start_of = async |(partition, kept): (&TopicPartition, &Option<Place>)| {
             let partition = partition.clone();
+            let parted = context.truncated_at(&partition).unwrap_or(i64::MAX);
             match (kept, committed.get(&partition)) {
-                (&Some(offset), _) if self.beyond_end.get(&partition) == Some(&offset) => {
+                (&Some(Place { offset, .. }), _)
+                    if offset > parted || self.beyond_end.get(&partition) == Some(&offset) =>
+                {
                     Err(beyond_end(&partition, offset))
                 }
-                (&Some(offset), _) => Ok(Start { partition, offset, committed: false }),
-                (None, Some(&offset)) => Ok(Start { partition, offset, committed: true }),
+                (&Some(place), _) => Ok(Start { partition, place, committed: false }),
+                (None, Some(&offset)) => {
+                    Ok(Start { partition, place: offset.min(parted).into(), committed: offset <= parted })
+                }
                 (None, None) => self.reset(context, partition).await,
             }
         };
@@ -147,8 +155,11 @@ impl Opening {
         // after a restart. A start at the beginning loses nothing that way, unless the group holds another offset.
         let known = self.beyond_end.contains_key(&partition);
         Ok(match policy {
-            OffsetReset::Latest => Start { partition, offset: view.last_stable_offset, committed: false },
-            _ => Start { partition, offset: view.log_start_offset, committed: !known },
+            OffsetReset::Latest => {
+                let offset = view.truncated_at.unwrap_or(view.last_stable_offset);
+                Start { partition, place: offset.into(), committed: false }
+            }
+            _ => Start { partition, place: view.log_start_offset.into(), committed: !known },
         })
     }
 
@@ -165,7 +176,7 @@ impl Opening {
 /// Where a partition begins, and whether the group holds just that.
 struct Start {
     partition: TopicPartition,
-    offset: i64,
+    place: Place,
     committed: bool,
 }
 
@@ -197,6 +208,33 @@ impl SinkLoop {
         self.parts.consumer.pause(&partitions);
         self.opening.await_open(partitions);
         self.open_later(error);
+    }
+
+    /// An unclean election took back the records of `partition` from `divergence` on. A task that keeps its own positions
+    /// drops what it has not published and begins anew. For every other one what it was given stays given, and reading
+    /// goes on at the divergence, as with any consumer that has a reset policy.
+    pub(super) async fn cut_back(&mut self, partition: &TopicPartition, divergence: i64) -> Result<()> {
+        let position = self.position(partition);
+        tracing::warn!(
+            %partition, divergence, position,
+            "an unclean election took back records that were read: opened anew at the divergence at most"
+        );
+        let one = std::slice::from_ref(partition);
+        if self.opening.kept.contains(partition) {
+            self.close_lost(one).await;
+            self.opening.await_open([partition.clone()]);
+        } else if position.is_some() {
+            if self.parts.context.offset_reset == OffsetReset::None {
+                return Err(ConnectError::config(format!(
+                    "an unclean election took back the records of {partition} from offset {divergence} on, and \
+                     auto.offset.reset=none does not go on; set the connector's offset to {divergence}"
+                )));
+            }
+            self.hand_over(one).await?;
+            self.opening.await_open([partition.clone()]);
+        }
+        self.parts.context.truncated().insert(partition.clone(), divergence);
+        self.open().await
     }
 
     /// The partitions are gone already: nothing of them is published or committed.
@@ -264,25 +302,30 @@ impl SinkLoop {
             return Ok(());
         }
         let starts = self.opening.starts(&self.parts.context).await?;
-        let positions = starts.iter().map(|start| (start.partition.clone(), start.offset)).collect();
-        self.start_at(&positions);
-        for start in starts {
-            tracing::info!(partition = %start.partition, offset = start.offset, "reading begins");
-            self.opening.unplaced.remove(&start.partition);
-            self.opening.beyond_end.remove(&start.partition);
-            self.positions.begin(start.partition.clone(), start.offset, start.committed);
-            if let Some(offset) = self.opening.seeks.remove(&start.partition) {
-                self.seek(&start.partition, offset);
+        let places = starts.iter().map(|start| (start.partition.clone(), start.place)).collect();
+        self.start_at(&places);
+        for Start { partition, place, committed } in starts {
+            tracing::info!(%partition, offset = place.offset, "reading begins");
+            self.opening.unplaced.remove(&partition);
+            self.opening.beyond_end.remove(&partition);
+            self.parts.context.truncated().remove(&partition);
+            self.positions.begin(partition.clone(), place.offset, committed);
+            if let Some(place) = self.opening.seeks.remove(&partition) {
+                self.seek(&partition, place);
             }
         }
         Ok(())
     }
 
+    /// The next offset to fetch.
+    fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.inbox.next_offset(partition).or_else(|| self.positions.consumed(partition))
+    }
+
     /// Finds positions that the broker refused.
     async fn place_again(&mut self) -> Result<()> {
         while let Some(partition) = self.opening.out_of_range.first().cloned() {
-            let position = self.inbox.next_offset(&partition).or_else(|| self.positions.consumed(&partition));
-            if let Some(position) = position {
+            if let Some(position) = self.position(&partition) {
                 let view = view(&self.parts.context, &partition).await?;
                 self.place_in(&partition, position, &view).await?;
             }
@@ -300,7 +343,7 @@ impl SinkLoop {
             self.opening.await_open([partition.clone()]);
             self.opening.beyond_end.insert(partition.clone(), position);
         } else if position >= log_start {
-            self.start_at(&Positions::from([(partition.clone(), position)]));
+            self.start_at(&Places::from([(partition.clone(), position.into())]));
         } else if self.opening.may_place_itself(partition, position) {
             tracing::warn!(%partition, position, log_start, "retention overtook the position: opened anew");
             self.hand_over(std::slice::from_ref(partition)).await?;
@@ -321,14 +364,14 @@ impl SinkLoop {
         }
         tracing::warn!(%partition, position, log_start, "retention overtook the position; reading goes on behind it");
         self.inbox.push([Batch::position_only(partition.clone(), position, log_start)]);
-        self.start_at(&Positions::from([(partition.clone(), log_start)]));
+        self.start_at(&Places::from([(partition.clone(), log_start.into())]));
         Ok(())
     }
 
-    fn start_at(&mut self, positions: &Positions) {
-        self.parts.consumer.start_at(positions);
+    fn start_at(&mut self, places: &Places) {
+        self.parts.consumer.start_at(places);
         if self.paused || self.inbox.is_retrying() {
-            let partitions: Vec<_> = positions.keys().cloned().collect();
+            let partitions: Vec<_> = places.keys().cloned().collect();
             self.parts.consumer.pause(&partitions);
         }
     }
@@ -338,6 +381,7 @@ impl SinkLoop {
         self.discard(partitions);
         let mut open = Vec::new();
         for partition in partitions {
+            self.parts.context.truncated().remove(partition);
             let placed = self.positions.end(partition);
             if self.opening.forget(partition) || placed {
                 open.push(partition.clone());
@@ -357,7 +401,7 @@ async fn view(context: &TaskSinkContext, partition: &TopicPartition) -> Result<P
 
 fn beyond_end(partition: &TopicPartition, position: i64) -> ConnectError {
     ConnectError::fatal(format!(
-        "{partition} ends before offset {position}, from which the task wants to go on: the log was cut or the topic \
-         made anew; reset the connector's offsets to read what is there now"
+        "{partition} ends before offset {position}, from which the task wants to go on, or has other records there: the \
+         log was cut or the topic made anew; reset the connector's offsets to read what is there now"
     ))
 }

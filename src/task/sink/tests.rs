@@ -1,11 +1,11 @@
 mod chaos;
 
 use lakeferry_api::sink::OffsetReset;
-use lakeferry_api::{ConnectError, Kind, Positions, RecordForm};
+use lakeferry_api::{ConnectError, EpochMark, Kind, Place, Places, Positions, RecordForm};
 
 use crate::kafka::Event;
 use crate::task::testing::fake::{Answer, BUSY, SinkScript, World};
-use crate::task::testing::{at, batch, partition};
+use crate::task::testing::{at, batch, from, partition};
 
 fn assigned(numbers: &[i32]) -> Event {
     Event::Assigned(numbers.iter().map(|number| partition(*number)).collect())
@@ -62,7 +62,7 @@ async fn the_task_the_group_and_the_reset_policy_say_where_to_begin() {
             world.cluster.set_log(number, 3, 99);
         }
         let (sink, _handle) = world.sink(RecordForm::Bytes, &[]);
-        sink.on_open(Answer::Give(at(&[(0, 50)])));
+        sink.on_open(Answer::Give(from(&[(0, 50)])));
         world.cluster.say(assigned(&[0, 1, 2]));
         world.until(&format!("start_at t-0@50 t-1@20 t-2@{start}")).await;
         // A start that only the task or the log's end gave is worth a commit before the first record.
@@ -312,7 +312,7 @@ async fn a_seek_drops_what_was_fetched_before_it() {
     world.cluster.say(Event::Batches(vec![batch(0, 15, 20), batch(1, 21, 22)]));
     world.until("RUNNING (slow)").await;
     world.journal.take();
-    sink.context().seek(&partition(0), 7);
+    sink.context().seek(&partition(0), 7.into());
     world.until("put t-1[21..22)").await;
     world.cluster.say(Event::Batches(vec![batch(0, 7, 9)]));
     world.until("put t-0[7..9)").await;
@@ -328,8 +328,8 @@ async fn a_seek_during_open_waits_for_the_position() {
     world.cluster.set_committed(at(&[(2, 30)]));
     world.cluster.say(assigned(&[2]));
     world.until("RUNNING (no broker)").await;
-    sink.context().seek(&partition(2), 25);
-    sink.context().seek(&partition(9), 1);
+    sink.context().seek(&partition(2), 25.into());
+    sink.context().seek(&partition(9), 1.into());
     world.until("seek t-2@25").await;
     let lines: Vec<_> = world.journal.take().into_iter().filter(|line| line.contains('@')).collect();
     assert_eq!(lines, ["start_at t-2@30", "seek t-2@25"]);
@@ -362,20 +362,20 @@ async fn retention_moves_the_position_on_and_the_task_sees_the_gap() {
 #[tokio::test]
 async fn a_task_that_keeps_its_position_is_asked_where_to_go_on_after_retention() {
     let (world, sink, _handle) = reading().await;
-    sink.on_open(Answer::Give(at(&[(2, 5)])));
+    sink.on_open(Answer::Give(from(&[(2, 5)])));
     world.cluster.say(assigned(&[2]));
     world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
     world.until("put t-2[5..8)").await;
     world.journal.take();
     world.cluster.set_log(2, 100, 200);
     // It goes on behind the gap, then falls behind again and does not see that.
-    sink.on_open(Answer::Give(at(&[(2, 100)])));
+    sink.on_open(Answer::Give(from(&[(2, 100)])));
     world.cluster.say(Event::OutOfRange(partition(2)));
     world.until("start_at t-2@100").await;
     let expected = ["flush t-2@8", "close Revoked t-2", "commit t-2@8", "open t-2", "start_at t-2@100"];
     assert_eq!(world.journal.take(), expected);
     world.cluster.set_log(2, 150, 200);
-    sink.on_open(Answer::Give(at(&[(2, 100)])));
+    sink.on_open(Answer::Give(from(&[(2, 100)])));
     world.cluster.say(Event::OutOfRange(partition(2)));
     world.until("open t-2").await;
     world.journal.take();
@@ -397,10 +397,88 @@ async fn a_log_that_ends_before_the_position_is_opened_anew() {
 
     // A task that keeps its position gets one more chance to see for itself.
     world.cluster.set_log(1, 0, 5);
-    sink.on_open(Answer::Give(at(&[(1, 20)])));
+    sink.on_open(Answer::Give(from(&[(1, 20)])));
     world.cluster.say(Event::OutOfRange(partition(1)));
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-1 ends before offset 20"), "{failed}");
+}
+
+/// Opens partition 2 of a task that keeps its positions, and lets it take records 5 to 7.
+async fn reading_own_positions() -> (World, SinkScript, Box<dyn crate::task::Handle>) {
+    let (world, sink, handle) = reading().await;
+    sink.on_open(Answer::Give(marked(2, 5)));
+    world.cluster.say(assigned(&[2]));
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+    assert_eq!(world.journal.take(), ["open t-2", "start_at t-2@5(3<4)", "put t-2[5..8)"]);
+    (world, sink, handle)
+}
+
+/// A place whose record before last is of epoch 3.
+fn marked(number: i32, offset: i64) -> Places {
+    let mark = Some(EpochMark { leader_epoch: 3, upto: offset - 1 });
+    [(partition(number), Place { offset, mark })].into()
+}
+
+#[tokio::test]
+async fn a_task_that_keeps_its_position_is_told_where_the_log_was_cut_back() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    sink.on_open(Answer::Fail(busy("no store")));
+    sink.on_open(Answer::Give(marked(2, 5)));
+    // What is on its way was read of the old log.
+    sink.on_put(Answer::Fail(busy("slow")));
+    world.cluster.say(Event::Batches(vec![batch(2, 8, 9)]));
+    world.cluster.say(Event::Truncated(partition(2), 7));
+    world.until("RUNNING (no store)").await;
+    let seen = async || sink.context().partition(&partition(2)).await.unwrap().truncated_at;
+    assert_eq!(seen().await, Some(7));
+    world.until("start_at t-2@5(3<4)").await;
+    assert_eq!(seen().await, None, "it was begun anew");
+    let mut lines = world.journal.take();
+    lines.retain(|line| !line.starts_with("RUNNING") && !line.starts_with("resume") && !line.starts_with("pause"));
+    assert_eq!(lines, ["put t-2[8..9)", "close Lost t-2", "open t-2", "open t-2", "start_at t-2@5(3<4)"]);
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+}
+
+#[tokio::test]
+async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    sink.on_open(Answer::Give(marked(2, 8)));
+    world.cluster.say(Event::Truncated(partition(2), 7));
+    let failed = world.until_failed().await.pop().unwrap();
+    assert!(failed.contains("t-2 ends before offset 8"), "{failed}");
+}
+
+#[tokio::test]
+async fn a_task_without_positions_goes_on_where_the_log_was_cut_back() {
+    let (world, sink, _handle) = reading().await;
+    world.cluster.say(Event::Batches(vec![batch(0, 10, 15), batch(1, 20, 25)]));
+    world.cluster.say(Event::Truncated(partition(0), 12));
+    world.until("start_at t-0@12").await;
+    let lines = world.journal.take();
+    let expected = ["flush t-0@15", "close Revoked t-0", "commit t-0@15", "open t-0", "start_at t-0@12"];
+    assert_eq!(lines[lines.len() - 5..], expected);
+    world.cluster.say(Event::Batches(vec![batch(0, 12, 13)]));
+    world.until("put t-0[12..13)").await;
+    // What could not be flushed is read again, however far below the cut it begins.
+    world.cluster.set_committed(at(&[(1, 20)]));
+    sink.on_flush(Answer::Fail(busy("slow")));
+    world.cluster.say(Event::Truncated(partition(1), 24));
+    world.until("start_at t-1@20").await;
+}
+
+#[tokio::test]
+async fn without_a_reset_policy_a_cut_log_fails_a_task_without_positions() {
+    let world = World::new(&[]);
+    world.cluster.set_committed(at(&[(0, 10)]));
+    let reset = ("consumer.override.auto.offset.reset", "none");
+    let (_sink, _handle) = world.sink(RecordForm::Bytes, &[reset]);
+    world.cluster.say(assigned(&[0]));
+    world.cluster.say(Event::Truncated(partition(0), 7));
+    let failed = world.until_failed().await.pop().unwrap();
+    assert!(failed.contains("t-0 from offset 7 on") && failed.contains("auto.offset.reset"), "{failed}");
 }
 
 #[tokio::test]
@@ -444,7 +522,7 @@ async fn the_consumer_s_troubles_pass_or_fail_the_task_by_their_kind() {
 async fn a_fenced_task_discards_and_opens_again() {
     let (world, sink, _handle) = reading().await;
     sink.on_put(Answer::Fail(ConnectError::fenced("epoch 8 owns t-0")));
-    sink.on_open(Answer::Give(at(&[(0, 12)])));
+    sink.on_open(Answer::Give(from(&[(0, 12)])));
     world.cluster.say(Event::Batches(vec![batch(0, 10, 11)]));
     // On its way while the partition is not open.
     world.cluster.say(Event::Batches(vec![batch(0, 11, 12)]));

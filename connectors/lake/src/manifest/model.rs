@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use lakeferry_api::{TopicPartition, TopicView};
+use lakeferry_api::{EpochMark, TopicPartition, TopicView};
 use serde::{Deserialize, Serialize};
 
 pub use super::digest::Digest;
@@ -288,6 +288,9 @@ pub struct LogState {
     pub last_stable_offset: i64,
     /// The leader epoch of the last record before `resume_offset`.
     pub leader_epoch: Option<i32>,
+    /// The offset behind that record, or where the log parts from the lineage that this one continues: records of
+    /// `leader_epoch` and of the epochs before it reach this far in the log.
+    pub leader_epoch_upto: Option<i64>,
     /// How the archive reads.
     pub isolation: Isolation,
 }
@@ -300,6 +303,21 @@ pub enum Isolation {
     ReadCommitted,
     /// Everything is archived.
     ReadUncommitted,
+}
+
+impl LogState {
+    /// What the log must still hold, as the broker is asked.
+    pub fn mark(&self) -> Option<EpochMark> {
+        let (leader_epoch, upto) = self.leader_epoch.zip(self.leader_epoch_upto)?;
+        Some(EpochMark { leader_epoch, upto })
+    }
+
+    /// The same with another mark.
+    #[must_use]
+    pub fn marked(self, mark: Option<EpochMark>) -> Self {
+        let (leader_epoch, leader_epoch_upto) = (mark.map(|mark| mark.leader_epoch), mark.map(|mark| mark.upto));
+        Self { leader_epoch, leader_epoch_upto, ..self }
+    }
 }
 
 impl Entry {

@@ -45,6 +45,7 @@ pub(crate) fn entry(seq: u64) -> Entry {
             start_offset: 0,
             last_stable_offset: 1003,
             leader_epoch: None,
+            leader_epoch_upto: None,
             isolation: Isolation::ReadCommitted,
         },
     }

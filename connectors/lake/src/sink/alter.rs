@@ -72,6 +72,8 @@ fn altered(end: &Entry, offset: Option<i64>) -> Entry {
         .flat_map(|jumped| end.ahead.holes_in(*jumped))
         .map(|hole| Gap { from: hole.from, to: hole.to, reason: Reason::Altered })
         .collect();
+    // The records below an offset ahead of us were never seen: which epoch they have nobody knows.
+    let goes_back = offset.is_some_and(|offset| offset <= old);
     let found = jumped.map_or(0, |jumped| end.ahead.count_in(jumped));
     let mut lineages = end.lineages.clone();
     lineages.push(Lineage { lineage: number, topic_id: end.source.topic_id.clone(), first, continues });
@@ -87,6 +89,7 @@ fn altered(end: &Entry, offset: Option<i64>) -> Entry {
         gaps,
         resume_offset: offset,
         ahead: OffsetSet::new(),
+        log: end.log.marked(end.log.mark().filter(|_| goes_back)),
         ..end.clone()
     }
 }

@@ -239,7 +239,7 @@ fn open_entry(shared: &Shared, start: &Start, view: &PartitionView, topic: Topic
         resume_offset: Some(start.resume),
         ahead: start.ahead.clone(),
         totals: start.totals.plus(&[], &Missing::new(), &start.gaps),
-        log: log_state(view, start.leader_epoch),
+        log: log_state(view).marked(start.mark),
     }
 }
 
@@ -253,11 +253,11 @@ fn commit_entry(
     let previous = &end.entry;
     let mut files = Vec::new();
     let mut gaps = Vec::new();
-    let mut leader_epoch = previous.log.leader_epoch;
+    let mut mark = previous.log.mark();
     for segment in segments {
         match segment {
             Segment::File { contents, path, tail } => {
-                leader_epoch = contents.leader_epoch.or(leader_epoch);
+                mark = contents.mark().or(mark);
                 files.push(file_entry(shared, &contents, &path, &tail, without_record)?);
             }
             Segment::Gap { from, to } => gaps.push(Gap { from, to, reason: without_record }),
@@ -282,7 +282,7 @@ fn commit_entry(
         gaps,
         resume_offset: Some(ahead.advance(resume)),
         ahead,
-        log: view.map_or(LogState { leader_epoch, ..previous.log }, |view| log_state(view, leader_epoch)),
+        log: view.map_or(previous.log, log_state).marked(mark),
         ..previous.clone()
     })
 }
@@ -320,11 +320,12 @@ fn file_entry(
     })
 }
 
-fn log_state(view: &PartitionView, leader_epoch: Option<i32>) -> LogState {
+fn log_state(view: &PartitionView) -> LogState {
     LogState {
         start_offset: view.log_start_offset,
         last_stable_offset: view.last_stable_offset,
-        leader_epoch,
+        leader_epoch: None,
+        leader_epoch_upto: None,
         isolation: Isolation::ReadCommitted,
     }
 }

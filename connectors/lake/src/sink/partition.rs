@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Batch, ConnectError, Kind, Result, SinkContext, TopicPartition};
+use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
 
 use super::closing::Closing;
@@ -118,15 +118,16 @@ impl Partition {
     }
 
     /// Where Kafka is to be read from.
-    pub(crate) fn position(&self) -> i64 {
-        self.position
+    pub(crate) fn place(&self) -> Place {
+        Place { offset: self.position, mark: self.start.mark.filter(|_| self.position == self.start.resume) }
     }
 
-    /// The first offset that is not durable; `None` before the chain has an entry.
+    /// The first offset that is not durable; `None` before the chain has an entry. Until a new lineage has an entry, the
+    /// chain's end speaks of another log than the one that is read.
     pub(crate) fn durable(&self) -> Option<i64> {
         match &self.tenure {
             Tenure::Open(end) => end.entry.resume_offset,
-            _ => self.start.end.as_ref().and_then(|end| end.entry.resume_offset),
+            _ => Some(self.start.end.as_ref()?.entry.resume_offset?.min(self.start.resume)),
         }
     }
 
@@ -314,7 +315,7 @@ impl Partition {
             Phase::Restarting(job) => {
                 let Some(start) = job.take_if_ended() else { return Ok(()) };
                 self.begin(start?)?;
-                self.shared.context.seek(&self.name, self.position);
+                self.shared.context.seek(&self.name, self.place());
                 return Ok(());
             }
             Phase::Reading => {}

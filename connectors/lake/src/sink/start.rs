@@ -1,13 +1,14 @@
 //! Where a partition begins: the chain's end, what Kafka says now, and nothing else decide.
 //!
 //! [`Start::find`] asks; [`decide`] is pure and holds the rules of `docs/manifest-format.md` about lineages: the same
-//! topic id goes on, an id that the chain knows continues where that lineage stood, a new id begins a new lineage, and
-//! a log whose start has moved past us leaves a gap. Nothing is written here.
+//! topic id goes on, an id that the chain knows continues where that lineage stood, a new id begins a new lineage, a
+//! log that was cut back begins one that continues the old, and a log whose start has moved past us leaves a gap.
+//! Nothing is written here.
 
 use std::sync::Arc;
 
 use lakeferry_api::sink::OffsetReset;
-use lakeferry_api::{ConnectError, PartitionView, Result, TopicPartition};
+use lakeferry_api::{ConnectError, EpochMark, PartitionView, Result, TopicPartition};
 
 use super::partition::Shared;
 use crate::manifest::End;
@@ -34,8 +35,8 @@ pub(crate) struct Start {
     pub(crate) gaps: Vec<Gap>,
     /// The lineage's totals, without these gaps.
     pub(crate) totals: Totals,
-    /// Leader epoch of the last record before `resume`, where it is known.
-    pub(crate) leader_epoch: Option<i32>,
+    /// What the log must still hold below `resume`, where the chain knows it.
+    pub(crate) mark: Option<EpochMark>,
 }
 
 /// What is known when a start is decided.
@@ -125,20 +126,25 @@ async fn last_of_topic_id(
 fn decide(evidence: &Evidence<'_>) -> Result<Start> {
     match evidence.known {
         Some(entry) => match entry.resume_offset {
-            Some(resume) if resume > evidence.view.last_stable_offset && is_cut_back(evidence.view, resume) => {
-                Ok(truncated(evidence, entry))
-            }
-            Some(resume) => Ok(continued(evidence, entry, resume)),
+            Some(resume) => Ok(match divergence(evidence.view, entry, resume) {
+                Some(divergence) => truncated(evidence, entry, resume, divergence),
+                None => continued(evidence, entry, resume),
+            }),
             None => unresolved(evidence, entry),
         },
         None => first_of_lineage(evidence),
     }
 }
 
-/// The end of a log is never below its last stable offset, but a stable offset can fall back while a transaction is
-/// open; only a position that the log cannot have reached proves a truncation.
-fn is_cut_back(view: &PartitionView, resume: i64) -> bool {
-    view.end_offset.is_some_and(|end| end < resume)
+/// Where the log parted from what is published of it; `None` where all of that is still in the log.
+///
+/// Two things prove it: the broker, asked for the end of the last leader epoch (KIP-320), and an end of the log that
+/// `resume` lies beyond. A stable offset below `resume` proves nothing: it falls back while a transaction is open.
+fn divergence(view: &PartitionView, entry: &Entry, resume: i64) -> Option<i64> {
+    let cut_back = view.end_offset.filter(|end| *end < resume && view.last_stable_offset < resume);
+    let published = entry.ahead.last().map_or(resume, |last| resume.max(last + 1));
+    let known = [view.truncated_at, cut_back].into_iter().flatten();
+    known.min().filter(|divergence| *divergence < published)
 }
 
 /// The same log goes on where its last entry stood.
@@ -154,20 +160,34 @@ fn continued(evidence: &Evidence<'_>, entry: &Entry, resume: i64) -> Start {
         ahead,
         gaps,
         totals: entry.totals,
-        leader_epoch: entry.log.leader_epoch,
+        mark: mark_within(entry, evidence.view.log_start_offset, resume),
     }
 }
 
-/// The log ends before what was read of it: a lineage that continues the old one up to the divergence.
-fn truncated(evidence: &Evidence<'_>, entry: &Entry) -> Start {
-    let divergence = evidence.view.end_offset.unwrap_or(evidence.view.last_stable_offset);
+/// The log parted from what is published: a lineage that continues the old one up to there.
+fn truncated(evidence: &Evidence<'_>, entry: &Entry, resume: i64, divergence: i64) -> Start {
     let continues = Continues { lineage: entry.source.lineage, before: divergence };
-    let mut start = new_lineage(evidence, StartedBy::Truncation, divergence);
+    let first = resume.min(divergence);
+    let mut start = new_lineage(evidence, StartedBy::Truncation, first);
     start.source.continues = Some(continues);
     if let Some(lineage) = start.lineages.last_mut() {
         lineage.continues = Some(continues);
     }
+    start.ahead = entry.ahead.clone();
+    start.ahead.cut(divergence);
+    start.totals.records = start.ahead.len();
+    let log_start = evidence.view.log_start_offset;
+    (start.resume, start.gaps) = after_log_start(first, &mut start.ahead, log_start);
+    // The epoch that the old log ended with ends at the divergence now, and is as good a mark as before.
+    start.mark = mark_within(entry, log_start, start.resume);
     start
+}
+
+/// The entry's mark, where the broker can be asked for it: what lies below the log's start it cannot tell, and beyond
+/// `resume` nothing is claimed.
+fn mark_within(entry: &Entry, log_start: i64, resume: i64) -> Option<EpochMark> {
+    let mark = entry.log.mark()?;
+    Some(EpochMark { upto: mark.upto.max(log_start).min(resume), ..mark })
 }
 
 /// The offsets were reset: the group, or Connect's default, says where to begin.
@@ -175,6 +195,8 @@ fn unresolved(evidence: &Evidence<'_>, entry: &Entry) -> Result<Start> {
     let (resume, _) = from_kafka(evidence)?;
     let mut start = continued(evidence, entry, resume);
     start.source.first = Some(resume);
+    // What was read before the reset says nothing of the records below an offset that somebody chose.
+    start.mark = None;
     let lineage = start.source.lineage;
     for known in start.lineages.iter_mut().filter(|known| known.lineage == lineage) {
         known.first = start.source.first;
@@ -215,7 +237,7 @@ fn new_lineage(evidence: &Evidence<'_>, started_by: StartedBy, first: i64) -> St
         ahead: OffsetSet::new(),
         gaps: Vec::new(),
         totals: Totals::default(),
-        leader_epoch: None,
+        mark: None,
     }
 }
 

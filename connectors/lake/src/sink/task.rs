@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use lakeferry_api::{Batch, Closing, Config, ConnectError, Positions, Result, SinkContext, SinkTask, TopicPartition};
+use lakeferry_api::{
+    Batch, Closing, Config, ConnectError, Places, Positions, Result, SinkContext, SinkTask, TopicPartition,
+};
 use object_store::ObjectStore;
 use tokio::sync::{Notify, Semaphore};
 
@@ -57,14 +59,14 @@ impl SinkTask for LakeSinkTask {
         Ok(())
     }
 
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Positions> {
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places> {
         let shared = self.shared()?;
         let opening: Vec<_> =
             partitions.iter().map(|name| Partition::open(Arc::clone(&shared), name.clone()).boxed()).collect();
         let opened: Vec<_> = stream::iter(opening).buffered(OPENS_AT_ONCE).try_collect().await?;
-        let positions = partitions.iter().cloned().zip(opened.iter().map(Partition::position)).collect();
+        let places = partitions.iter().cloned().zip(opened.iter().map(Partition::place)).collect();
         self.partitions.extend(partitions.iter().cloned().zip(opened));
-        Ok(positions)
+        Ok(places)
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {

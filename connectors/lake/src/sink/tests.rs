@@ -3,7 +3,7 @@
 mod memory;
 mod rig;
 
-use lakeferry_api::{Closing, Kind, SinkTask};
+use lakeferry_api::{Closing, EpochMark, Kind, Place, SinkTask};
 use rig::{Fault, Rig, batch, partition};
 
 use crate::manifest::model::{Continues, EntryKind, Gap, Reason, StartedBy};
@@ -149,6 +149,80 @@ async fn a_recreated_topic_never_mixes_with_the_old_one() {
     assert_eq!((end.source.lineage, end.source.started_by), (2, StartedBy::Created));
     assert_eq!((end.totals.records, end.lineages.len()), (10, 2));
     assert_eq!(rig.spans().await, [(0, 9, 10), (0, 9, 10)]);
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_back_is_archived_anew_from_there() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    assert_eq!(writer.open_at().await, 0.into());
+    writer.put_in_epoch(4, 0, 20).await.unwrap();
+    // What is in the open file was read of the log that was cut back.
+    writer.put_in_epoch(5, 20, 25).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
+    rig.kafka.lock().unwrap().view.truncated_at = Some(13);
+    writer.task.close(&[partition(0)], Closing::Lost).await.unwrap();
+    let place = Place { offset: 13, mark: Some(EpochMark { leader_epoch: 4, upto: 13 }) };
+    assert_eq!(writer.open_at().await, place);
+    rig.kafka.lock().unwrap().view.truncated_at = None;
+    let durable = writer.task.flush(&[(partition(0), 18)].into()).await.unwrap();
+    assert_eq!(durable[&partition(0)], 13, "the chain's end speaks of the old log");
+    writer.put_in_epoch(7, 13, 23).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 3).await;
+    assert_eq!(rig.spans().await, [(0, 9, 10), (10, 19, 10), (13, 22, 10)]);
+    let end = rig.chain().await.pop().unwrap();
+    assert_eq!((end.source.lineage, end.source.started_by), (2, StartedBy::Truncation));
+    assert_eq!(end.source.continues, Some(Continues { lineage: 1, before: 13 }));
+    assert_eq!((end.resume_offset, end.totals.records), (Some(23), 10));
+    assert_eq!((end.log.leader_epoch, end.log.leader_epoch_upto), (Some(7), Some(23)));
+}
+
+#[tokio::test]
+async fn a_cut_above_what_is_published_begins_no_lineage() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put_in_epoch(4, 0, 15).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    rig.kafka.lock().unwrap().view.truncated_at = Some(12);
+    writer.task.close(&[partition(0)], Closing::Lost).await.unwrap();
+    assert_eq!(writer.open().await, 10);
+    writer.put_in_epoch(6, 10, 20).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
+    assert_eq!(rig.chain().await.pop().unwrap().source.lineage, 1);
+}
+
+#[tokio::test]
+async fn the_mark_is_that_of_the_last_record_not_of_what_follows_it() {
+    let rig = Rig::new(&[("rotate.age.ms", "1000")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put_in_epoch(4, 0, 5).await.unwrap();
+    // Markers of a transaction that a later leader may have ended, in the file's span and in a gap behind it.
+    writer.put(5, 7, []).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    writer.put(7, 9, []).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.chain().await.last().and_then(|end| end.resume_offset) == Some(9)).await;
+    let end = rig.chain().await.pop().unwrap();
+    assert_eq!((end.log.leader_epoch, end.log.leader_epoch_upto), (Some(4), Some(5)));
+    let place = Place { offset: 9, mark: Some(EpochMark { leader_epoch: 4, upto: 5 }) };
+    assert_eq!(rig.writer(2).open_at().await, place);
+}
+
+#[tokio::test]
+async fn an_altered_offset_keeps_only_a_mark_that_was_read() {
+    for (offset, upto) in [(Some(4), Some(4)), (Some(10), Some(10)), (Some(30), None), (None, None)] {
+        let rig = Rig::new(&[("flush.size", "10")]);
+        let mut writer = rig.writer(1);
+        writer.open().await;
+        writer.put_in_epoch(4, 0, 10).await.unwrap();
+        writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+        drop(writer);
+        rig.kafka.lock().unwrap().live = false;
+        rig.alter(offset).await.unwrap();
+        let mark = rig.writer(2).open_at().await.mark;
+        assert_eq!(mark.map(|mark| mark.upto), upto, "{offset:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lakeferry_api::{Batch, Budget, ConnectError, Executor, Permit, Result, executor};
+use lakeferry_api::{Batch, Budget, ConnectError, EpochMark, Executor, Permit, Result, executor};
 use object_store::path::Path;
 
 use super::spill::Spill;
@@ -41,6 +41,13 @@ pub(crate) struct Contents {
     pub(crate) untimed: u64,
     /// Leader epoch of the last record, where the broker told.
     pub(crate) leader_epoch: Option<i32>,
+}
+
+impl Contents {
+    /// What the log must still hold once this is published.
+    pub(crate) fn mark(&self) -> Option<EpochMark> {
+        self.leader_epoch.map(|leader_epoch| EpochMark { leader_epoch, upto: self.last_offset + 1 })
+    }
 }
 
 /// A file being written, or written and on its way.

@@ -230,6 +230,7 @@ async fn a_changed_member_is_found_under_a_new_seal_too() {
             "log.start_offset",
             "log.last_stable_offset",
             "log.leader_epoch",
+            "log.leader_epoch_upto",
             "log.isolation",
         ]
     );

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use lakeferry_api::connector::Task;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Batch, BatchBuilder, Closing, Config, ConnectError, PartitionView, Positions, RecordForm, Result, SinkContext,
-    SinkTask, TopicPartition, TopicView,
+    Batch, BatchBuilder, Closing, Config, ConnectError, PartitionView, Place, Places, Positions, RecordForm, Result,
+    SinkContext, SinkTask, TopicPartition, TopicView,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -125,7 +125,7 @@ impl Model {
                     open.buffer.clear();
                     open.next = upto;
                     open.sought = true;
-                    context.seek(&chosen, upto);
+                    context.seek(&chosen, upto.into());
                 }
             }
             82..85 => shared.events.push_back(Event::Error(ConnectError::retriable("broker down"))),
@@ -208,11 +208,11 @@ impl Consumer for ModelConsumer {
         }
     }
 
-    fn start_at(&mut self, positions: &Positions) {
+    fn start_at(&mut self, places: &Places) {
         let mut shared = self.0.lock();
-        for (partition, offset) in positions {
+        for (partition, place) in places {
             if let Some(owned) = shared.owned.get_mut(partition) {
-                *owned = Owned { position: Some(*offset), paused: false };
+                *owned = Owned { position: Some(place.offset), paused: false };
             }
         }
     }
@@ -224,9 +224,9 @@ impl Consumer for ModelConsumer {
         }
     }
 
-    fn seek(&mut self, partition: &TopicPartition, offset: i64) {
+    fn seek(&mut self, partition: &TopicPartition, place: Place) {
         if let Some(owned) = self.0.lock().owned.get_mut(partition) {
-            owned.position = Some(offset);
+            owned.position = Some(place.offset);
         }
     }
 
@@ -297,12 +297,12 @@ impl SinkTask for Ledger {
         Ok(())
     }
 
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Positions> {
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places> {
         if self.model.fails(30) {
             return Err(ConnectError::retriable("no store"));
         }
         let mut shared = self.model.lock();
-        let mut starts = Positions::new();
+        let mut starts = Places::new();
         for partition in partitions {
             let upto = shared.durable[partition].upto;
             let next = if keeps_position(partition) { upto } else { -1 };
@@ -310,7 +310,7 @@ impl SinkTask for Ledger {
                 shared.refuse(format!("{partition} was opened twice"));
             }
             if keeps_position(partition) {
-                starts.insert(partition.clone(), upto);
+                starts.insert(partition.clone(), upto.into());
             }
         }
         Ok(starts)

@@ -441,6 +441,7 @@ const GUARDED_BY_HASHES_ONLY: &[&str] = &[
     "log.start_offset",
     "log.last_stable_offset",
     "log.leader_epoch",
+    "log.leader_epoch_upto",
     "log.isolation",
 ];
 

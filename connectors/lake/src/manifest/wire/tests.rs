@@ -37,7 +37,7 @@ fn full() -> Entry {
     entry.resume_offset = Some(1002);
     entry.ahead = [OffsetRange::new(1005, 1007), OffsetRange::new(1010, 1010)].into_iter().collect();
     entry.totals = Totals { records: 990, missing: 10, gaps: 2, files: 1, stored_bytes: 51_200, raw_bytes: 204_800 };
-    entry.log.leader_epoch = Some(4);
+    (entry.log.leader_epoch, entry.log.leader_epoch_upto) = (Some(4), Some(999));
     entry
 }
 
@@ -82,7 +82,7 @@ fn the_bytes_are_those_of_the_specification() {
          \"gaps\":[{{\"from\":1000,\"to\":1001,\"reason\":\"log_start_moved\"}}],\"resume_offset\":1002,\
          \"ahead\":[[1005,1007],[1010,1010]],\
          \"totals\":{{\"records\":990,\"missing\":10,\"gaps\":2,\"files\":1,\"stored_bytes\":51200,\"raw_bytes\":204800}},\
-         \"log\":{{\"start_offset\":0,\"last_stable_offset\":1003,\"leader_epoch\":4,\"isolation\":\"read_committed\"}}"
+         \"log\":{{\"start_offset\":0,\"last_stable_offset\":1003,\"leader_epoch\":4,\"leader_epoch_upto\":999,\"isolation\":\"read_committed\"}}"
     );
     let seal = Digest::of(format!("{body}}}").as_bytes());
     assert_eq!(text, format!("{body},\"self_sha256\":\"{seal}\"}}"));
@@ -258,7 +258,7 @@ fn shown() -> [Entry; 2] {
     commit.files[0].untimed = 0;
     commit.resume_offset = Some(1000);
     commit.totals = commit.totals.plus(&commit.files, &commit.missing, &commit.gaps);
-    commit.log.leader_epoch = Some(4);
+    (commit.log.leader_epoch, commit.log.leader_epoch_upto) = (Some(4), Some(999));
     [open, commit]
 }
 

@@ -13,7 +13,7 @@ fn view(topic_id: &str, log_start_offset: i64, end: i64) -> PartitionView {
         log_start_offset,
         last_stable_offset: end,
         end_offset: Some(end),
-        position: None,
+        ..PartitionView::default()
     }
 }
 
@@ -57,6 +57,7 @@ fn entry(topic_id: &str, number: u32, resume: Option<i64>, ahead: &[(i64, i64)])
             start_offset: 0,
             last_stable_offset: 100,
             leader_epoch: Some(9),
+            leader_epoch_upto: Some(38),
             isolation: Isolation::ReadCommitted,
         },
     }
@@ -97,7 +98,7 @@ fn the_same_topic_goes_on_from_the_manifest_not_from_the_group() {
     let start = start(Some(&known), &view("id-1", 0, 100), Some(99), OffsetReset::Latest).unwrap();
     assert_eq!(start.resume, 40);
     assert!(start.ahead.contains(46) && start.gaps.is_empty());
-    assert_eq!((start.totals.records, start.leader_epoch), (100, Some(9)));
+    assert_eq!((start.totals.records, start.mark), (100, Some(EpochMark { leader_epoch: 9, upto: 38 })));
 }
 
 #[test]
@@ -145,12 +146,81 @@ fn a_log_that_ends_below_what_was_read_was_cut_back() {
 }
 
 #[test]
+fn a_broker_that_knows_where_the_log_parted_begins_a_lineage_there_however_long_the_log_is() {
+    let known = entry("id-1", 1, Some(40), &[(45, 47)]);
+    let parted = |at| PartitionView { truncated_at: Some(at), ..view("id-1", 0, 100) };
+    let cut = start(Some(&known), &parted(35), None, OffsetReset::Earliest).unwrap();
+    let continues = Some(Continues { lineage: 1, before: 35 });
+    assert_eq!((cut.resume, cut.source.first, cut.source.continues), (35, Some(35), continues));
+    assert_eq!((cut.source.lineage, cut.source.started_by), (2, StartedBy::Truncation));
+    assert_eq!(cut.lineages.last().unwrap().continues, continues);
+    assert!(cut.ahead.is_empty());
+    // The old epoch ends at the divergence now: a check that still holds, and finds the next truncation.
+    assert_eq!(cut.mark, Some(EpochMark { leader_epoch: 9, upto: 35 }));
+    // Nothing that is published was taken back.
+    for at in [48, 60] {
+        let start = start(Some(&known), &parted(at), None, OffsetReset::Earliest).unwrap();
+        assert_eq!((start.resume, start.source.lineage, start.ahead.len()), (40, 1, 3));
+    }
+}
+
+#[test]
+fn what_is_ahead_is_cut_at_the_divergence_and_the_rest_of_it_is_inherited() {
+    let known = entry("id-1", 1, Some(40), &[(45, 47), (50, 51)]);
+    let parted = PartitionView { truncated_at: Some(47), ..view("id-1", 0, 100) };
+    let cut = start(Some(&known), &parted, None, OffsetReset::Earliest).unwrap();
+    assert_eq!((cut.resume, cut.source.first), (40, Some(40)));
+    assert_eq!(cut.source.continues, Some(Continues { lineage: 1, before: 47 }));
+    assert_eq!(cut.ahead.ranges().collect::<Vec<_>>(), [OffsetRange::new(45, 46)]);
+    assert_eq!((cut.totals.records, cut.gaps.len()), (2, 0));
+}
+
+#[test]
+fn of_two_divergences_the_smaller_one_counts() {
+    let known = entry("id-1", 1, Some(40), &[]);
+    for (parted, end) in [(30, 35), (35, 30)] {
+        let view = PartitionView { truncated_at: Some(parted), ..view("id-1", 0, end) };
+        let cut = start(Some(&known), &view, None, OffsetReset::Earliest).unwrap();
+        assert_eq!((cut.resume, cut.source.continues.unwrap().before), (30, 30));
+    }
+}
+
+#[test]
+fn a_log_that_was_cut_back_and_has_lost_its_beginning_leaves_a_gap() {
+    let known = entry("id-1", 1, Some(40), &[]);
+    let parted = PartitionView { truncated_at: Some(30), ..view("id-1", 33, 100) };
+    let cut = start(Some(&known), &parted, None, OffsetReset::Earliest).unwrap();
+    assert_eq!((cut.resume, cut.source.first), (33, Some(30)));
+    assert_eq!(cut.gaps, [Gap { from: 30, to: 32, reason: Reason::LogStartMoved }]);
+    assert_eq!(cut.mark.unwrap().upto, 33);
+}
+
+#[test]
+fn the_mark_lies_where_the_broker_can_be_asked_for_it() {
+    let mut known = entry("id-1", 1, Some(40), &[]);
+    let mark = |known: &Entry, log_start| {
+        start(Some(known), &view("id-1", log_start, 100), None, OffsetReset::Earliest).unwrap().mark
+    };
+    let at = |upto| Some(EpochMark { leader_epoch: 9, upto });
+    assert_eq!(mark(&known, 0), at(38));
+    assert_eq!(mark(&known, 39), at(39));
+    assert_eq!(mark(&known, 60), at(60));
+    // Somebody altered the offset to one below what was read.
+    known.log.leader_epoch_upto = Some(70);
+    assert_eq!(mark(&known, 0), at(40));
+    // An entry that was written before marks had an offset.
+    known.log.leader_epoch_upto = None;
+    assert_eq!(mark(&known, 0), None);
+}
+
+#[test]
 fn a_reset_is_resolved_by_the_group_or_connects_default() {
     let mut known = entry("id-1", 2, None, &[]);
     known.source.first = None;
     known.lineages[0].first = None;
     let start = start(Some(&known), &view("id-1", 5, 50), None, OffsetReset::Earliest).unwrap();
     assert_eq!((start.resume, start.source.first, start.lineages[0].first), (5, Some(5), Some(5)));
+    assert_eq!(start.mark, None, "what was read before says nothing of where it goes on");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use futures::stream::BoxStream;
 use lakeferry_api::executor::Inline;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
-    Batch, BatchBuilder, Budget, Clock, Config, ConnectError, Executor, PartitionView, Positions, Result, SinkContext,
-    SinkTask, TimestampType, TopicPartition, TopicView,
+    Batch, BatchBuilder, Budget, Clock, Config, ConnectError, Executor, PartitionView, Place, Positions, Result,
+    SinkContext, SinkTask, TimestampType, TopicPartition, TopicView,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -79,7 +79,7 @@ pub(super) struct Kafka {
     pub(super) commit_refused: bool,
     pub(super) live: bool,
     pub(super) commits: Vec<Positions>,
-    pub(super) seeks: Vec<(TopicPartition, i64)>,
+    pub(super) seeks: Vec<(TopicPartition, Place)>,
     pub(super) trouble: Vec<Option<String>>,
 }
 
@@ -162,8 +162,8 @@ impl SinkContext for Context {
     fn trouble(&self, what: Option<String>) {
         self.kafka.lock().unwrap().trouble.push(what);
     }
-    fn seek(&self, partition: &TopicPartition, offset: i64) {
-        self.kafka.lock().unwrap().seeks.push((partition.clone(), offset));
+    fn seek(&self, partition: &TopicPartition, place: Place) {
+        self.kafka.lock().unwrap().seeks.push((partition.clone(), place));
     }
 }
 
@@ -268,7 +268,7 @@ impl Rig {
             log_start_offset: 0,
             last_stable_offset: 1_000,
             end_offset: Some(1_000),
-            position: None,
+            ..PartitionView::default()
         };
         let kafka = Kafka {
             view,
@@ -373,6 +373,11 @@ impl Rig {
 impl Writer {
     /// Opens partition 0.
     pub(super) async fn open(&mut self) -> i64 {
+        self.open_at().await.offset
+    }
+
+    /// The same, with what the broker is to be asked.
+    pub(super) async fn open_at(&mut self) -> Place {
         let name = partition(0);
         self.task.open(std::slice::from_ref(&name)).await.unwrap()[&name]
     }
@@ -380,6 +385,13 @@ impl Writer {
     /// Puts records with these offsets, beginning at `base` and ending at `next`.
     pub(super) async fn put(&mut self, base: i64, next: i64, offsets: impl IntoIterator<Item = i64>) -> Result<()> {
         self.task.put(&[batch(base, next, offsets)]).await
+    }
+
+    /// The same, all of one leader epoch.
+    pub(super) async fn put_in_epoch(&mut self, epoch: i32, base: i64, next: i64) -> Result<()> {
+        let mut builder = batch_builder(base, base..next);
+        builder.leader_epoch(Some(epoch));
+        self.task.put(&[builder.build(next)]).await
     }
 
     /// Ticks until `done` holds, letting jobs run in between.
@@ -405,16 +417,20 @@ impl Writer {
 
     /// Takes the latest seek, as the loop does before the next put.
     pub(super) fn seek(&self) -> Option<i64> {
-        self.rig.lock().unwrap().seeks.pop().map(|(_, offset)| offset)
+        self.rig.lock().unwrap().seeks.pop().map(|(_, place)| place.offset)
     }
 }
 
 /// Records of partition 0, one millisecond of record time an offset.
 pub(super) fn batch(base: i64, next: i64, offsets: impl IntoIterator<Item = i64>) -> Batch {
+    batch_builder(base, offsets).build(next)
+}
+
+fn batch_builder(base: i64, offsets: impl IntoIterator<Item = i64>) -> BatchBuilder {
     let mut builder = BatchBuilder::new(partition(0), base);
     for offset in offsets {
         let value = format!("value {offset}");
         builder.push(offset, (offset, Some(TimestampType::Create)), Some(b"key"), Some(value.as_bytes()));
     }
-    builder.build(next)
+    builder
 }
