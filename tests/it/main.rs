@@ -24,4 +24,5 @@ mod rest;
 mod restore;
 mod standalone;
 mod store;
+mod truncation;
 mod verify;

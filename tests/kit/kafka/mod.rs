@@ -117,6 +117,14 @@ impl Kafka {
         self.wait_ready()
     }
 
+    /// Starts one broker that is down, counted from 0, and waits until it sees all that run and no other.
+    pub fn start_broker(&mut self, index: usize) -> Result<()> {
+        let Some(node) = self.nodes.get_mut(index) else { return Ok(()) };
+        node.start()?;
+        let running = self.running().count();
+        self.nodes.get_mut(index).map_or(Ok(()), |node| node.wait_ready(running, START_LIMIT))
+    }
+
     /// SIGKILL to one broker, counted from 0.
     pub fn kill_broker(&mut self, index: usize) {
         if let Some(node) = self.nodes.get_mut(index) {
@@ -139,8 +147,18 @@ impl Kafka {
     /// Creates a topic with as many replicas as there are brokers, up to three, and waits until it has leaders.
     pub fn create_topic(&self, name: &str, partitions: usize, configs: &[(&str, &str)]) -> Result<()> {
         let replicas = self.nodes.len().min(3);
-        let bootstrap = self.address()?;
-        wire::create_topic(&bootstrap, &wire::NewTopic { name, partitions, replicas, configs })?;
+        self.create(&wire::NewTopic { name, partitions, replicas, brokers: &[], configs })
+    }
+
+    /// Creates a topic of one partition on these brokers, counted from 0. The first one leads.
+    pub fn create_topic_on(&self, brokers: &[usize], name: &str, configs: &[(&str, &str)]) -> Result<()> {
+        let brokers: Vec<i32> = brokers.iter().filter_map(|index| self.nodes.get(*index)).map(|node| node.id).collect();
+        self.create(&wire::NewTopic { name, partitions: 1, replicas: brokers.len(), brokers: &brokers, configs })
+    }
+
+    fn create(&self, topic: &wire::NewTopic<'_>) -> Result<()> {
+        let &wire::NewTopic { name, partitions, .. } = topic;
+        wire::create_topic(&self.address()?, topic)?;
         wait_until(&format!("topic {name} has its leaders"), TOPIC_LIMIT, || {
             self.running().all(|broker| wire::topic(&broker, name).is_ok_and(|topic| has_leaders(topic, partitions)))
         })

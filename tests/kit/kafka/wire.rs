@@ -38,6 +38,8 @@ pub(super) struct NewTopic<'a> {
     pub(super) name: &'a str,
     pub(super) partitions: usize,
     pub(super) replicas: usize,
+    /// The brokers of its one partition, the leader first; where empty, the cluster chooses.
+    pub(super) brokers: &'a [i32],
     pub(super) configs: &'a [(&'a str, &'a str)],
 }
 
@@ -64,9 +66,17 @@ pub(super) fn topic(address: &str, name: &str) -> Result<Option<Vec<Partition>>>
 
 pub(super) fn create_topic(address: &str, topic: &NewTopic<'_>) -> Result<()> {
     let mut body = Request::default();
-    body.count(1).string(topic.name).i32(int(topic.partitions)?);
-    body.i16(i16::try_from(topic.replicas).map_err(|_| Error::failed("too many replicas"))?);
-    body.count(0).count(topic.configs.len());
+    body.count(1).string(topic.name);
+    if topic.brokers.is_empty() {
+        body.i32(int(topic.partitions)?);
+        body.i16(i16::try_from(topic.replicas).map_err(|_| Error::failed("too many replicas"))?).count(0);
+    } else {
+        body.i32(-1).i16(-1).count(1).i32(0).count(topic.brokers.len());
+        for id in topic.brokers {
+            body.i32(*id);
+        }
+    }
+    body.count(topic.configs.len());
     for (key, value) in topic.configs {
         body.string(key).string(value);
     }
