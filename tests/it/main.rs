@@ -20,6 +20,7 @@ mod faults;
 mod formats;
 mod http;
 mod kafka;
+mod odd;
 mod rest;
 mod restore;
 mod standalone;

@@ -189,6 +189,14 @@ impl Kafka {
         Ok((start, wire::offset(&leader, topic, partition, wire::LATEST)?))
     }
 
+    /// Puts every member out of a consumer group behind its back: each believes to own what it had until it asks next.
+    /// Of a cluster of one broker only, which coordinates every group.
+    pub fn evict(&self, group: &str) -> Result<()> {
+        let address = self.address()?;
+        let members = wire::members(&address, group)?;
+        members.iter().try_for_each(|member| wire::leave_group(&address, group, member))
+    }
+
     /// The partitions of a topic with their leaders, or `None` if there is no such topic.
     pub fn topic(&self, name: &str) -> Result<Option<Vec<Partition>>> {
         wire::topic(&self.address()?, name)

@@ -13,6 +13,8 @@ pub(super) const EARLIEST: i64 = -2;
 const PRODUCE: (i16, i16) = (0, 7);
 const LIST_OFFSETS: (i16, i16) = (2, 1);
 const METADATA: (i16, i16) = (3, 1);
+const LEAVE_GROUP: (i16, i16) = (13, 0);
+const DESCRIBE_GROUPS: (i16, i16) = (15, 0);
 const CREATE_TOPICS: (i16, i16) = (19, 4);
 const DELETE_TOPICS: (i16, i16) = (20, 3);
 const DELETE_RECORDS: (i16, i16) = (21, 1);
@@ -139,6 +141,36 @@ pub(super) fn offset(address: &str, topic: &str, partition: i32, timestamp: i64)
     answer.ok("ListOffsets", topic)?;
     answer.i64()?;
     answer.i64()
+}
+
+/// The ids of a group's members; `address` must be the coordinator's.
+pub(super) fn members(address: &str, group: &str) -> Result<Vec<String>> {
+    let mut body = Request::default();
+    body.count(1).string(group);
+    let mut answer = call(address, DESCRIBE_GROUPS, body)?;
+    answer.count()?;
+    answer.ok("DescribeGroups", group)?;
+    for _ in 0..4 {
+        answer.string()?;
+    }
+    let mut members = Vec::new();
+    for _ in 0..answer.count()? {
+        members.push(answer.string()?.unwrap_or_default());
+        answer.string()?;
+        answer.string()?;
+        for _ in 0..2 {
+            let length = answer.count()?;
+            answer.take(length)?;
+        }
+    }
+    Ok(members)
+}
+
+/// Says that a member leaves its group, who learns it when it asks next; `address` must be the coordinator's.
+pub(super) fn leave_group(address: &str, group: &str, member: &str) -> Result<()> {
+    let mut body = Request::default();
+    body.string(group).string(member);
+    call(address, LEAVE_GROUP, body)?.ok("LeaveGroup", group)
 }
 
 /// The answer is left standing before the array of topics.
