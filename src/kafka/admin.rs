@@ -25,6 +25,9 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>
     settings.entry("log.connection.close".to_owned()).or_insert_with(|| "false".to_owned());
     // The client must have a group (see `ffi`), and joins none.
     settings.entry("group.id".to_owned()).or_insert_with(|| "lakeferry-admin".to_owned());
+    // Many requests go to the controller as it was last seen. One that has gone is waited for until the brokers are
+    // listed anew: every five minutes, by the library's default, for a client that has no topics.
+    settings.entry("topic.metadata.refresh.interval.ms".to_owned()).or_insert_with(|| BROKERS_REFRESH_MS.to_owned());
     let handle =
         Handle::open(Role::Admin, &settings).map_err(|failure| explain(&failure, "cannot create an admin client"))?;
     let timeout = properties.get("default.api.timeout.ms").and_then(|text| text.trim().parse().ok());
@@ -32,6 +35,8 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>
     Ok(Arc::new(BlockingAdmin { handle: Arc::new(handle), clock, timeout }))
 }
 
+/// The library lists brokers every ten seconds at most.
+const BROKERS_REFRESH_MS: &str = "11000";
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const LEADERS_POLL: Duration = Duration::from_millis(50);
 const COORDINATOR_POLL: Duration = Duration::from_millis(100);
