@@ -1,6 +1,7 @@
 //! An unclean election takes back records that were archived already, and the log grows beyond them again, so that no
-//! offset tells: only the leader epochs do. A worker that runs through it and one that was stopped meanwhile must both end
-//! with an archive of the log as it is, and keep what was taken back in the lineage before.
+//! offset tells: only the leader epochs do. A worker that runs through it, one that hangs until the log has grown, and one
+//! that was stopped meanwhile must end with an archive of the log as it is, and keep what was taken back in the lineage
+//! before.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Archived {
         assert_eq!(end["source"]["started_by"], "truncation");
         assert_eq!(end["source"]["continues"], json!({ "lineage": 1, "before": COMMON }));
         assert_eq!(end["totals"]["records"], IN_ITS_PLACE, "what was read before the cut is not archived twice");
-        let bootstrap = kafka.bootstrap();
+        let bootstrap = kafka.live_bootstrap();
         let (code, out, err) = run(&["verify", &self.url(), "--bootstrap-server", &bootstrap, "--match", "offset"]);
         assert_eq!(code, 0, "{out}\n{err}");
         let (target, rename) = (format!("{}-restored", self.topic), format!("{0}={0}-restored", self.topic));
@@ -85,15 +86,15 @@ fn what_an_unclean_election_takes_back_is_archived_anew() {
     let options = KafkaOptions { brokers: 3, ..KafkaOptions::default() };
     let mut kafka = need!(Kafka::start(options));
     let configs = [("unclean.leader.election.enable", "true"), ("min.insync.replicas", "1"), ("retention.ms", "-1")];
-    let topics = ["cut-while-it-runs", "cut-while-it-is-down"];
+    let topics = ["cut-while-it-runs", "cut-while-it-hangs", "cut-while-it-is-down"];
     let all = records(COMMON + TAKEN_BACK);
     for topic in topics {
         kafka.create_topic_on(&[LEADER, FOLLOWER], topic, &configs).unwrap();
         produce(&kafka.bootstrap(), topic, 0, &all[..COMMON]);
     }
-    let [running, mut stopped] = topics.map(|topic| Archived::start(&kafka, topic));
+    let [running, mut hanging, mut stopped] = topics.map(|topic| Archived::start(&kafka, topic));
     kafka.kill_broker(FOLLOWER);
-    for archived in [&running, &stopped] {
+    for archived in [&running, &hanging, &stopped] {
         produce(&kafka.bootstrap(), archived.topic, 0, &all[COMMON..]);
         // Two files; the last records wait in the third.
         archived.worker.wait_archived(archived.topic, 40, SOON);
@@ -101,16 +102,19 @@ fn what_an_unclean_election_takes_back_is_archived_anew() {
     stopped.worker.stop();
     assert_eq!(stopped.end().unwrap()["resume_offset"], 50, "all of it was published");
 
+    hanging.worker.signal("STOP");
     kafka.kill_broker(LEADER);
     kafka.start_broker(FOLLOWER).unwrap();
     let common = COMMON as i64;
     for topic in topics {
         let led = poll_until(SOON, || kafka.offsets(topic, 0).ok().filter(|offsets| *offsets == (0, common)));
         assert_eq!(led, Some((0, common)), "{topic}: {:?}", kafka.topic(topic));
-        produce(&kafka.bootstrap(), topic, 0, &in_its_place());
-        assert!(consume(&kafka.bootstrap(), topic, 0) == [&all[..COMMON], &in_its_place()].concat(), "{topic}");
+        produce(&kafka.live_bootstrap(), topic, 0, &in_its_place());
+        assert!(consume(&kafka.live_bootstrap(), topic, 0) == [&all[..COMMON], &in_its_place()].concat(), "{topic}");
     }
+    hanging.worker.signal("CONT");
     stopped.worker.restart();
-    running.assert_follows_the_log(&kafka);
-    stopped.assert_follows_the_log(&kafka);
+    for archived in [&running, &hanging, &stopped] {
+        archived.assert_follows_the_log(&kafka);
+    }
 }

@@ -92,6 +92,11 @@ impl Kafka {
         join(self.nodes.iter().map(|node| &node.client_port))
     }
 
+    /// The same of those brokers that nobody has ended: for clients that take a dead one for a failure.
+    pub fn live_bootstrap(&self) -> String {
+        self.running().collect::<Vec<_>>().join(",")
+    }
+
     /// The bootstrap servers that want [`SASL_USER`] and [`SASL_PASSWORD`] (`SASL_PLAINTEXT`, mechanism `PLAIN`).
     /// Empty unless the options asked for it.
     pub fn sasl_bootstrap(&self) -> String {
