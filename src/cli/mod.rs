@@ -141,7 +141,18 @@ pub async fn cancel_on_signal(stop: CancellationToken) {
 
 #[allow(clippy::print_stderr, reason = "the last word of a command is for people, whatever the log level")]
 fn tell(error: &anyhow::Error) {
-    eprintln!("lakeferry: {error:#}");
+    eprintln!("lakeferry: {}", words(error));
+}
+
+/// The error and every cause that says more.
+fn words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 #[cfg(test)]
@@ -153,6 +164,13 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let refused = ConnectError::config("no such key").context("w.properties cannot be used");
+        let error = anyhow::Error::new(ConnectError::fatal("w.properties cannot be used").caused_by(refused));
+        assert_eq!(words(&error), "w.properties cannot be used: no such key");
     }
 
     #[test]

@@ -105,13 +105,13 @@ impl ConnectError {
         self.kind == Kind::Retriable
     }
 
-    /// The message and every cause, one a line, as a status trace shows it.
+    /// The message and every cause that says more, one a line, as a status trace shows it.
     pub fn trace(&self) -> String {
         let mut text = self.message.clone();
         let mut cause = self.source();
         while let Some(error) = cause {
             let line = error.to_string();
-            if !text.ends_with(&line) {
+            if !text.contains(&line) {
                 text.push_str("\nCaused by: ");
                 text.push_str(&line);
             }
@@ -155,5 +155,7 @@ mod tests {
         let error = ConnectError::retriable("cannot write part 3").caused_by(io).context("upload of orders/0.parquet");
         assert_eq!(error.kind(), Kind::Retriable);
         assert_eq!(error.trace(), "upload of orders/0.parquet\nCaused by: cannot write part 3\nCaused by: disk full");
+        let said = ConnectError::fatal("no space: disk full; make room").caused_by(std::io::Error::other("disk full"));
+        assert_eq!(said.trace(), "no space: disk full; make room");
     }
 }
