@@ -84,9 +84,12 @@ fn a_broker_that_is_away_is_waited_for() {
     kafka.restart().unwrap();
     worker.wait_archived("away", 10, SOON);
     kafka.kill();
+    wait_trace(&worker, "away", "brokers are down");
+    assert_eq!(task_state(&worker, "away"), "RUNNING");
     kafka.restart().unwrap();
     produce(&kafka.bootstrap(), topic, 0, &records(10));
     worker.wait_archived("away", 20, SOON);
+    wait_until("the status is well again", SOON, || task_trace(&worker, "away").is_empty()).unwrap();
     let spans = lake.data(topic, 0).len();
     assert!(spans >= 2, "{spans} files");
 }
@@ -106,11 +109,18 @@ fn wrong_credentials_and_missing_buckets_say_what_to_do() {
             .for_each(|pair| pair.1 = secret.into());
         settings
     };
-    for (name, bucket, secret) in [("secret", "private", "wrong"), ("bucket", "no-such-bucket", kit::S3::SECRET_KEY)] {
+    let cases = [
+        ("secret", "private", "wrong", "store.aws_secret_access_key"),
+        ("bucket", "no-such-bucket", kit::S3::SECRET_KEY, "create it"),
+    ];
+    for (name, bucket, secret, remedy) in cases {
         let settings = with(bucket, secret);
         let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         worker.create(&sink(name, topic, &settings));
         wait_trace(&worker, name, bucket);
+        wait_trace(&worker, name, remedy);
+        // It does not pass by itself: somebody has to act on the words.
+        assert_eq!(task_state(&worker, name), "FAILED");
         assert!(!task_trace(&worker, name).contains("wrong"), "no secret in a trace");
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::journey::{Worker, program, run};
+use crate::journey::{Worker, program, run, s3_settings};
 use crate::kafka::admin;
 use crate::kit::kafka::RawRecord;
+use crate::kit::proxy::HttpProxy;
 use crate::kit::{self, Launch, Process, need, poll_until, wait_until};
-use crate::lake::{Lake, wait_trace};
+use crate::lake::{Lake, sink, task_state, wait_trace};
 use crate::topic::{Record, consume, produce};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -197,17 +198,56 @@ fn a_replaying_connector_goes_on_where_connect_s_offsets_say() {
     wait_stored(&worker, name, &[159, 159]);
     for (partition, truth) in truth.iter().enumerate() {
         let found = consume(&kafka.bootstrap(), target, partition as i32);
-        // Once what was stored before the kill, so nothing twice at the stop; behind that at least once, in order.
-        let (sure, rest) = found.split_at(at_kill[partition]);
-        assert!(*sure == truth[..at_kill[partition]], "partition {partition}");
-        let mut next = at_kill[partition];
-        for record in rest {
-            let at = truth.iter().position(|one| one == record).expect("a record of the archive");
-            assert!(at_kill[partition] <= at && at <= next, "partition {partition}: {at} after {next} records");
-            next = next.max(at + 1);
-        }
-        assert_eq!(next, truth.len());
+        assert_goes_on(&found, truth, at_kill[partition]);
     }
+}
+
+/// `found` is `truth`: once its first `sure` records, behind that at least once and in order.
+fn assert_goes_on(found: &[Record], truth: &[Record], sure: usize) {
+    assert!(found[..sure] == truth[..sure]);
+    let mut next = sure;
+    for record in &found[sure..] {
+        let at = truth.iter().position(|one| one == record).expect("a record of the archive");
+        assert!(sure <= at && at <= next, "{at} after {next} records");
+        next = next.max(at + 1);
+    }
+    assert_eq!(next, truth.len());
+}
+
+#[test]
+fn a_replaying_connector_waits_for_a_store_and_a_broker_that_are_away() {
+    let mut kafka = need!(kit::Kafka::start(kit::KafkaOptions::default()));
+    let s3 = need!(kit::s3());
+    s3.create_bucket("replay-away").unwrap();
+    let (topic, target, truth) = ("topic-away", "replay-away-target", thick(80, 1000, 1_700_000_000_000));
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &truth);
+    let proxy = HttpProxy::start(s3.address()).unwrap();
+    let mut settings = s3_settings(s3, "replay-away");
+    settings.iter_mut().filter(|(key, _)| key == "store.aws_endpoint").for_each(|pair| pair.1 = proxy.url());
+    let lake: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[sink(topic, topic, &lake)]);
+    worker.wait_archived(topic, 80, SOON);
+
+    proxy.refuse();
+    let mut source = json!({
+        "connector.class": "LakeSource",
+        "topics": topic,
+        "topic.rename": format!("{topic}:{target}"),
+        "replay.rate.bytes": "20000",
+    });
+    lake.iter().for_each(|(key, value)| source[*key] = json!(value));
+    worker.create(&json!({ "name": "replay", "config": source }));
+    wait_trace(&worker, "replay", "topics");
+    assert_eq!(task_state(&worker, "replay"), "RUNNING");
+    proxy.accept().unwrap();
+    let held = |kafka: &kit::Kafka| held(kafka, target);
+    wait_until("the replay begins", SOON, || held(&kafka) > 10).unwrap();
+    kafka.kill();
+    kafka.restart().unwrap();
+    wait_until("the replay ends", SOON, || stored(&worker, "replay")[0] == 80).unwrap();
+    assert_goes_on(&consume(&kafka.bootstrap(), target, 0), &truth, 10);
+    assert_eq!(task_state(&worker, "replay"), "RUNNING");
 }
 
 /// Documents on standard output, one a line.

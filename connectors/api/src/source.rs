@@ -98,8 +98,9 @@ pub trait SourceTask: Send {
     /// Any error fails the task.
     async fn start(&mut self, context: Arc<dyn SourceContext>, config: &Config) -> Result<()>;
 
-    /// The next records. May wait for some; the loop drops the future to stop or pause, so it must be cancel-safe:
-    /// nothing is lost where it is dropped at an await and called again. An empty list: nothing now, ask again.
+    /// The next records. May wait for some; the loop drops the future to stop or pause, or to tell of a commit, so it
+    /// must be cancel-safe: nothing is lost where it is dropped at an await and called again, and what may take longer
+    /// than `offset.flush.interval.ms` is kept from call to call. An empty list: nothing now, ask again.
     ///
     /// # Errors
     /// `Retriable`: asked again after a backoff. Others fail the task.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use lakeferry_api::{Config, ConnectError, Result, SourceBatch, SourceContext, SourceTask};
 
 use super::choose::ChosenTopic;
@@ -27,9 +29,16 @@ pub struct LakeSourceTask {
 enum State {
     #[default]
     Stopped,
-    /// A service was away at the start: each poll begins again.
-    Waiting(Arc<dyn SourceContext>, Box<SourceSettings>),
+    /// A service was away at the start: the polls try again.
+    Waiting(Waiting),
     Running(Box<Running>),
+}
+
+/// A preparation that goes on over several polls: the worker drops one that takes longer than its rounds.
+struct Waiting {
+    context: Arc<dyn SourceContext>,
+    settings: Box<SourceSettings>,
+    attempt: BoxFuture<'static, Result<Running>>,
 }
 
 struct Running {
@@ -46,11 +55,12 @@ impl SourceTask for LakeSourceTask {
     /// left to the first polls: any error of a start fails the task, one of a poll is told and tried again.
     async fn start(&mut self, context: Arc<dyn SourceContext>, config: &Config) -> Result<()> {
         let settings = SourceSettings::parse(config)?;
-        self.state = match Running::prepare(&context, &settings).await {
+        let mut waiting = Waiting::new(context, settings);
+        self.state = match waiting.end().await {
             Ok(running) => State::Running(Box::new(running)),
             Err(error) if error.is_retriable() => {
                 tracing::warn!(error = error.trace(), "the replay cannot begin yet");
-                State::Waiting(context, Box::new(settings))
+                State::Waiting(waiting)
             }
             Err(error) => return Err(error),
         };
@@ -58,9 +68,8 @@ impl SourceTask for LakeSourceTask {
     }
 
     async fn poll(&mut self) -> Result<Vec<SourceBatch>> {
-        if let State::Waiting(context, settings) = &self.state {
-            let running = Running::prepare(context, settings).await?;
-            self.state = State::Running(Box::new(running));
+        if let State::Waiting(waiting) = &mut self.state {
+            self.state = State::Running(Box::new(waiting.end().await?));
         }
         match &mut self.state {
             State::Running(running) => running.poll().await,
@@ -73,9 +82,25 @@ impl SourceTask for LakeSourceTask {
     }
 }
 
+impl Waiting {
+    fn new(context: Arc<dyn SourceContext>, settings: SourceSettings) -> Self {
+        let attempt = Running::prepare(Arc::clone(&context), settings.clone()).boxed();
+        Self { context, settings: Box::new(settings), attempt }
+    }
+
+    /// How the attempt ends; after a failure the next one begins. Cancel-safe.
+    async fn end(&mut self) -> Result<Running> {
+        let ended = (&mut self.attempt).await;
+        if ended.is_err() {
+            self.attempt = Running::prepare(Arc::clone(&self.context), (*self.settings).clone()).boxed();
+        }
+        ended
+    }
+}
+
 impl Running {
-    /// Nothing is kept of one that fails or is dropped but targets that were made.
-    async fn prepare(context: &Arc<dyn SourceContext>, settings: &SourceSettings) -> Result<Self> {
+    /// Nothing is kept of one that fails but targets that were made.
+    async fn prepare(context: Arc<dyn SourceContext>, settings: SourceSettings) -> Result<Self> {
         let mut prepared = Prepared::new(context.as_ref(), settings.clone()).await?;
         for topic in &prepared.topics {
             for (partition, why) in &topic.left_out {
@@ -86,8 +111,7 @@ impl Running {
         prepared.refuse_untimed().await?;
         prepared.make_targets(context.as_ref()).await?;
         let replay = prepared.replay(context.as_ref())?;
-        let context = Arc::clone(context);
-        Ok(Self { context, replay, settings: settings.clone(), found: Vec::new(), told: false })
+        Ok(Self { context, replay, settings, found: Vec::new(), told: false })
     }
 
     async fn poll(&mut self) -> Result<Vec<SourceBatch>> {
