@@ -23,6 +23,8 @@ use crate::config::{connector, overrides::Client};
 use framework::Framework;
 use sections::Section;
 
+const NULL_VALUE: &str = "Null value can not be supplied as the configuration value.";
+
 /// What validation says of a whole config.
 #[derive(Debug, Clone)]
 pub struct Validation {
@@ -116,6 +118,36 @@ impl Validation {
     pub fn messages(&self) -> impl Iterator<Item = &str> {
         let values = self.configs.iter().filter_map(|(_, value)| value.as_ref());
         values.flat_map(|value| value.errors.iter().map(String::as_str))
+    }
+
+    /// The same where the client gave nulls, which a config cannot hold: Connect refuses them in keys that are not the
+    /// connector's own.
+    pub fn with_nulls(mut self, catalog: &Catalog, nulls: &[String]) -> Self {
+        let own = catalog.connector(&self.name).map(|connector| connector.config_def()).unwrap_or_default();
+        for name in nulls {
+            let of_name = |value: &ConfigValue| value.name == *name;
+            if !self.configs.iter().any(|(_, value)| value.as_ref().is_some_and(of_name)) {
+                let value = ConfigValue {
+                    name: name.clone(),
+                    value: None,
+                    recommended_values: Vec::new(),
+                    errors: Vec::new(),
+                    visible: true,
+                };
+                self.configs.insert(0, (None, Some(value)));
+            }
+            let mut values = self.configs.iter_mut().filter_map(|(_, value)| value.as_mut());
+            let Some(value) = values.find(|value| of_name(value)) else { continue };
+            let others = self.error_count.saturating_sub(value.errors.len());
+            value.value = None;
+            // It is there, and is null.
+            value.errors.retain(|error| !error.starts_with("Missing required"));
+            if own.key(name).is_none() {
+                value.errors.push(NULL_VALUE.to_owned());
+            }
+            self.error_count = others + value.errors.len();
+        }
+        self
     }
 
     /// The whole text that refuses to create or update a connector with this config; `None` where nothing is wrong.

@@ -42,11 +42,13 @@ async fn validate_config(
 ) -> Result<Json<ConfigInfos>, ApiError> {
     let config = body::text_map(body, "")?;
     let config = config.ok_or_else(|| ApiError::internal("Cannot read the config: the body is empty"))?;
+    let nulls: Vec<_> = config.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key.clone()).collect();
     let config: Config = config.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
     if let Some(class) = config.get("connector.class") {
         check_class(class, &plugin)?;
     }
-    Ok(Json(api.within(api.herder.validate(config)).await?.into()))
+    let validation = api.within(api.herder.validate(config)).await?;
+    Ok(Json(validation.with_nulls(api.herder.catalog(), &nulls).into()))
 }
 
 /// The path may name the class, its alias, or the end of either.
