@@ -62,7 +62,7 @@ pub fn validate(catalog: &Catalog, worker: &WorkerConfig, config: &Config) -> Re
     let config = &worker.providers.resolve(raw)?;
     let Some(class) = config.get("connector.class") else {
         let entries: Vec<_> =
-            hash_order::sorted(raw.iter(), |(key, _)| key).map(|(key, value)| format!("{key}={value}")).collect();
+            hash_order::copied(raw.iter(), |(key, _)| key).map(|(key, value)| format!("{key}={value}")).collect();
         return Err(ConnectError::config(format!(
             "Connector config {{{}}} contains no connector type",
             entries.join(", ")
