@@ -24,6 +24,9 @@ use crate::config::connector::Topics as Subscribed;
 use crate::kafka::Subscription;
 use crate::spawn::guard;
 
+/// See [`Timing::release_patience`].
+const RELEASE_PATIENCE: Duration = Duration::from_secs(60);
+
 /// A task that was not started.
 pub(super) struct Task {
     parts: Arc<Parts>,
@@ -91,11 +94,14 @@ async fn live_sink(build: Build, task: Box<dyn SinkTask>, control: &mut Control)
     let (voice, config) = (Arc::clone(&build.voice), build.spec.task_config.clone());
     let mut sink = build.sink(task).await?;
     let outcome = guard(async {
-        let mut outcome = sink.start(&config).await;
-        if outcome.is_ok() {
-            voice.state(State::Running);
-            outcome = sink.run(control).await;
-        }
+        let outcome = match until_stop(control, sink.start(&config)).await {
+            Some(Ok(())) => {
+                voice.state(State::Running);
+                sink.run(control).await
+            }
+            Some(failed) => failed,
+            None => Ok(()),
+        };
         sink.finish(&outcome).await;
         outcome
     });
@@ -104,15 +110,28 @@ async fn live_sink(build: Build, task: Box<dyn SinkTask>, control: &mut Control)
     outcome.flatten()
 }
 
+/// The outcome of `start`; `None` where the task is to stop before there is one.
+async fn until_stop(control: &Control, start: impl Future<Output = Result<()>>) -> Option<Result<()>> {
+    let stop = control.stop_token();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => None,
+        outcome = start => Some(outcome),
+    }
+}
+
 async fn live_source(build: Build, task: Box<dyn SourceTask>, control: &mut Control) -> Result<()> {
     let (voice, config) = (Arc::clone(&build.voice), build.spec.task_config.clone());
     let mut source = build.source(task)?;
     let outcome = guard(async {
-        let mut outcome = source.start(&config).await;
-        if outcome.is_ok() {
-            voice.state(State::Running);
-            outcome = source.run(control).await;
-        }
+        let outcome = match until_stop(control, source.start(&config)).await {
+            Some(Ok(())) => {
+                voice.state(State::Running);
+                source.run(control).await
+            }
+            Some(failed) => failed,
+            None => Ok(()),
+        };
         source.finish().await;
         outcome
     });
@@ -133,6 +152,11 @@ pub(super) struct Timing {
     /// The longest wait for the brokers, or the offset store, at the end of a task or an assignment. Two such waits fit
     /// into the grace that a stop has, so that an unreachable cluster does not cost the task its orderly end.
     pub(super) end_patience: Duration,
+    /// The longest wait for what is whole to be published when the group takes partitions away: well below
+    /// `max.poll.interval.ms`, after which they would be lost.
+    pub(super) release_patience: Duration,
+    /// The same when the task stops: half of `task.shutdown.graceful.timeout.ms`.
+    pub(super) stop_patience: Duration,
 }
 
 /// What the loops are built from.
@@ -179,6 +203,8 @@ impl Build {
             flush_interval: worker.offset_flush_interval,
             flush_timeout: worker.offset_flush_timeout,
             end_patience: worker.offset_flush_timeout.min(worker.task_shutdown_graceful_timeout / 3),
+            release_patience: RELEASE_PATIENCE,
+            stop_patience: worker.task_shutdown_graceful_timeout / 2,
         }
     }
 

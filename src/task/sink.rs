@@ -122,7 +122,7 @@ impl SinkLoop {
         let partitions = self.open_partitions();
         if damaging {
             self.close_lost(&partitions).await;
-        } else if let Err(error) = self.hand_over(&partitions).await {
+        } else if let Err(error) = self.hand_over(&partitions, self.parts.timing.stop_patience).await {
             tracing::error!(error = error.trace(), "the last flush failed; what was not committed is read again");
         }
         self.parts.task.stop().await;
@@ -169,7 +169,7 @@ impl SinkLoop {
             }
             Event::Revoked(partitions) => {
                 tracing::info!(partitions = ?Names(&partitions), "revoked");
-                let handed_over = self.hand_over(&partitions).await;
+                let handed_over = self.hand_over(&partitions, self.parts.timing.release_patience).await;
                 self.parts.consumer.release();
                 handed_over
             }
@@ -288,7 +288,7 @@ impl SinkLoop {
             }
             Err(error) if error.is_retriable() => {
                 self.next_tick = now + self.tick_backoff.step().max(TICK);
-                tracing::warn!(error = error.trace(), "the tick comes again later");
+                tracing::warn!(error = error.trace(), "the task's tick failed; it is tried again");
                 self.parts.voice.trouble(Trouble::Put, Some(error.trace()));
             }
             Err(error) if error.kind() == Kind::Fenced => self.open_anew(&error).await,

@@ -44,6 +44,6 @@ pub use error::{ConnectError, Kind, Result};
 pub use executor::Executor;
 pub use record::{Record, TimestampType, TopicPartition};
 pub use schema::Schema;
-pub use sink::{Closing, EpochMark, PartitionView, Place, Places, Positions, SinkContext, SinkTask, TopicView};
+pub use sink::{Closing, EpochMark, Opened, PartitionView, Place, Places, Positions, SinkContext, SinkTask, TopicView};
 pub use source::{SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceRecords, SourceTask};
 pub use value::{Datum, Value};

@@ -13,7 +13,7 @@ use crate::batch::Batch;
 use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::config_def::Config;
-use crate::error::Result;
+use crate::error::{ConnectError, Result};
 use crate::executor::Executor;
 pub use crate::record::TopicPartition;
 
@@ -42,6 +42,22 @@ pub struct EpochMark {
     pub upto: i64,
 }
 
+/// What became of an [`SinkTask::open`].
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// Where to read those whose position the task keeps itself.
+    pub places: Places,
+    /// Those that could not be opened for now, each with its `Retriable` reason: they are asked for again with backoff
+    /// and stay paused until then.
+    pub later: BTreeMap<TopicPartition, ConnectError>,
+}
+
+impl From<Places> for Opened {
+    fn from(places: Places) -> Self {
+        Self { places, later: BTreeMap::new() }
+    }
+}
+
 impl From<i64> for Place {
     fn from(offset: i64) -> Self {
         Self { offset, mark: None }
@@ -66,12 +82,12 @@ pub trait SinkTask: Send {
     /// Any error fails the task.
     async fn start(&mut self, context: Arc<dyn SinkContext>, config: &Config) -> Result<()>;
 
-    /// Partitions were assigned. The result says where to read those whose position the task keeps itself; the others
-    /// start at the group's committed offset. No record of a partition is put before its `open` returned.
+    /// Partitions were assigned. Those that the result has no place for start at the group's committed offset. No
+    /// record of a partition is put before its `open` returned.
     ///
     /// # Errors
-    /// `Retriable`: called again with backoff, the partitions stay paused. Others fail the task.
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places>;
+    /// `Retriable`: none of them is open, and all are asked for again. Others fail the task.
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Opened>;
 
     /// Takes batches of open partitions; each batch continues its partition. An empty slice is the tick: it comes
     /// several times a second, with and without data.

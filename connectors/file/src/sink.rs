@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance};
 use lakeferry_api::connector::{ConnectorType, RecordForm, Task};
 use lakeferry_api::{
-    Batch, Closing, Config, ConfigDef, ConnectError, Connector, Places, Positions, Record, Result, SinkContext,
+    Batch, Closing, Config, ConfigDef, ConnectError, Connector, Opened, Positions, Record, Result, SinkContext,
     SinkTask, TopicPartition, Value, text,
 };
 use tokio::fs::{File, OpenOptions};
@@ -94,8 +94,8 @@ impl SinkTask for FileStreamSinkTask {
         Ok(())
     }
 
-    async fn open(&mut self, _partitions: &[TopicPartition]) -> Result<Places> {
-        Ok(Places::new())
+    async fn open(&mut self, _partitions: &[TopicPartition]) -> Result<Opened> {
+        Ok(Opened::default())
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {

@@ -3,6 +3,8 @@
 //! Two moments are asked for: before a record joins the file (record time) and at any time after (count, bytes, age,
 //! wall clock). The second kind fires with no data arriving, because the tick asks too.
 
+use std::time::Duration;
+
 use chrono::{Offset, TimeZone, Utc};
 use lakeferry_api::Batch;
 
@@ -22,6 +24,11 @@ pub struct FileFacts {
 }
 
 impl Rotation {
+    /// `rotate.age.ms`.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(self.age_ms.unsigned_abs())
+    }
+
     /// How many rows of `batch` may join the file before it must end: it is full, or a row lies a whole span of record
     /// time or more after the file's first.
     pub fn fitting_rows(&self, file: &FileFacts, batch: &Batch) -> usize {

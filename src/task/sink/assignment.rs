@@ -16,11 +16,12 @@ use std::time::Duration;
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
-    Batch, Closing, ConnectError, Kind, PartitionView, Place, Places, Positions, Result, SinkContext as _,
+    Batch, Closing, ConnectError, Kind, Opened, PartitionView, Place, Places, Positions, Result, SinkContext as _,
     TopicPartition,
 };
 
 use super::{SinkLoop, unrecoverable};
+use crate::spawn::within;
 use crate::task::backoff::Backoff;
 use crate::task::context::TaskSinkContext;
 use crate::task::voice::Trouble;
@@ -87,9 +88,13 @@ impl Opening {
         known
     }
 
-    fn opened(&mut self, starts: &Places) {
+    fn opened(&mut self, opened: &Opened) {
         for partition in std::mem::take(&mut self.unopened) {
-            let start = starts.get(&partition).copied();
+            if opened.later.contains_key(&partition) {
+                self.unopened.insert(partition);
+                continue;
+            }
+            let start = opened.places.get(&partition).copied();
             if start.is_some() {
                 self.kept.insert(partition.clone());
             }
@@ -195,7 +200,10 @@ impl SinkLoop {
                 self.opening.settled();
                 self.parts.voice.trouble(Trouble::Open, None);
             }
-            Err(error) if error.is_retriable() || error.kind() == Kind::Fenced => self.open_later(&error),
+            // A topic that was deleted just now: the group takes the partition away, or the topic comes back.
+            Err(error) if matches!(error.kind(), Kind::Retriable | Kind::Fenced | Kind::NotFound) => {
+                self.open_later(&error);
+            }
             Err(error) => return Err(unrecoverable(error)),
         }
         Ok(())
@@ -230,7 +238,7 @@ impl SinkLoop {
                      auto.offset.reset=none does not go on; set the connector's offset to {divergence}"
                 )));
             }
-            self.hand_over(one).await?;
+            self.hand_over(one, self.parts.timing.release_patience).await?;
             self.opening.await_open([partition.clone()]);
         }
         self.parts.context.truncated().insert(partition.clone(), divergence);
@@ -248,8 +256,9 @@ impl SinkLoop {
         }
     }
 
-    /// The partitions go: what is whole of them is published and committed first.
-    pub(super) async fn hand_over(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+    /// The partitions go: what is whole of them is published within `patience` and committed first. What takes longer
+    /// is given up; whoever reads them next publishes it.
+    pub(super) async fn hand_over(&mut self, partitions: &[TopicPartition], patience: Duration) -> Result<()> {
         self.await_commit().await;
         self.discard(partitions);
         if let Err(error) = self.flush_some(partitions).await {
@@ -262,9 +271,14 @@ impl SinkLoop {
         let open = self.open_partitions().into_iter().filter(|partition| partitions.contains(partition));
         let open: Vec<_> = open.collect();
         if !open.is_empty() {
-            match self.parts.task.close(&open, Closing::Revoked).await {
-                Ok(durable) => self.report_durable(&durable),
-                Err(error) => tracing::warn!(error = error.trace(), "closing partitions that go failed"),
+            let closing = self.parts.task.close(&open, Closing::Revoked);
+            match within(patience, self.clock.as_ref(), closing).await {
+                Some(Ok(durable)) => self.report_durable(&durable),
+                Some(Err(error)) => tracing::warn!(error = error.trace(), "closing partitions that go failed"),
+                None => {
+                    let patience_ms = patience.as_millis() as u64;
+                    tracing::warn!(patience_ms, "what partitions that go held could not be published in time");
+                }
             }
         }
         let mut to_commit = self.positions.to_commit();
@@ -281,17 +295,20 @@ impl SinkLoop {
     }
 
     async fn try_open(&mut self) -> Result<()> {
+        let mut later = None;
         let unopened: Vec<_> = self.opening.unopened.iter().cloned().collect();
         if !unopened.is_empty() {
-            let starts = self.parts.task.open(&unopened).await?;
-            self.opening.opened(&starts);
+            let opened = self.parts.task.open(&unopened).await?;
+            self.opening.opened(&opened);
+            later = opened.later.into_values().next();
         }
         self.place().await?;
-        self.place_again().await
+        self.place_again().await?;
+        later.map_or(Ok(()), Err)
     }
 
     fn open_later(&mut self, error: &ConnectError) {
-        tracing::warn!(error = error.trace(), "partitions are opened again later");
+        tracing::warn!(error = error.trace(), "partitions could not be opened; that is tried again");
         self.parts.voice.trouble(Trouble::Open, Some(error.trace()));
         self.opening.retry(self.clock.monotonic());
     }
@@ -304,6 +321,10 @@ impl SinkLoop {
         let starts = self.opening.starts(&self.parts.context).await?;
         let places = starts.iter().map(|start| (start.partition.clone(), start.place)).collect();
         self.start_at(&places);
+        let alone_known = |start: &Start| !start.committed && !self.opening.kept.contains(&start.partition);
+        if starts.iter().any(alone_known) {
+            self.next_commit = self.clock.monotonic();
+        }
         for Start { partition, place, committed } in starts {
             tracing::info!(%partition, offset = place.offset, "reading begins");
             self.opening.unplaced.remove(&partition);
@@ -346,7 +367,7 @@ impl SinkLoop {
             self.start_at(&Places::from([(partition.clone(), position.into())]));
         } else if self.opening.may_place_itself(partition, position) {
             tracing::warn!(%partition, position, log_start, "retention overtook the position: opened anew");
-            self.hand_over(std::slice::from_ref(partition)).await?;
+            self.hand_over(std::slice::from_ref(partition), self.parts.timing.release_patience).await?;
             self.opening.await_open([partition.clone()]);
             self.opening.below_start.insert(partition.clone(), position);
         } else {

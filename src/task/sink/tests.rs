@@ -1,7 +1,7 @@
 mod chaos;
 
 use lakeferry_api::sink::OffsetReset;
-use lakeferry_api::{ConnectError, EpochMark, Kind, Place, Places, Positions, RecordForm};
+use lakeferry_api::{ConnectError, EpochMark, Kind, Opened, Place, Places, Positions, RecordForm};
 
 use crate::kafka::Event;
 use crate::task::testing::fake::{Answer, BUSY, SinkScript, World};
@@ -62,13 +62,14 @@ async fn the_task_the_group_and_the_reset_policy_say_where_to_begin() {
             world.cluster.set_log(number, 3, 99);
         }
         let (sink, _handle) = world.sink(RecordForm::Bytes, &[]);
-        sink.on_open(Answer::Give(from(&[(0, 50)])));
+        sink.on_open(Answer::Give(from(&[(0, 50)]).into()));
         world.cluster.say(assigned(&[0, 1, 2]));
+        // A start that only the log's end gave is committed at once: after a crash the end would be another. One that
+        // the task gave is worth a commit before the first record.
         world.until(&format!("start_at t-0@50 t-1@20 t-2@{start}")).await;
-        // A start that only the task or the log's end gave is worth a commit before the first record.
-        world.journal.take();
         let committed = if reset == "latest" { "commit t-0@50 t-2@99" } else { "commit t-0@50" };
         world.until(committed).await;
+        assert_eq!(world.clock.monotonic_ms() < 1_000, reset == "latest");
     }
 }
 
@@ -208,6 +209,57 @@ async fn nothing_is_published_or_committed_of_lost_partitions() {
     assert_eq!(world.journal.take(), ["put t-0[10..15)", "close Lost t-0"]);
     assert_eq!(world.stop(&mut handle).await[0], "flush t-1@20");
     assert_eq!(world.cluster.committed(), at(&[(0, 10), (1, 20)]));
+}
+
+#[tokio::test]
+async fn what_can_be_opened_does_not_wait_for_the_rest() {
+    let world = World::new(&[]);
+    world.cluster.set_committed(at(&[(0, 10), (1, 20)]));
+    let (sink, _handle) = world.sink(RecordForm::Bytes, &[]);
+    let later = [(partition(0), busy("no leader"))].into();
+    sink.on_open(Answer::Give(Opened { places: from(&[(1, 20)]), later }));
+    world.cluster.say(assigned(&[0, 1]));
+    world.cluster.say(Event::Batches(vec![batch(1, 20, 25)]));
+    world.until("put t-1[20..25)").await;
+    world.until("start_at t-0@10").await;
+    let lines = world.journal.take();
+    let of = |line: &str| lines.iter().position(|known| known == line).unwrap_or_else(|| panic!("{line}: {lines:?}"));
+    assert!(of("start_at t-1@20") < of("RUNNING (no leader)"), "{lines:?}");
+    assert!(of("RUNNING (no leader)") < of("open t-0") && of("open t-0") < of("start_at t-0@10"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_topic_that_vanishes_before_it_is_opened_is_waited_for() {
+    let world = World::new(&[]);
+    world.cluster.set_committed(at(&[(0, 10)]));
+    let (sink, _handle) = world.sink(RecordForm::Bytes, &[]);
+    sink.on_open(Answer::Fail(ConnectError::not_found("t-0 does not exist")));
+    world.cluster.say(assigned(&[0]));
+    world.until("RUNNING (t-0 does not exist)").await;
+    world.until("start_at t-0@10").await;
+}
+
+#[tokio::test]
+async fn partitions_go_even_if_they_cannot_be_published() {
+    let (world, sink, mut handle) = reading().await;
+    sink.on_close(Answer::Hang);
+    world.cluster.say(Event::Revoked(vec![partition(0)]));
+    world.until("release").await;
+    world.cluster.say(Event::Batches(vec![batch(1, 20, 25)]));
+    world.until("put t-1[20..25)").await;
+    sink.on_close(Answer::Hang);
+    let end = world.stop(&mut handle).await;
+    assert_eq!(end[end.len() - 2..], ["leave the group", "UNASSIGNED"], "{end:?}");
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_can_be_stopped() {
+    let world = World::new(&[]);
+    let (sink, mut handle) = world.sink(RecordForm::Bytes, &[]);
+    sink.on_start(Answer::Hang);
+    world.until("start").await;
+    let end = world.stop(&mut handle).await;
+    assert_eq!(end[end.len() - 3..], ["stop", "leave the group", "UNASSIGNED"], "{end:?}");
 }
 
 #[tokio::test]
@@ -362,20 +414,20 @@ async fn retention_moves_the_position_on_and_the_task_sees_the_gap() {
 #[tokio::test]
 async fn a_task_that_keeps_its_position_is_asked_where_to_go_on_after_retention() {
     let (world, sink, _handle) = reading().await;
-    sink.on_open(Answer::Give(from(&[(2, 5)])));
+    sink.on_open(Answer::Give(from(&[(2, 5)]).into()));
     world.cluster.say(assigned(&[2]));
     world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
     world.until("put t-2[5..8)").await;
     world.journal.take();
     world.cluster.set_log(2, 100, 200);
     // It goes on behind the gap, then falls behind again and does not see that.
-    sink.on_open(Answer::Give(from(&[(2, 100)])));
+    sink.on_open(Answer::Give(from(&[(2, 100)]).into()));
     world.cluster.say(Event::OutOfRange(partition(2)));
     world.until("start_at t-2@100").await;
     let expected = ["flush t-2@8", "close Revoked t-2", "commit t-2@8", "open t-2", "start_at t-2@100"];
     assert_eq!(world.journal.take(), expected);
     world.cluster.set_log(2, 150, 200);
-    sink.on_open(Answer::Give(from(&[(2, 100)])));
+    sink.on_open(Answer::Give(from(&[(2, 100)]).into()));
     world.cluster.say(Event::OutOfRange(partition(2)));
     world.until("open t-2").await;
     world.journal.take();
@@ -391,13 +443,16 @@ async fn a_log_that_ends_before_the_position_is_opened_anew() {
     // Without a position of its own, the task gets what the reset policy says: the group's offset is of another log.
     world.cluster.say(Event::OutOfRange(partition(0)));
     world.until("start_at t-0@0").await;
-    assert_eq!(world.journal.take(), ["close Lost t-0", "open t-0", "start_at t-0@0"]);
+    assert_eq!(
+        world.journal.take(),
+        ["close Lost t-0", "open t-0", "start_at t-0@0", "flush t-0@0 t-1@20", "commit t-0@0"]
+    );
     world.cluster.say(Event::Batches(vec![batch(0, 0, 5)]));
     world.until("put t-0[0..5)").await;
 
     // A task that keeps its position gets one more chance to see for itself.
     world.cluster.set_log(1, 0, 5);
-    sink.on_open(Answer::Give(from(&[(1, 20)])));
+    sink.on_open(Answer::Give(from(&[(1, 20)]).into()));
     world.cluster.say(Event::OutOfRange(partition(1)));
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-1 ends before offset 20"), "{failed}");
@@ -406,7 +461,7 @@ async fn a_log_that_ends_before_the_position_is_opened_anew() {
 /// Opens partition 2 of a task that keeps its positions, and lets it take records 5 to 7.
 async fn reading_own_positions() -> (World, SinkScript, Box<dyn crate::task::Handle>) {
     let (world, sink, handle) = reading().await;
-    sink.on_open(Answer::Give(marked(2, 5)));
+    sink.on_open(Answer::Give(marked(2, 5).into()));
     world.cluster.say(assigned(&[2]));
     world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
     world.until("put t-2[5..8)").await;
@@ -425,7 +480,7 @@ async fn a_task_that_keeps_its_position_is_told_where_the_log_was_cut_back() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);
     sink.on_open(Answer::Fail(busy("no store")));
-    sink.on_open(Answer::Give(marked(2, 5)));
+    sink.on_open(Answer::Give(marked(2, 5).into()));
     // What is on its way was read of the old log.
     sink.on_put(Answer::Fail(busy("slow")));
     world.cluster.say(Event::Batches(vec![batch(2, 8, 9)]));
@@ -445,7 +500,7 @@ async fn a_task_that_keeps_its_position_is_told_where_the_log_was_cut_back() {
 #[tokio::test]
 async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
     let (world, sink, _handle) = reading_own_positions().await;
-    sink.on_open(Answer::Give(marked(2, 8)));
+    sink.on_open(Answer::Give(marked(2, 8).into()));
     world.cluster.say(Event::Truncated(partition(2), 7));
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-2 ends before offset 8"), "{failed}");
@@ -458,8 +513,16 @@ async fn a_task_without_positions_goes_on_where_the_log_was_cut_back() {
     world.cluster.say(Event::Truncated(partition(0), 12));
     world.until("start_at t-0@12").await;
     let lines = world.journal.take();
-    let expected = ["flush t-0@15", "close Revoked t-0", "commit t-0@15", "open t-0", "start_at t-0@12"];
-    assert_eq!(lines[lines.len() - 5..], expected);
+    let expected = [
+        "flush t-0@15",
+        "close Revoked t-0",
+        "commit t-0@15",
+        "open t-0",
+        "start_at t-0@12",
+        "flush t-0@12 t-1@25",
+        "commit t-0@12 t-1@25",
+    ];
+    assert_eq!(lines[lines.len() - 7..], expected);
     world.cluster.say(Event::Batches(vec![batch(0, 12, 13)]));
     world.until("put t-0[12..13)").await;
     // What could not be flushed is read again, however far below the cut it begins.
@@ -522,7 +585,7 @@ async fn the_consumer_s_troubles_pass_or_fail_the_task_by_their_kind() {
 async fn a_fenced_task_discards_and_opens_again() {
     let (world, sink, _handle) = reading().await;
     sink.on_put(Answer::Fail(ConnectError::fenced("epoch 8 owns t-0")));
-    sink.on_open(Answer::Give(from(&[(0, 12)])));
+    sink.on_open(Answer::Give(from(&[(0, 12)]).into()));
     world.cluster.say(Event::Batches(vec![batch(0, 10, 11)]));
     // On its way while the partition is not open.
     world.cluster.say(Event::Batches(vec![batch(0, 11, 12)]));

@@ -12,7 +12,7 @@ use lakeferry_api::connector::{ConnectorType, Task};
 use lakeferry_api::convert::{Converter, HeaderConverter, Usage};
 use lakeferry_api::executor::Inline;
 use lakeferry_api::{
-    Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Datum, Places, Positions, RecordForm, Result,
+    Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Datum, Opened, Positions, RecordForm, Result,
     SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask, TopicPartition,
     Value,
 };
@@ -326,7 +326,7 @@ pub(crate) struct SinkScript {
 struct SinkShared {
     context: Option<Arc<dyn SinkContext>>,
     start: VecDeque<Answer<()>>,
-    open: VecDeque<Answer<Places>>,
+    open: VecDeque<Answer<Opened>>,
     put: VecDeque<Answer<()>>,
     tick: VecDeque<Answer<()>>,
     flush: VecDeque<Answer<Positions>>,
@@ -360,7 +360,7 @@ impl SinkScript {
         self.lock().start.push_back(answer);
     }
 
-    pub(crate) fn on_open(&self, answer: Answer<Places>) {
+    pub(crate) fn on_open(&self, answer: Answer<Opened>) {
         self.lock().open.push_back(answer);
     }
 
@@ -393,10 +393,10 @@ impl SinkTask for SinkScript {
         answer.unwrap_or(Answer::Give(())).play().await
     }
 
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places> {
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Opened> {
         self.journal.note(format!("open {}", names(partitions)));
         let answer = self.lock().open.pop_front();
-        answer.unwrap_or(Answer::Give(Places::new())).play().await
+        answer.unwrap_or(Answer::Give(Opened::default())).play().await
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {

@@ -44,6 +44,16 @@ pub(crate) enum Segment {
     Gap { from: i64, to: i64 },
 }
 
+impl Segment {
+    /// True where it answers for offsets without a record.
+    fn has_holes(&self) -> bool {
+        match self {
+            Self::File { contents, .. } => contents.next_offset.abs_diff(contents.span_from) != contents.records,
+            Self::Gap { .. } => true,
+        }
+    }
+}
+
 impl Identity {
     /// The identity of the task that `context` belongs to, with a new writer id.
     pub(crate) fn of(context: &dyn SinkContext, cluster_id: String) -> Self {
@@ -104,12 +114,12 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
 /// where the partition is still ours and must begin again from the chain's end.
 pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, segments: Vec<Segment>) -> Result<End> {
     let view = fresh_view(&shared, &name, end.entry.source.topic_id.as_deref()).await?;
-    let without_record = reason_of_holes(&shared, &name).await?;
+    let without_record = reason_of_holes(&shared, &name, &segments).await?;
     let entry = commit_entry(&shared, &end, segments, view.as_ref(), without_record)?;
     check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
     match create(&shared, &name, entry).await? {
         Some(end) => Ok(end),
-        None => Err(fenced(&shared, &name, end.entry.epoch).await?),
+        None => Err(fenced(&shared, &name).await?),
     }
 }
 
@@ -127,7 +137,10 @@ async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&st
     let mut attempt = 0;
     loop {
         match shared.context.partition(name).await {
-            Ok(view) if view.topic_id.as_deref() == topic_id => return Ok(Some(view)),
+            Ok(view) if view.topic_id.as_deref() == topic_id => {
+                done_waiting(shared, name, attempt);
+                return Ok(Some(view));
+            }
             Ok(view) => {
                 let id = view.topic_id.as_deref().unwrap_or("none");
                 return Err(ConnectError::retriable(format!(
@@ -136,22 +149,29 @@ async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&st
                 )));
             }
             Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            Err(error) if error.is_retriable() => wait(shared, &error, &mut attempt).await,
+            Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Why offsets between records have none: the cleaner may have been at work only where the topic is compacted.
-async fn reason_of_holes(shared: &Shared, name: &TopicPartition) -> Result<Reason> {
-    match shared.context.topic(&name.topic).await {
-        Ok(topic) => {
-            let compacted = topic.configs.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
-            Ok(if compacted { Reason::CompactionOrTransaction } else { Reason::Transaction })
+/// Why offsets between records have none: the cleaner may have been at work only where the topic is compacted. Asked
+/// only where `segments` have such offsets.
+async fn reason_of_holes(shared: &Shared, name: &TopicPartition, segments: &[Segment]) -> Result<Reason> {
+    let mut attempt = 0;
+    while segments.iter().any(Segment::has_holes) {
+        match shared.context.topic(&name.topic).await {
+            Ok(topic) => {
+                done_waiting(shared, name, attempt);
+                let compacted = topic.configs.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
+                return Ok(if compacted { Reason::CompactionOrTransaction } else { Reason::Transaction });
+            }
+            Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
+            Err(error) if error.kind() == Kind::NotFound => break,
+            Err(error) => return Err(error),
         }
-        Err(error) if error.kind() == Kind::NotFound => Ok(Reason::Unknown),
-        Err(error) => Err(error),
     }
+    Ok(Reason::Unknown)
 }
 
 /// Sends the frozen entry until its number is settled; `None` where the number is another's.
@@ -160,9 +180,12 @@ async fn create(shared: &Shared, name: &TopicPartition, entry: Entry) -> Result<
     let mut attempt = 0;
     loop {
         match shared.manifests.create(name, entry.seq, frozen.clone()).await {
-            Ok(Outcome::Committed) => return Ok(Some(End { sha256: Digest::of(&frozen), entry, bytes: frozen })),
+            Ok(Outcome::Committed) => {
+                done_waiting(shared, name, attempt);
+                return Ok(Some(End { sha256: Digest::of(&frozen), entry, bytes: frozen }));
+            }
             Ok(Outcome::Lost) => return Ok(None),
-            Err(error) if error.is_retriable() => wait(shared, &error, &mut attempt).await,
+            Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
             Err(error) => return Err(error),
         }
     }
@@ -190,15 +213,33 @@ pub(super) fn check_laws(entry: &Entry, before: &Before<'_>) -> Result<()> {
     )))
 }
 
-async fn wait(shared: &Shared, error: &ConnectError, attempt: &mut u32) {
-    tracing::warn!(attempt = *attempt, "trying again: {}", error.trace());
-    shared.context.trouble(Some(error.trace()));
+async fn wait(shared: &Shared, name: &TopicPartition, error: &ConnectError, attempt: &mut u32) {
+    tracing::warn!(partition = %name, attempt = *attempt, "trying again: {}", error.trace());
+    shared.troubles.tell(name, Some(error.trace()));
     shared.context.clock().sleep(backoff(*attempt)).await;
     *attempt += 1;
 }
 
+fn done_waiting(shared: &Shared, name: &TopicPartition, attempts: u32) {
+    if attempts > 0 {
+        shared.troubles.tell(name, None);
+    }
+}
+
+/// Asks the group once more for a partition that it refused: while it rebalances it refuses those who stay, too.
+///
+/// # Errors
+/// `Retriable` where it is ours after all: begin again from the chain's end. `Fenced` where it is not, or nobody can tell.
+pub(crate) async fn reclaim(shared: Arc<Shared>, name: TopicPartition) -> Result<()> {
+    match fenced(&shared, &name).await {
+        Ok(answer) => Err(answer),
+        Err(error) if error.is_retriable() => Err(ConnectError::fenced(error.trace())),
+        Err(error) => Err(error),
+    }
+}
+
 /// What a lost commit means: the group is asked whose the partition is.
-async fn fenced(shared: &Shared, name: &TopicPartition, epoch: u32) -> Result<ConnectError> {
+async fn fenced(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
     let end = shared.manifests.end(name).await?.ok_or_else(|| {
         ConnectError::fatal(format!(
             "{name}: the chain has vanished while it was written to; nothing is written any more"
@@ -211,13 +252,21 @@ async fn fenced(shared: &Shared, name: &TopicPartition, epoch: u32) -> Result<Co
         )));
     }
     let positions: Positions = end.entry.resume_offset.map(|resume| (name.clone(), resume)).into_iter().collect();
-    Ok(match shared.context.commit(&positions).await {
-        Ok(()) => ConnectError::retriable(format!(
-            "{name}: epoch {epoch} was fenced by epoch {}, but the group says that the partition is ours; opening again",
-            end.entry.epoch
-        )),
-        Err(error) => error,
-    })
+    let mut attempt = 0;
+    loop {
+        match shared.context.commit(&positions).await {
+            Ok(()) => {
+                done_waiting(shared, name, attempt);
+                return Ok(ConnectError::retriable(format!(
+                    "{name}: fenced by epoch {}, but the group says that the partition is ours; opening again",
+                    end.entry.epoch
+                )));
+            }
+            // Without the group's word a writer that opens again could fence the rightful owner.
+            Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
+            Err(error) => return Ok(error),
+        }
+    }
 }
 
 fn open_entry(shared: &Shared, start: &Start, view: &PartitionView, topic: TopicView) -> Entry {

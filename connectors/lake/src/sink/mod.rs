@@ -17,6 +17,7 @@ mod start;
 mod task;
 #[cfg(test)]
 mod tests;
+mod troubles;
 mod upload;
 mod writer;
 

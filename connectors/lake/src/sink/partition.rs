@@ -21,6 +21,7 @@ use super::closing::Closing;
 use super::commit::{self, Identity};
 use super::spill::Spill;
 use super::start::Start;
+use super::troubles::Troubles;
 use super::upload::Target;
 use super::writer::OpenFile;
 use crate::config::SinkSettings;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) spill: Option<Spill>,
     /// Woken when a job of any partition ends.
     pub(crate) ended: Arc<Notify>,
+    pub(crate) troubles: Troubles,
 }
 
 /// One partition's archive, being written.
@@ -58,14 +60,14 @@ pub(crate) struct Partition {
     /// Where the next file's span begins: behind everything that a closed segment answers for.
     accounted: i64,
     /// Since when the position is ahead of `accounted` with no file open to answer for it.
-    passed_since_ms: Option<i64>,
+    passed_since: Option<Duration>,
     file: Option<Box<OpenFile>>,
     closing: VecDeque<Closing>,
     tenure: Tenure,
     commit: Option<Job<End>>,
     files_begun: u32,
     failures: u32,
-    next_check_ms: i64,
+    next_check: Duration,
     check: Option<Job<()>>,
 }
 
@@ -74,11 +76,11 @@ enum Phase {
     /// They are taken.
     Reading,
     /// Something failed; nothing is taken until the chain's end was read again.
-    Waiting { until_ms: i64 },
+    Waiting { until: Duration },
     /// The chain's end is being read.
     Restarting(Job<Start>),
-    /// The group gave the partition to somebody else; nothing is taken until the next open.
-    Gone,
+    /// The group gave the partition to somebody else; nothing is taken unless the group, asked again, says otherwise.
+    Gone { ask_at: Duration, asked: Option<Job<()>> },
 }
 
 /// Whether this writer's epoch is open.
@@ -99,14 +101,14 @@ impl Partition {
             phase: Phase::Reading,
             position: start.resume,
             accounted: start.resume,
-            passed_since_ms: None,
+            passed_since: None,
             file: None,
             closing: VecDeque::new(),
             tenure: Tenure::Unopened,
             commit: None,
             files_begun: 0,
             failures: 0,
-            next_check_ms: shared.context.clock().now_ms() + shared.settings.rotation.age_ms,
+            next_check: shared.context.clock().monotonic().saturating_add(shared.settings.rotation.age()),
             check: None,
             shared,
             name,
@@ -183,15 +185,9 @@ impl Partition {
         self.settle(moved)
     }
 
-    /// Drops everything that is not durable and takes nothing any more.
-    pub(crate) fn abandon(&mut self) {
-        self.discard();
-        self.phase = Phase::Gone;
-    }
-
     /// True where the partition is given up until it is opened again.
     pub(crate) fn is_gone(&self) -> bool {
-        matches!(self.phase, Phase::Gone)
+        matches!(self.phase, Phase::Gone { .. })
     }
 
     async fn route(&mut self, batch: &Batch) -> Result<()> {
@@ -235,7 +231,7 @@ impl Partition {
             let clock = self.shared.context.clock();
             if self.file.is_none() {
                 self.file = Some(Box::new(self.begin_file(clock.now_ms())?));
-                self.passed_since_ms = None;
+                self.passed_since = None;
             }
             let Some(file) = &mut self.file else { continue };
             let fitting = self.shared.settings.rotation.fitting_rows(&file.facts(), &rest);
@@ -261,8 +257,8 @@ impl Partition {
         match &mut self.file {
             Some(file) => file.pass(next_offset),
             None if next_offset > self.accounted => {
-                let now_ms = self.shared.context.clock().now_ms();
-                self.passed_since_ms.get_or_insert(now_ms);
+                let now = self.shared.context.clock().monotonic();
+                self.passed_since.get_or_insert(now);
             }
             None => {}
         }
@@ -297,15 +293,21 @@ impl Partition {
             self.closing.push_back(Closing::Gap { from: self.accounted, to: self.position - 1 });
             self.accounted = self.position;
         }
-        self.passed_since_ms = None;
+        self.passed_since = None;
         Ok(())
     }
 
     async fn advance(&mut self) -> Result<()> {
-        let now_ms = self.shared.context.clock().now_ms();
+        let now = self.shared.context.clock().monotonic();
         match &mut self.phase {
-            Phase::Gone => return Ok(()),
-            Phase::Waiting { until_ms } if now_ms < *until_ms => return Ok(()),
+            Phase::Gone { asked: Some(job), .. } => return job.take_if_ended().unwrap_or(Ok(())),
+            Phase::Gone { ask_at, .. } if now < *ask_at => return Ok(()),
+            Phase::Gone { asked, .. } => {
+                let reclaim = commit::reclaim(Arc::clone(&self.shared), self.name.clone());
+                *asked = Some(Job::start(&self.shared.ended, reclaim));
+                return Ok(());
+            }
+            Phase::Waiting { until } if now < *until => return Ok(()),
             Phase::Waiting { .. } => {
                 let (shared, name) = (Arc::clone(&self.shared), self.name.clone());
                 let find = async move { Start::find(&shared, &name).await };
@@ -320,11 +322,11 @@ impl Partition {
             }
             Phase::Reading => {}
         }
-        self.rotate_if_due(now_ms).await?;
+        self.rotate_if_due(now).await?;
         self.advance_tenure()?;
         self.advance_uploads()?;
         self.advance_commit()?;
-        self.advance_check(now_ms)
+        self.advance_check(now)
     }
 
     /// Takes `start` as the truth: everything begins at its resume offset.
@@ -351,10 +353,11 @@ impl Partition {
         Ok(())
     }
 
-    async fn rotate_if_due(&mut self, now_ms: i64) -> Result<()> {
+    async fn rotate_if_due(&mut self, now: Duration) -> Result<()> {
+        let now_ms = self.shared.context.clock().now_ms();
         let rotation = &self.shared.settings.rotation;
         let file_due = self.file.as_ref().is_some_and(|file| rotation.is_due(&file.facts(), now_ms));
-        let passed_due = self.passed_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= rotation.age_ms);
+        let passed_due = self.passed_since.is_some_and(|since| now.saturating_sub(since) >= rotation.age());
         if file_due || passed_due { self.close_stretch().await } else { Ok(()) }
     }
 
@@ -415,14 +418,14 @@ impl Partition {
     }
 
     /// While idle, asks now and then whether the topic is still the one that is archived.
-    fn advance_check(&mut self, now_ms: i64) -> Result<()> {
+    fn advance_check(&mut self, now: Duration) -> Result<()> {
         if let Some(job) = &mut self.check {
             let Some(checked) = job.take_if_ended() else { return Ok(()) };
             self.check = None;
             return checked;
         }
-        if now_ms >= self.next_check_ms {
-            self.next_check_ms = now_ms + self.shared.settings.rotation.age_ms;
+        if now >= self.next_check {
+            self.next_check = now.saturating_add(self.shared.settings.rotation.age());
             let check =
                 commit::check_topic(Arc::clone(&self.shared), self.name.clone(), self.start.source.topic_id.clone());
             self.check = Some(Job::start(&self.shared.ended, check));
@@ -433,39 +436,45 @@ impl Partition {
     /// Acts on an error's kind: what may pass is waited for and begun again from the chain's end.
     fn settle(&mut self, outcome: Result<()>) -> Result<()> {
         let Err(error) = outcome else { return Ok(()) };
+        let wait = backoff(self.failures);
+        let again_at = self.shared.context.clock().monotonic() + wait;
         match error.kind() {
             Kind::Retriable | Kind::NotFound | Kind::Conflict => {
-                let wait_ms = backoff(self.failures).as_millis() as i64;
-                self.failures += 1;
+                let wait_ms = wait.as_millis() as u64;
                 tracing::warn!(partition = %self.name, wait_ms, "starting again from the last manifest: {}", error.trace());
-                self.shared.context.trouble(Some(format!("{}: {}", self.name, error.trace())));
-                self.discard();
-                self.phase = Phase::Waiting { until_ms: self.shared.context.clock().now_ms() + wait_ms };
-                Ok(())
+                self.shared.troubles.tell(&self.name, Some(error.trace()));
+                self.phase = Phase::Waiting { until: again_at };
             }
             Kind::Fenced => {
-                tracing::warn!(partition = %self.name, "given up: {}", error.trace());
-                self.abandon();
-                Ok(())
+                if !self.is_gone() {
+                    tracing::warn!(partition = %self.name, "given up: {}", error.trace());
+                }
+                self.phase = Phase::Gone { ask_at: again_at, asked: None };
             }
-            Kind::Data | Kind::Config | Kind::Fatal => Err(error),
+            Kind::Data | Kind::Config | Kind::Fatal => return Err(error),
         }
+        self.failures += 1;
+        self.discard();
+        Ok(())
     }
 
     fn recovered(&mut self) {
         if self.failures > 0 {
             self.failures = 0;
-            self.shared.context.trouble(None);
+            self.shared.troubles.tell(&self.name, None);
         }
     }
 
     fn discard(&mut self) {
         self.file = None;
         self.closing.clear();
-        self.tenure = Tenure::Unopened;
+        if let Tenure::Open(end) = std::mem::replace(&mut self.tenure, Tenure::Unopened) {
+            // What it makes durable stays so, until the chain's end is read again.
+            self.start.end = Some(*end);
+        }
         self.commit = None;
         self.check = None;
-        self.passed_since_ms = None;
+        self.passed_since = None;
         self.files_begun = 0;
     }
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::join_all;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use lakeferry_api::{
-    Batch, Closing, Config, ConnectError, Places, Positions, Result, SinkContext, SinkTask, TopicPartition,
+    Batch, Closing, Config, ConnectError, Opened, Positions, Result, SinkContext, SinkTask, TopicPartition,
 };
 use object_store::ObjectStore;
 use tokio::sync::{Notify, Semaphore};
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::commit::Identity;
 use super::partition::{Partition, Shared, backoff};
 use super::spill::Spill;
+use super::troubles::Troubles;
 use super::upload::Target;
 use crate::config::{LakeSettings, SinkSettings};
 use crate::layout::Layout;
@@ -59,14 +60,27 @@ impl SinkTask for LakeSinkTask {
         Ok(())
     }
 
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places> {
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Opened> {
         let shared = self.shared()?;
-        let opening: Vec<_> =
-            partitions.iter().map(|name| Partition::open(Arc::clone(&shared), name.clone()).boxed()).collect();
-        let opened: Vec<_> = stream::iter(opening).buffered(OPENS_AT_ONCE).try_collect().await?;
-        let places = partitions.iter().cloned().zip(opened.iter().map(Partition::place)).collect();
-        self.partitions.extend(partitions.iter().cloned().zip(opened));
-        Ok(places)
+        let opening: Vec<_> = partitions
+            .iter()
+            .map(|name| Partition::open(Arc::clone(&shared), name.clone()).map(|opened| (name.clone(), opened)).boxed())
+            .collect();
+        let mut opening = stream::iter(opening).buffer_unordered(OPENS_AT_ONCE);
+        let mut opened = Opened::default();
+        let mut partitions = Vec::new();
+        while let Some((name, result)) = opening.next().await {
+            match result {
+                Ok(partition) => {
+                    opened.places.insert(name.clone(), partition.place());
+                    partitions.push((name, partition));
+                }
+                Err(error) if error.is_retriable() => drop(opened.later.insert(name, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        self.partitions.extend(partitions);
+        Ok(opened)
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {
@@ -86,8 +100,10 @@ impl SinkTask for LakeSinkTask {
     async fn close(&mut self, partitions: &[TopicPartition], why: Closing) -> Result<Positions> {
         let mut leaving: BTreeMap<_, _> =
             partitions.iter().filter_map(|name| self.partitions.remove_entry(name)).collect();
+        let shared = self.shared()?;
+        partitions.iter().for_each(|name| shared.troubles.tell(name, None));
         if why == Closing::Revoked {
-            publish(&self.shared()?, &mut leaving).await?;
+            publish(&shared, &mut leaving).await?;
         }
         let durable = |(name, partition): (TopicPartition, Partition)| {
             let durable = partition.durable().filter(|_| !partition.is_gone())?;
@@ -120,8 +136,10 @@ impl LakeSinkTask {
             budget: context.budget(),
         };
         let spill = open_spill(context.as_ref());
+        let troubles = Troubles::new(Arc::clone(&context));
         let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
-        let shared = Shared { context, settings, format, compression, identity, manifests, target, spill, ended };
+        let shared =
+            Shared { context, settings, format, compression, identity, manifests, target, spill, ended, troubles };
         Ok(Self { shared: Some(Arc::new(shared)), partitions: BTreeMap::new() })
     }
 

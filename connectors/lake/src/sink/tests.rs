@@ -1,6 +1,7 @@
 //! The sink against a scripted Kafka and a faulty store: one test for each promise of the protocol.
 
 mod memory;
+mod recovery;
 mod rig;
 
 use lakeferry_api::{Closing, EpochMark, Kind, Place, SinkTask};

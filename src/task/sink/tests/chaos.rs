@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use lakeferry_api::connector::Task;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Batch, BatchBuilder, Closing, Config, ConnectError, PartitionView, Place, Places, Positions, RecordForm, Result,
-    SinkContext, SinkTask, TopicPartition, TopicView,
+    Batch, BatchBuilder, Closing, Config, ConnectError, Opened, PartitionView, Place, Places, Positions, RecordForm,
+    Result, SinkContext, SinkTask, TopicPartition, TopicView,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -297,7 +297,7 @@ impl SinkTask for Ledger {
         Ok(())
     }
 
-    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Places> {
+    async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Opened> {
         if self.model.fails(30) {
             return Err(ConnectError::retriable("no store"));
         }
@@ -313,7 +313,7 @@ impl SinkTask for Ledger {
                 starts.insert(partition.clone(), upto.into());
             }
         }
-        Ok(starts)
+        Ok(starts.into())
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {

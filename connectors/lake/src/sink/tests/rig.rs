@@ -77,6 +77,11 @@ pub(super) struct Kafka {
     pub(super) cleanup_policy: String,
     pub(super) committed: Option<i64>,
     pub(super) commit_refused: bool,
+    /// A partition whose leader does not answer.
+    pub(super) leaderless: Option<i32>,
+    /// How many questions about the topic's configs go unanswered, and how many were asked.
+    pub(super) configs_unanswered: u32,
+    pub(super) configs_asked: u32,
     pub(super) live: bool,
     pub(super) commits: Vec<Positions>,
     pub(super) seeks: Vec<(TopicPartition, Place)>,
@@ -130,14 +135,21 @@ impl SinkContext for Context {
     }
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         let kafka = self.kafka.lock().unwrap();
-        if kafka.deleted {
+        if kafka.leaderless == Some(partition.partition) {
+            Err(ConnectError::retriable(format!("{partition} has no leader")))
+        } else if kafka.deleted {
             Err(ConnectError::not_found(format!("{partition} does not exist")))
         } else {
             Ok(kafka.view.clone())
         }
     }
     async fn topic(&self, topic: &str) -> Result<TopicView> {
-        let kafka = self.kafka.lock().unwrap();
+        let mut kafka = self.kafka.lock().unwrap();
+        kafka.configs_asked += 1;
+        if kafka.configs_unanswered > 0 {
+            kafka.configs_unanswered -= 1;
+            return Err(ConnectError::retriable("the brokers did not answer in time"));
+        }
         if kafka.deleted {
             return Err(ConnectError::not_found(format!("{topic} does not exist")));
         }
@@ -276,6 +288,9 @@ impl Rig {
             cleanup_policy: "delete".to_owned(),
             committed: None,
             commit_refused: false,
+            leaderless: None,
+            configs_unanswered: 0,
+            configs_asked: 0,
             live: true,
             commits: Vec::new(),
             seeks: Vec::new(),
@@ -379,7 +394,7 @@ impl Writer {
     /// The same, with what the broker is to be asked.
     pub(super) async fn open_at(&mut self) -> Place {
         let name = partition(0);
-        self.task.open(std::slice::from_ref(&name)).await.unwrap()[&name]
+        self.task.open(std::slice::from_ref(&name)).await.unwrap().places[&name]
     }
 
     /// Puts records with these offsets, beginning at `base` and ending at `next`.

@@ -1,0 +1,88 @@
+//! What passes by itself: a partition waits for it alone, says so, and says when it is over.
+
+use lakeferry_api::SinkTask;
+
+use super::rig::{Fault, Rig, partition};
+
+#[tokio::test]
+async fn a_partition_without_leader_keeps_no_other_from_opening() {
+    let rig = Rig::new(&[]);
+    rig.kafka.lock().unwrap().leaderless = Some(1);
+    let mut writer = rig.writer(1);
+    let opened = writer.task.open(&[partition(0), partition(1), partition(2)]).await.unwrap();
+    assert_eq!(opened.places.keys().collect::<Vec<_>>(), [&partition(0), &partition(2)]);
+    assert!(opened.later[&partition(1)].message().contains("no leader"));
+    rig.kafka.lock().unwrap().leaderless = None;
+    let opened = writer.task.open(&[partition(1)]).await.unwrap();
+    assert!(opened.later.is_empty() && opened.places.contains_key(&partition(1)));
+}
+
+#[tokio::test]
+async fn a_trouble_that_has_passed_leaves_the_status() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    rig.store.faults.lock().unwrap().extend([("_manifests", Fault::Before); 8]);
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    let told = rig.kafka.lock().unwrap().trouble.clone();
+    let [Some(trouble), None] = &told[..] else { panic!("{told:?}") };
+    assert!(trouble.starts_with("orders-0: "), "{trouble}");
+}
+
+#[tokio::test]
+async fn the_topic_s_configs_are_asked_only_where_offsets_are_without_record() {
+    let rig = Rig::new(&[("flush.size", "5")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 5, 0..5).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    assert_eq!(rig.kafka.lock().unwrap().configs_asked, 1, "by the opening entry, which keeps them");
+
+    // A question that goes unanswered is asked again; the file that is stored stays.
+    rig.kafka.lock().unwrap().configs_unanswered = 3;
+    writer.put(5, 20, [5, 7, 9, 11, 19]).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
+    assert_eq!(rig.spans().await, [(0, 4, 5), (5, 19, 5)]);
+    assert!(rig.kafka.lock().unwrap().seeks.is_empty(), "nothing was read again");
+}
+
+#[tokio::test]
+async fn a_partition_that_the_group_refused_for_a_moment_is_not_given_up_for_good() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let (mut ours, mut stray) = (rig.writer(1), rig.writer(2));
+    ours.open().await;
+    ours.put(0, 5, 0..5).await.unwrap();
+    ours.tick_until(&rig, async |rig| rig.chain().await.len() == 1).await;
+    stray.open().await;
+    stray.put(0, 3, 0..3).await.unwrap();
+    stray.tick_until(&rig, async |rig| rig.chain().await.len() == 2).await;
+    drop(stray);
+    // The group rebalances just now, and refuses those who stay, too.
+    rig.kafka.lock().unwrap().commit_refused = true;
+    ours.put(5, 10, 5..10).await.unwrap();
+    for _ in 0..500 {
+        ours.tick().await.unwrap();
+        rig.clock.advance(10);
+    }
+    assert!(rig.spans().await.is_empty() && ours.seek().is_none(), "nothing without the group's word");
+    rig.kafka.lock().unwrap().commit_refused = false;
+    ours.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
+    assert_eq!(ours.seek(), Some(0));
+    ours.put(0, 10, 0..10).await.unwrap();
+    ours.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    assert_eq!(rig.spans().await, [(0, 9, 10)]);
+}
+
+#[tokio::test]
+async fn an_age_without_bound_is_no_bound() {
+    let rig = Rig::new(&[("rotate.age.ms", &i64::MAX.to_string())]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    for _ in 0..20 {
+        writer.tick().await.unwrap();
+        rig.clock.advance(1_000_000);
+    }
+    assert!(rig.spans().await.is_empty());
+}
