@@ -1,5 +1,5 @@
 //! The records of one partition's log, file by file, cut as its [`Walk`] says. Called by the replay task, by the
-//! survey of a plan, and by who compares an archive with a topic.
+//! survey of a plan, and by whoever compares an archive with a topic.
 //!
 //! Invariant: records come in offset order, each exactly as it was archived, and only from bytes that were found equal
 //! to their manifest's hashes; a file that holds more, fewer or other offsets than its manifest says is an error. The
@@ -56,6 +56,8 @@ pub struct Survey {
 struct Feed {
     batches: mpsc::Receiver<Batch>,
     job: Job<()>,
+    /// It walks along the first so many segments of the plan: others may have come since.
+    segments: usize,
 }
 
 impl LogPlan {
@@ -90,23 +92,22 @@ impl LogReader {
     /// # Errors
     /// `Fatal` where an object is missing or not what its manifest says; `Retriable` while the store does not answer.
     pub async fn next(&mut self) -> Result<Option<Batch>> {
-        if self.finished {
-            return Ok(None);
+        while !self.finished {
+            let feed = match &mut self.feed {
+                Some(feed) => feed,
+                None => self.feed.insert(Feed::start(&self.access, &self.plan)?),
+            };
+            if let Some(batch) = feed.batches.recv().await {
+                self.plan.position = batch.next_offset();
+                return Ok(Some(batch));
+            }
+            let (ended, walked) = (feed.job.wait().await, feed.segments);
+            self.feed = None;
+            ended?;
+            let last = self.plan.segments[..walked].iter().map(|segment| segment.rows.to).max();
+            self.plan.position = last.map_or(self.plan.position, |last| self.plan.position.max(last + 1));
+            self.finished = walked == self.plan.segments.len();
         }
-        if self.feed.is_none() {
-            self.feed = Some(Feed::start(&self.access, &self.plan)?);
-        }
-        let Some(feed) = &mut self.feed else { return Ok(None) };
-        if let Some(batch) = feed.batches.recv().await {
-            self.plan.position = batch.next_offset();
-            return Ok(Some(batch));
-        }
-        let ended = feed.job.wait().await;
-        self.feed = None;
-        ended?;
-        self.finished = true;
-        let last = self.plan.segments.iter().map(|segment| segment.rows.to).max();
-        self.plan.position = last.map_or(self.plan.position, |last| self.plan.position.max(last + 1));
         Ok(None)
     }
 
@@ -115,7 +116,7 @@ impl LogReader {
         self.plan.position
     }
 
-    /// Goes on with files that were published meanwhile, once [`LogReader::next`] came to the end.
+    /// Adds files that were published meanwhile: [`LogReader::next`] comes to them once it is through those before.
     pub fn extend(&mut self, segments: impl IntoIterator<Item = Segment>) {
         let known = self.plan.segments.len();
         self.plan.segments.extend(segments);
@@ -133,7 +134,7 @@ impl Feed {
         let (sender, batches) = mpsc::channel(DECODED_BATCHES);
         let rows = Rows::new(access.clone(), plan)?;
         let job = Job::start(&Arc::new(Notify::new()), feed(rows, sender));
-        Ok(Self { batches, job })
+        Ok(Self { batches, job, segments: plan.segments.len() })
     }
 }
 

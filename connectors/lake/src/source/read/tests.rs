@@ -175,6 +175,21 @@ async fn files_that_appear_later_are_read_too() {
 }
 
 #[tokio::test]
+async fn files_that_appear_while_others_are_read_have_their_turn() {
+    let (mut archive, partition, rows) = small("archive.parquet").await;
+    let known = plan(&archive, &partition, Selection::default()).await;
+    let mut reader = LogReader::new(archive.access(&Budget::new(LIMIT)), known.clone());
+    let mut given = rows_of(&reader.next().await.unwrap().unwrap());
+    let more: Vec<_> = (36..40).map(|offset| row(offset, offset)).collect();
+    archive.publish(&partition, &more, 39).await;
+    let grown = plan(&archive, &partition, Selection::default()).await;
+    reader.extend(grown.segments[known.segments.len()..].to_vec());
+    given.extend(drain(&mut reader).await.unwrap());
+    assert_eq!(given, [rows, more].concat());
+    assert_eq!(reader.position(), 40);
+}
+
+#[tokio::test]
 async fn a_dropped_call_loses_nothing() {
     let (archive, partition, rows) = small("archive.parquet").await;
     let mut reader =
