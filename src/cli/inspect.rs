@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat};
-use lakeferry_api::TopicPartition;
+use lakeferry_api::{Result, TopicPartition};
 use lakeferry_lake::inspect::{LogSummary, TopicSummary, inspect};
 use lakeferry_lake::manifest::model::{Reason, TopicSettings};
 
@@ -25,12 +25,8 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// Where the lake cannot be read or holds no archive.
-pub(super) async fn run(args: Args, _context: Context) -> anyhow::Result<Exit> {
-    let archive = args.lake.archive()?;
-    let mut topics = Vec::new();
-    for topic in args.lake.archived_topics(&archive).await? {
-        topics.push(inspect(&archive, &topic).await?);
-    }
+pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
+    let topics = context.unless_stopped("the archive was not read to its end", args.read()).await?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&topics)?)?;
@@ -39,6 +35,17 @@ pub(super) async fn run(args: Args, _context: Context) -> anyhow::Result<Exit> {
     }
     let damaged = topics.iter().flat_map(|topic| &topic.partitions).any(|partition| partition.problem.is_some());
     Ok(if damaged { Exit::Difference } else { Exit::Done })
+}
+
+impl Args {
+    async fn read(&self) -> Result<Vec<TopicSummary>> {
+        let archive = self.lake.archive()?;
+        let mut topics = Vec::new();
+        for topic in self.lake.archived_topics(&archive).await? {
+            topics.push(inspect(&archive, &topic).await?);
+        }
+        Ok(topics)
+    }
 }
 
 fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {

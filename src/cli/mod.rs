@@ -96,6 +96,19 @@ impl Context {
     pub fn new(loggers: Loggers) -> Self {
         Self { stop: CancellationToken::new(), loggers }
     }
+
+    /// What `work` comes to, unless a signal comes first: then an error that says `what` is left.
+    async fn unless_stopped<T, E: From<ConnectError>>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = self.stop.cancelled() => Err(ConnectError::retriable(format!("stopped by a signal: {what}")).into()),
+        }
+    }
 }
 
 impl Exit {

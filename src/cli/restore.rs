@@ -1,13 +1,14 @@
 //! `lakeferry restore`: the lake source run to its end by hand. It prepares exactly as the connector does, tells the plan,
 //! asks, replays with a progress bar, and gives an account.
 //!
-//! Invariant: nothing is written before every check passed; what is written is at most once wrong in one way, a restore
-//! that was cut short, and then the words on how to go on name each partition's next offset. A target that holds
-//! records is refused unless `--append` says that this is meant.
+//! Invariant: nothing is written before every check has passed. Only a restore that was cut short leaves a partial
+//! target; its last words name, for every partition, the offset to go on from. A target that holds records is refused
+//! unless `--append` says that this is meant.
 
 mod account;
 mod plan;
 mod run;
+mod sending;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -104,30 +105,22 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
         executor: Arc::new(Pool::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?),
         budget,
     };
-    let prepared = Prepared::new(&source, args.settings().await?).await?;
-    let targets = prepared.targets(&source).await?;
-    let plan = plan::Plan::new(&prepared, &targets).await?;
     let mut out = std::io::stdout();
-    if args.json {
-        plan.tell_json(&mut out)?
-    } else {
-        plan.tell(&mut out)?
-    };
-    args.check(&targets)?;
-    prepared.refuse_untimed().await?;
-    if args.dry_run || !args.is_confirmed()? {
+    let beginning = args.begin(&source, &mut out);
+    let Some((prepared, plan)) = context.unless_stopped("no record was written", beginning).await? else {
         return Ok(Exit::Done);
-    }
-    prepared.make_targets(&source).await?;
+    };
     let producer = clients.producer(&producer_properties(properties))?;
     let account = plan.account(prepared.settings.offsets.as_ref())?;
     let replay = prepared.replay(&source)?;
-    let outcome = run::Run::new(replay, producer, clock, &plan, account).until_end(&context.stop).await;
+    let sending = sending::Sending::new(producer, Arc::clone(&clock), account, (plan.records, plan.raw_bytes));
+    let outcome = run::Run::new(replay, sending, clock).until_end(&context.stop).await;
     outcome.account.tell(args.json, &mut out)?;
     if let Err(error) = outcome.result {
         return Err(anyhow::Error::from(error).context(args.how_to_go_on(&outcome.account)));
     }
-    settle_configs(&args, admin.as_ref(), &plan, &mut out).await?;
+    let settling = settle_configs(&args, admin.as_ref(), &plan, &mut out);
+    context.unless_stopped("every record is restored, but not every config is applied", settling).await?;
     Ok(Exit::Done)
 }
 
@@ -139,6 +132,30 @@ impl Args {
         };
         properties.insert("bootstrap.servers".to_owned(), self.bootstrap_server.clone());
         Ok(properties)
+    }
+
+    /// Everything before the first record: tells the plan, asks, and makes the targets. `None` where that was all that
+    /// was wanted.
+    async fn begin(
+        &self,
+        source: &run::RestoreContext,
+        out: &mut impl std::io::Write,
+    ) -> anyhow::Result<Option<(Prepared, plan::Plan)>> {
+        let prepared = Prepared::new(source, self.settings().await?).await?;
+        let targets = prepared.targets(source).await?;
+        let plan = plan::Plan::new(&prepared, &targets).await?;
+        if self.json {
+            plan.tell_json(out)?
+        } else {
+            plan.tell(out)?
+        };
+        self.check(&targets)?;
+        prepared.refuse_untimed().await?;
+        if self.dry_run || !self.is_confirmed().await? {
+            return Ok(None);
+        }
+        prepared.make_targets(source).await?;
+        Ok(Some((prepared, plan)))
     }
 
     /// The arguments as the connector's settings, so that both mean the same.
@@ -199,7 +216,7 @@ impl Args {
         Ok(())
     }
 
-    fn is_confirmed(&self) -> anyhow::Result<bool> {
+    async fn is_confirmed(&self) -> anyhow::Result<bool> {
         if self.yes {
             return Ok(true);
         }
@@ -209,8 +226,15 @@ impl Args {
         let mut err = std::io::stderr();
         write!(err, "Restore this? [y/N] ")?;
         err.flush()?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer)?;
+        // A thread of its own: nobody can call it back from there, and a signal must not wait for it.
+        let (told, answer) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("answer".to_owned()).spawn(move || {
+            let mut answer = String::new();
+            let read = std::io::stdin().read_line(&mut answer);
+            // Nobody waits any more after a signal.
+            let _ = told.send(read.map(|_| answer));
+        })?;
+        let answer = answer.await??;
         Ok(answer.trim().eq_ignore_ascii_case("y") || answer.trim().eq_ignore_ascii_case("yes"))
     }
 
@@ -221,21 +245,34 @@ impl Args {
             return "the restore ended early, after the last record was acknowledged: nothing is left to restore"
                 .to_owned();
         }
-        let doubt = if account.is_doubtful {
-            "Records in flight may or may not have arrived: compare with `lakeferry verify`, then either delete the targets \
-             and begin again, or go on behind what was acknowledged"
-        } else {
-            "All that was sent is acknowledged: go on"
+        let doubt = match (account.is_doubtful, account.overtaking) {
+            (false, _) => "All that was sent is acknowledged: go on".to_owned(),
+            (true, 0) => {
+                "Records in flight may or may not have arrived: compare with `lakeferry verify`, then either delete \
+                          the targets and begin again, or go on behind what was acknowledged"
+                    .to_owned()
+            }
+            (true, overtaking) => format!(
+                "Records in flight may or may not have arrived, and {overtaking} arrived behind one of their partition that \
+                 failed: delete the targets and begin again, or, if records may come twice, go on from what failed"
+            ),
         };
-        let kept = if self.offsets.is_empty() { "the same arguments" } else { "the same arguments but --offsets" };
+        let kept = if self.offsets.is_empty() { "the same arguments" } else { "the same arguments without --offsets" };
         let append = if self.append { "" } else { "--append " };
         format!("the restore ended early. {doubt} with {kept} and {append}{}", ranges.join(" "))
     }
 }
 
-/// What makes a producer fast where latency does not matter, unless the user's file says otherwise.
+/// What makes a producer fast where latency does not matter, and give up where the brokers are gone: somebody waits for
+/// the end, and can go on. The user's file may say otherwise.
 fn producer_properties(mut properties: Config) -> Config {
-    for (key, value) in [("linger.ms", "20"), ("batch.size", "1048576"), ("compression.type", "lz4")] {
+    let defaults = [
+        ("linger.ms", "20"),
+        ("batch.size", "1048576"),
+        ("compression.type", "lz4"),
+        ("delivery.timeout.ms", "120000"),
+    ];
+    for (key, value) in defaults {
         properties.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
     properties

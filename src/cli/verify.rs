@@ -158,10 +158,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
         }
         Ok(())
     };
-    let result: Result<()> = tokio::select! {
-        result = checking => result,
-        () = context.stop.cancelled() => Err(ConnectError::retriable("stopped by a signal: not everything was checked")),
-    };
+    let result: Result<()> = context.unless_stopped("not everything was checked", checking).await;
     let nothing = verification.checked.partitions == 0;
     match result {
         Err(error) if nothing => return Err(error.into()),

@@ -12,9 +12,6 @@ use serde_json::json;
 
 use crate::cli::inspect::bytes;
 
-/// The offset after the last: no log has more.
-const END: i64 = i64::MAX - 1;
-
 /// Acknowledged records, by archived partition.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -24,6 +21,8 @@ pub(super) struct Account {
     pub(super) is_complete: bool,
     /// Some records were sent of which nobody knows whether they arrived.
     pub(super) is_doubtful: bool,
+    /// Records that arrived behind one of their partition that failed: on the way on they come once more.
+    pub(super) overtaking: u64,
     logs: BTreeMap<SourcePartition, Log>,
     records_by_topic: BTreeMap<String, u64>,
 }
@@ -34,25 +33,30 @@ struct Log {
     partition: TopicPartition,
     planned: u64,
     records: u64,
-    /// What is wanted of it and not acknowledged.
+    /// What is wanted of it, from the first on that is not acknowledged.
     rest: Vec<OffsetRange>,
+    /// A batch was not acknowledged: the rest begins there, whatever arrives behind it.
+    failed: bool,
 }
 
 impl Account {
-    /// Takes note that `planned` records of `partition` are part of the restore: all of it, or these `ranges`. A way on
-    /// that is told must name the partitions that had no turn yet, too.
-    pub(super) fn plan(
-        &mut self,
-        partition: TopicPartition,
-        planned: u64,
-        ranges: Option<&[OffsetRange]>,
-    ) -> Result<()> {
-        let rest = ranges.map_or_else(|| vec![OffsetRange::new(0, END)], <[OffsetRange]>::to_vec);
-        self.logs.insert(source_partition(&partition)?, Log { partition, planned, records: 0, rest });
+    /// Takes note that `planned` records of `partition`, all inside `rest`, are part of the restore. A way on that is told
+    /// must name the partitions that had no turn yet, too.
+    pub(super) fn plan(&mut self, partition: TopicPartition, planned: u64, rest: Vec<OffsetRange>) -> Result<()> {
+        self.logs.insert(source_partition(&partition)?, Log { partition, planned, records: 0, rest, failed: false });
         Ok(())
     }
 
-    /// A batch that ends before `offset` is in the target, and everything of the partition before it.
+    /// A batch of `partition` was not acknowledged.
+    pub(super) fn fail(&mut self, partition: &SourcePartition) {
+        self.is_doubtful = true;
+        if let Some(log) = self.logs.get_mut(partition) {
+            log.failed = true;
+        }
+    }
+
+    /// A batch that ends before `offset` is in the target, and everything of the partition before it unless a part of
+    /// that failed.
     pub(super) fn acknowledge(
         &mut self,
         partition: &SourcePartition,
@@ -64,6 +68,10 @@ impl Account {
         let Some(log) = self.logs.get_mut(partition) else { return };
         log.records += records;
         *self.records_by_topic.entry(log.partition.topic.to_string()).or_default() += records;
+        if log.failed {
+            self.overtaking += records;
+            return;
+        }
         if let Some(next) = offset.and_then(|offset| offset.as_map().get("offset")?.as_i64()) {
             log.rest.retain(|range| range.to >= next);
             log.rest.iter_mut().for_each(|range| range.from = range.from.max(next));
@@ -72,7 +80,7 @@ impl Account {
 
     /// What is left of each partition, as `--offsets` takes it.
     pub(super) fn rest(&self) -> Vec<String> {
-        let logs = self.logs.values().filter(|log| log.records < log.planned);
+        let logs = self.logs.values().filter(|log| log.failed || log.records < log.planned);
         let ranges = |log: &Log| {
             let TopicPartition { topic, partition } = log.partition.clone();
             let text = move |range: &OffsetRange| format!("{topic}:{partition}:{}:{}", range.from, range.to);
@@ -119,12 +127,12 @@ mod tests {
     fn a_restore_that_was_cut_short_names_what_is_left_of_every_partition() {
         let orders = |number| TopicPartition::new("orders", number);
         let mut account = Account::default();
-        let ranges = [OffsetRange::new(5, 9), OffsetRange::new(20, 40), OffsetRange::new(60, 80)];
-        account.plan(orders(0), 10, None).unwrap();
-        account.plan(orders(1), 10, None).unwrap();
-        account.plan(orders(2), 10, Some(&ranges)).unwrap();
-        account.plan(orders(3), 10, None).unwrap();
-        account.plan(orders(4), 0, None).unwrap();
+        let all = || vec![OffsetRange::new(0, 900)];
+        let ranges = vec![OffsetRange::new(5, 9), OffsetRange::new(20, 40), OffsetRange::new(60, 80)];
+        for (number, planned, rest) in [(0, 10, all()), (1, 10, all()), (2, 10, ranges), (3, 10, all()), (4, 0, all())]
+        {
+            account.plan(orders(number), planned, rest).unwrap();
+        }
         let mut done = |number, next, records| {
             let offset = source_offset(1, next).unwrap();
             account.acknowledge(&source_partition(&orders(number)).unwrap(), Some(&offset), (records, 70));
@@ -132,9 +140,21 @@ mod tests {
         done(1, 700, 7);
         done(2, 33, 6);
         done(3, 12, 10);
-        let named = ["orders:0:0", "orders:1:700"].map(|from| format!("{from}:{END}")).into_iter();
-        let expected: Vec<_> = named.chain(["orders:2:33:40".to_owned(), "orders:2:60:80".to_owned()]).collect();
+        let expected = ["orders:0:0:900", "orders:1:700:900", "orders:2:33:40", "orders:2:60:80"];
         assert_eq!(account.rest(), expected);
         assert_eq!(account.records_by_topic, BTreeMap::from([("orders".to_owned(), 23)]));
+    }
+    #[test]
+    fn what_arrives_behind_a_failure_counts_and_moves_nothing() {
+        let orders = TopicPartition::new("orders", 0);
+        let source = source_partition(&orders).unwrap();
+        let mut account = Account::default();
+        account.plan(orders, 30, vec![OffsetRange::new(0, 29)]).unwrap();
+        let offset = |next| source_offset(1, next).unwrap();
+        account.acknowledge(&source, Some(&offset(10)), (10, 70));
+        account.fail(&source);
+        account.acknowledge(&source, Some(&offset(30)), (20, 70));
+        assert_eq!((account.records, account.overtaking, account.is_doubtful), (30, 20, true));
+        assert_eq!(account.rest(), ["orders:0:10:29"]);
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct TopicPlan {
     pub(super) records: u64,
     raw_bytes: u64,
     untimed: u64,
-    logs: Vec<LogPlan>,
+    logs: Vec<LogRow>,
     left_out: Vec<(i32, String)>,
     objections: Vec<String>,
     /// The target has its configs from a restore: from this one, or from one that was cut short before it.
@@ -39,12 +39,15 @@ pub(super) struct TopicPlan {
 }
 
 #[derive(Debug, Serialize)]
-struct LogPlan {
+struct LogRow {
     partition: i32,
     lineage: u32,
     records: u64,
     files: u64,
     stored_bytes: u64,
+    /// The last that the archive held when the plan was made; -1 where it held none.
+    #[serde(skip)]
+    last_offset: i64,
 }
 
 impl Plan {
@@ -82,12 +85,13 @@ impl Plan {
                 plan.records += survey.records;
                 plan.raw_bytes += survey.raw_bytes;
                 plan.untimed += survey.untimed;
-                plan.logs.push(LogPlan {
+                plan.logs.push(LogRow {
                     partition: partition.partition,
                     lineage: log.lineage,
                     records: survey.records,
                     files: outline.files,
                     stored_bytes: outline.stored_bytes,
+                    last_offset: log.plan.segments.iter().map(|segment| segment.rows.to).max().unwrap_or(-1),
                 });
             }
             topics.push(plan);
@@ -103,8 +107,11 @@ impl Plan {
         for topic in &self.topics {
             for log in &topic.logs {
                 let partition = TopicPartition::new(topic.topic.as_str(), log.partition);
-                let ranges = offsets.and_then(|offsets| offsets.get(&partition)).map(Vec::as_slice);
-                account.plan(partition, log.records, ranges)?;
+                let asked = offsets.and_then(|offsets| offsets.get(&partition)).cloned();
+                let mut rest = asked.unwrap_or_else(|| vec![OffsetRange::new(0, log.last_offset)]);
+                rest.iter_mut().for_each(|range| range.to = range.to.min(log.last_offset));
+                rest.retain(|range| range.from <= range.to);
+                account.plan(partition, log.records, rest)?;
             }
         }
         Ok(account)

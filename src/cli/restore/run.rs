@@ -1,29 +1,23 @@
-//! The replay itself: batches to the producer, a bounded number on their way, counted as they are acknowledged.
+//! The replay itself: batches from the archive to [`Sending`] until the end, a failure, or a signal.
+//!
+//! Invariant: a signal ends it within [`STOP_GRACE`], whoever does not answer; what was sent until then is waited for
+//! that long, so that the words at the end leave no doubt where the brokers are well.
 
-use std::collections::VecDeque;
-use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lakeferry_api::source::{NewTopic, TargetTopic};
-use lakeferry_api::{
-    Budget, Clock, ConnectError, Executor, Result, SourceBatch, SourceContext, SourceOffset, SourcePartition,
-    SourceRecords,
-};
+use lakeferry_api::{Budget, Clock, ConnectError, Executor, Result, SourceContext, SourceOffset, SourcePartition};
 use lakeferry_lake::source::replay::{Next, Replay};
 use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
-use super::plan::Plan;
-use crate::cli::inspect::bytes;
-use crate::kafka::{Admin, Producer};
+use super::sending::Sending;
+use crate::kafka::Admin;
 
-/// Batches on their way to the brokers.
-const IN_FLIGHT: usize = 32;
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// How long the brokers have to acknowledge what was sent before a signal.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -73,13 +67,8 @@ impl SourceContext for RestoreContext {
 /// A restore under way.
 pub(super) struct Run {
     replay: Replay,
-    producer: Arc<dyn Producer>,
+    sending: Sending,
     clock: Arc<dyn Clock>,
-    in_flight: VecDeque<(SourceBatch, BoxFuture<'static, Result<()>>)>,
-    account: Account,
-    bar: ProgressBar,
-    planned: u64,
-    told_at: Duration,
 }
 
 /// How it ended.
@@ -89,47 +78,40 @@ pub(super) struct Outcome {
 }
 
 impl Run {
-    pub(super) fn new(
-        replay: Replay,
-        producer: Arc<dyn Producer>,
-        clock: Arc<dyn Clock>,
-        plan: &Plan,
-        account: Account,
-    ) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(plan.raw_bytes), ProgressDrawTarget::stderr());
-        let template = "{bar:40} {percent:>3}% {bytes}/{total_bytes} {bytes_per_sec} {msg} left {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        let told_at = clock.monotonic();
-        let in_flight = VecDeque::new();
-        Self { replay, producer, clock, in_flight, account, bar, planned: plan.records, told_at }
+    pub(super) fn new(replay: Replay, sending: Sending, clock: Arc<dyn Clock>) -> Self {
+        Self { replay, sending, clock }
     }
 
     /// Replays everything, or as much as `stop` and the services allow.
     pub(super) async fn until_end(mut self, stop: &CancellationToken) -> Outcome {
         let start = self.clock.monotonic();
+        let clock = Arc::clone(&self.clock);
+        let result = within_grace(stop, clock.as_ref(), self.replay_and_settle(stop)).await;
+        let account = self.sending.end(result.is_ok(), self.clock.monotonic() - start);
+        Outcome { account, result }
+    }
+
+    async fn replay_and_settle(&mut self, stop: &CancellationToken) -> Result<()> {
         let replayed = self.replay_all(stop).await;
-        let settled = self.settle_all().await;
-        self.account.is_doubtful |= settled.is_err();
-        let result = replayed.and(settled);
-        self.account.is_complete = result.is_ok();
-        self.account.took = self.clock.monotonic() - start;
-        self.bar.finish_and_clear();
-        Outcome { account: self.account, result }
+        let settled = self.sending.settle_all().await;
+        replayed.and(settled)
     }
 
     async fn replay_all(&mut self, stop: &CancellationToken) -> Result<()> {
+        let stopped = || ConnectError::retriable("stopped by a signal");
         loop {
             let next = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(ConnectError::retriable("stopped by a signal")),
+                () = stop.cancelled() => return Err(stopped()),
                 next = next(&mut self.replay, self.clock.as_ref()) => next?,
             };
             match next {
                 Next::Batches(batches) => {
                     for batch in batches {
-                        self.send(batch).await?;
+                        if stop.is_cancelled() {
+                            return Err(stopped());
+                        }
+                        self.sending.send(batch).await?;
                     }
                 }
                 Next::Found(_) => {}
@@ -137,58 +119,26 @@ impl Run {
             }
         }
     }
-
-    async fn send(&mut self, batch: SourceBatch) -> Result<()> {
-        let SourceRecords::Bytes(records) = &batch.records else {
-            return Err(ConnectError::fatal("an archive gives bytes only"));
-        };
-        let sent = self.producer.send_batch(records).await;
-        // A part of it may be on its way already.
-        self.account.is_doubtful |= sent.is_err();
-        let delivery = sent?;
-        self.in_flight.push_back((batch, delivery));
-        while self.in_flight.len() > IN_FLIGHT {
-            self.settle_oldest().await?;
-        }
-        Ok(())
-    }
-
-    async fn settle_all(&mut self) -> Result<()> {
-        while !self.in_flight.is_empty() {
-            self.settle_oldest().await?;
-        }
-        Ok(())
-    }
-
-    async fn settle_oldest(&mut self) -> Result<()> {
-        let Some((batch, delivery)) = self.in_flight.pop_front() else { return Ok(()) };
-        if let Err(error) = delivery.await {
-            self.account.is_doubtful = true;
-            return Err(error);
-        }
-        if let SourceRecords::Bytes(records) = &batch.records {
-            let counts = (records.len() as u64, records.raw_bytes() as u64);
-            self.account.acknowledge(&batch.partition, batch.offset.as_ref(), counts);
-            self.tell();
-        }
-        Ok(())
-    }
-
-    fn tell(&mut self) {
-        self.bar.set_position(self.account.raw_bytes);
-        self.bar.set_message(format!("{} records,", self.account.records));
-        let now = self.clock.monotonic();
-        if !std::io::stderr().is_terminal() && now.saturating_sub(self.told_at) >= TELL_EVERY {
-            self.told_at = now;
-            let (records, done) = (self.account.records, bytes(self.account.raw_bytes));
-            tell_line(&format!("{records} of {} records, {done}", self.planned));
-        }
-    }
 }
 
-#[allow(clippy::print_stderr, reason = "progress of a command is for people")]
-fn tell_line(text: &str) {
-    eprintln!("{text}");
+/// Runs `work`, which ends by itself after `stop` unless the brokers are gone: then it is cut off.
+async fn within_grace(
+    stop: &CancellationToken,
+    clock: &dyn Clock,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    let overdue = async {
+        stop.cancelled().await;
+        clock.sleep(STOP_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        result = work => result,
+        () = overdue => Err(ConnectError::retriable(format!(
+            "stopped by a signal, and the brokers have not acknowledged what was sent within {} s",
+            STOP_GRACE.as_secs()
+        ))),
+    }
 }
 
 /// What comes next; a store that is away for a while is waited for.
@@ -204,5 +154,26 @@ async fn next(replay: &mut Replay, clock: &dyn Clock) -> Result<Next> {
             }
             outcome => return outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::testing::ManualClock;
+
+    #[tokio::test]
+    async fn a_signal_ends_what_the_brokers_do_not_answer() {
+        let (clock, stop) = (ManualClock::new(), CancellationToken::new());
+        let lost = within_grace(&stop, clock.as_ref(), std::future::pending());
+        stop.cancel();
+        let error = clock.drive(lost).await.unwrap_err();
+        assert!(error.is_retriable() && error.message().contains("not acknowledged"), "{error}");
+        assert_eq!(clock.monotonic(), STOP_GRACE);
+        let settled = async {
+            clock.sleep(STOP_GRACE / 2).await;
+            Ok(())
+        };
+        clock.drive(within_grace(&stop, clock.as_ref(), settled)).await.unwrap();
     }
 }
