@@ -1,5 +1,5 @@
-//! The sink loop against a modelled group and log, with faults by chance: rebalances, losses, retention, pauses, seeks,
-//! failing opens, puts, flushes and commits. The ledger refuses whatever the contract forbids while it runs; once the
+//! The sink loop against a modelled group and log, with faults by chance: rebalances, losses, retention, logs that are
+//! cut back, pauses, seeks, failing opens, puts, flushes and commits. The ledger refuses whatever the contract forbids while it runs; once the
 //! faults cease, every record that was not removed is durable, and exactly once where the task keeps its position.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use lakeferry_api::connector::Task;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Batch, BatchBuilder, Closing, Config, ConnectError, Opened, PartitionView, Place, Places, Positions, RecordForm,
-    Result, SinkContext, SinkTask, TopicPartition, TopicView,
+    Batch, BatchBuilder, Closing, Config, ConnectError, EpochMark, Opened, PartitionView, Place, Places, Positions,
+    RecordForm, Result, SinkContext, SinkTask, TopicPartition, TopicView,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -52,8 +52,35 @@ struct Shared {
 struct Log {
     start: i64,
     end: i64,
+    /// Where each leader epoch after the first begins; records from there on are others than before.
+    epochs: Vec<(i32, i64)>,
+    elections: i32,
     /// Removed before they were durable.
     removed: BTreeSet<i64>,
+}
+
+/// A record: the offset and the leader epoch that tell it from any other.
+type Written = (i64, i32);
+
+impl Log {
+    fn epoch_at(&self, offset: i64) -> i32 {
+        self.epochs.iter().rfind(|(_, from)| *from <= offset).map_or(0, |(epoch, _)| *epoch)
+    }
+
+    fn end_of(&self, epoch: i32) -> i64 {
+        self.epochs.iter().find(|(later, _)| *later > epoch).map_or(self.end, |(_, from)| *from)
+    }
+
+    fn holds(&self, record: &Written) -> bool {
+        record.0 < self.end && self.epoch_at(record.0) == record.1
+    }
+
+    fn cut(&mut self, to: i64) {
+        self.elections += 1;
+        self.epochs.retain(|(_, from)| *from < to);
+        self.epochs.push((self.elections, to));
+        self.end = to;
+    }
 }
 
 #[derive(Default)]
@@ -67,13 +94,25 @@ struct Open {
     next: i64,
     /// A seek was asked for and no batch came since.
     sought: bool,
-    buffer: Vec<i64>,
+    buffer: Vec<Written>,
 }
 
 #[derive(Default)]
 struct Durable {
     upto: i64,
-    offsets: Vec<i64>,
+    records: Vec<Written>,
+}
+
+impl Durable {
+    fn place(&self) -> Place {
+        let mark = self.records.last().map(|&(offset, leader_epoch)| EpochMark { leader_epoch, upto: offset + 1 });
+        Place { offset: self.upto, mark }
+    }
+
+    fn cut(&mut self, to: i64) {
+        self.upto = self.upto.min(to);
+        self.records.retain(|(offset, _)| *offset < to);
+    }
 }
 
 impl Model {
@@ -119,15 +158,16 @@ impl Model {
             75..78 => shared.retain(&chosen, amount),
             78..82 => {
                 // The task wants to read again what it had only buffered, or what it has.
-                let upto = shared.durable[&chosen].upto;
+                let place = shared.durable[&chosen].place();
                 let context = shared.context.clone();
                 if let (Some(context), Some(open)) = (context, shared.open.get_mut(&chosen)) {
                     open.buffer.clear();
-                    open.next = upto;
+                    open.next = place.offset;
                     open.sought = true;
-                    context.seek(&chosen, upto.into());
+                    context.seek(&chosen, if keeps_position(&chosen) { place } else { place.offset.into() });
                 }
             }
+            85..90 if keeps_position(&chosen) => shared.cut(&chosen, amount),
             82..85 => shared.events.push_back(Event::Error(ConnectError::retriable("broker down"))),
             _ => {}
         }
@@ -145,11 +185,43 @@ impl Shared {
     }
 
     fn retain(&mut self, chosen: &TopicPartition, records: i64) {
-        let upto = self.durable[chosen].upto;
+        let durable = &self.durable[chosen];
         let log = self.logs.get_mut(chosen).unwrap();
+        let replaced = durable.records.iter().find(|record| !log.holds(record)).map_or(i64::MAX, |record| record.0);
+        let upto = durable.upto.min(replaced);
         let start = (log.start + records).min(log.end);
         log.removed.extend((log.start..start).filter(|offset| *offset >= upto));
         log.start = start;
+    }
+
+    /// An unclean election takes back some records; the client sees it where it has read them.
+    fn cut(&mut self, chosen: &TopicPartition, records: i64) {
+        let log = self.logs.get_mut(chosen).unwrap();
+        log.cut((log.end - records).max(log.start));
+        let to = log.end;
+        let reading = self.owned.get_mut(chosen).filter(|_| !self.revoked.contains(chosen));
+        if let Some(owned) = reading.filter(|owned| owned.position.is_some_and(|position| position > to)) {
+            owned.position = None;
+            self.events.push_back(Event::Truncated(chosen.clone(), to));
+        }
+    }
+
+    /// The client begins at `place`, where the log still holds what it must.
+    fn begin(&mut self, partition: &TopicPartition, place: Place) {
+        let stale =
+            |event: &Event| matches!(event, Event::Truncated(cut, _) | Event::OutOfRange(cut) if cut == partition);
+        self.events.retain(|event| !stale(event));
+        let Some(owned) = self.owned.get_mut(partition) else { return };
+        let end = place.mark.map(|mark| (self.logs[partition].end_of(mark.leader_epoch), mark.upto));
+        match end.filter(|(end, upto)| end < upto) {
+            None => owned.position = Some(place.offset),
+            Some((end, _)) => {
+                owned.position = None;
+                if !self.revoked.contains(partition) {
+                    self.events.push_back(Event::Truncated(partition.clone(), end));
+                }
+            }
+        }
     }
 
     /// The next event of the consumer, where there is one.
@@ -160,7 +232,7 @@ impl Shared {
         let fetched = |(partition, owned): (&TopicPartition, &mut Owned)| {
             let position = owned.position.filter(|_| !owned.paused)?;
             let log = &self.logs[partition];
-            if self.revoked.contains(partition) || position == log.end {
+            if self.revoked.contains(partition) || position >= log.end {
                 return None;
             }
             if position < log.start {
@@ -171,7 +243,7 @@ impl Shared {
             owned.position = Some(next);
             let mut builder = BatchBuilder::new(partition.clone(), position);
             for offset in (position..next).filter(|offset| is_record(*offset)) {
-                builder.push(offset, (1, None), None, None);
+                builder.push(offset, (1, None), None, Some(&log.epoch_at(offset).to_be_bytes()));
             }
             Some(Event::Batches(vec![builder.build(next)]))
         };
@@ -185,7 +257,7 @@ impl Shared {
     fn publish(&mut self, partition: &TopicPartition) {
         let Some(open) = self.open.get_mut(partition) else { return };
         let durable = self.durable.get_mut(partition).unwrap();
-        durable.offsets.append(&mut open.buffer);
+        durable.records.append(&mut open.buffer);
         durable.upto = durable.upto.max(open.next);
     }
 }
@@ -212,8 +284,9 @@ impl Consumer for ModelConsumer {
         let mut shared = self.0.lock();
         for (partition, place) in places {
             if let Some(owned) = shared.owned.get_mut(partition) {
-                *owned = Owned { position: Some(place.offset), paused: false };
+                owned.paused = false;
             }
+            shared.begin(partition, *place);
         }
     }
 
@@ -225,9 +298,7 @@ impl Consumer for ModelConsumer {
     }
 
     fn seek(&mut self, partition: &TopicPartition, place: Place) {
-        if let Some(owned) = self.0.lock().owned.get_mut(partition) {
-            owned.position = Some(place.offset);
-        }
+        self.0.lock().begin(partition, place);
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) {
@@ -301,16 +372,26 @@ impl SinkTask for Ledger {
         if self.model.fails(30) {
             return Err(ConnectError::retriable("no store"));
         }
+        let mut divergences = Positions::new();
+        let context = self.model.lock().context.clone().unwrap();
+        for partition in partitions.iter().filter(|partition| keeps_position(partition)) {
+            let PartitionView { truncated_at, end_offset, .. } = context.partition(partition).await?;
+            divergences
+                .extend([truncated_at, end_offset].into_iter().flatten().min().map(|at| (partition.clone(), at)));
+        }
         let mut shared = self.model.lock();
         let mut starts = Places::new();
         for partition in partitions {
-            let upto = shared.durable[partition].upto;
-            let next = if keeps_position(partition) { upto } else { -1 };
+            if let Some(divergence) = divergences.get(partition) {
+                shared.durable.get_mut(partition).unwrap().cut(*divergence);
+            }
+            let place = shared.durable[partition].place();
+            let next = if keeps_position(partition) { place.offset } else { -1 };
             if shared.open.insert(partition.clone(), Open { next, sought: false, buffer: Vec::new() }).is_some() {
                 shared.refuse(format!("{partition} was opened twice"));
             }
             if keeps_position(partition) {
-                starts.insert(partition.clone(), upto.into());
+                starts.insert(partition.clone(), place);
             }
         }
         Ok(starts.into())
@@ -346,7 +427,8 @@ impl SinkTask for Ledger {
             }
             open.next = batch.next_offset();
             open.sought = false;
-            open.buffer.extend(batch.offsets());
+            let epoch = |value: Option<&[u8]>| i32::from_be_bytes(value.unwrap().try_into().unwrap());
+            open.buffer.extend(batch.rows().map(|row| (row.offset(), epoch(row.value()))));
             if publishes {
                 shared.publish(batch.partition());
             }
@@ -495,18 +577,21 @@ fn verify(model: &Model) -> std::result::Result<(), String> {
         return Err(refused.clone());
     }
     for (partition, log) in &shared.logs {
-        let Durable { upto, offsets } = &shared.durable[partition];
-        let expected: BTreeSet<i64> =
-            (0..log.end).filter(|offset| is_record(*offset) && !log.removed.contains(offset)).collect();
-        let found: BTreeSet<i64> = offsets.iter().copied().collect();
-        if let Some(lost) = expected.difference(&found).next() {
+        let Durable { upto, records } = &shared.durable[partition];
+        let expected = (0..log.end).filter(|offset| is_record(*offset) && !log.removed.contains(offset));
+        let expected: BTreeSet<Written> = expected.map(|offset| (offset, log.epoch_at(offset))).collect();
+        let found: BTreeSet<Written> = records.iter().copied().collect();
+        if let Some((lost, epoch)) = expected.difference(&found).next() {
             return Err(format!(
-                "offset {lost} of {partition} was lost ({upto} durable, log {}..{})",
+                "offset {lost} of {partition} and epoch {epoch} was lost ({upto} durable, log {}..{})",
                 log.start, log.end
             ));
         }
-        if keeps_position(partition) && !offsets.is_sorted_by(|a, b| a < b) {
-            return Err(format!("{partition} has records twice or out of order: {offsets:?}"));
+        if let Some(gone) = found.iter().find(|record| !log.holds(record)) {
+            return Err(format!("{gone:?} of {partition} was taken back and is durable all the same"));
+        }
+        if keeps_position(partition) && !records.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(format!("{partition} has records twice or out of order: {records:?}"));
         }
         // The group may lag behind only where nothing it could skip or repeat is left in the log.
         let committed = shared.committed.get(partition).copied().unwrap_or(0);
