@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lakeferry_api::connector::{AlteredOffsets, Connector, ConnectorType};
+use lakeferry_api::connector::{AlteredOffsets, Connector, ConnectorType, SinkAlteration};
 use lakeferry_api::{Config, ConnectError, Kind, Result, SourceOffset, SourcePartition, TopicPartition};
 use serde_json::{Map, Value};
 
@@ -14,9 +14,6 @@ use super::command::{Altered, NewOffsets, Offsets};
 use super::stopped_sink::StoppedSink;
 use crate::config::overrides::{Client, client_config};
 use crate::kafka::Admin;
-
-/// What a sink's alteration sets or, with `None`, resets.
-type SinkOffsets = BTreeMap<TopicPartition, Option<i64>>;
 
 /// The offsets of a connector as they are stored.
 ///
@@ -81,27 +78,17 @@ async fn alter_sink(
     offsets: NewOffsets,
 ) -> Result<Altered> {
     let group = Group::new(parts, name, config)?;
-    let reset_all = offsets == NewOffsets::ResetAll;
-    let altered: SinkOffsets = match offsets {
-        NewOffsets::Some(entries) => sink_offsets(entries)?,
-        NewOffsets::ResetAll => {
-            let known = group.admin.group_offsets(&group.id).await.map_err(refused)?;
-            known.into_keys().map(|partition| (partition, None)).collect()
-        }
+    let alteration = match offsets {
+        NewOffsets::Some(entries) => SinkAlteration::Some(sink_offsets(name, entries)?),
+        NewOffsets::ResetAll => SinkAlteration::ResetAll,
     };
-    if let Some((partition, Some(offset))) = altered.iter().find(|(_, offset)| offset.is_some_and(|it| it < 0)) {
-        return Err(ConnectError::fatal(format!(
-            "Failed to modify offsets for sink connector {name}: the offset {offset} of {partition} is negative"
-        )));
-    }
-    let verb = if reset_all { "reset" } else { "alter" };
+    let verb = if alteration == SinkAlteration::ResetAll { "reset" } else { "alter" };
     if group.admin.group_is_live(&group.id).await.map_err(refused)? {
         return Err(ConnectError::fatal(still_live(verb, name)));
     }
     let context = Arc::new(StoppedSink::new(Arc::clone(parts), name, config, &group));
-    let completely = connector.alter_sink_offsets(context, config, &altered).await.map_err(refused)?;
-    let done = if reset_all { group.admin.delete_group(&group.id).await } else { group.alter(&altered).await };
-    match done {
+    let completely = connector.alter_sink_offsets(context, config, &alteration).await.map_err(refused)?;
+    match group.alter(&alteration).await {
         Ok(()) => Ok(Altered { completely }),
         Err(error) if error.kind() == Kind::Conflict => Err(fatal(still_live(verb, name), error)),
         Err(error) => Err(fatal(format!("Failed to {verb} consumer group offsets for connector {name}"), error)),
@@ -122,7 +109,8 @@ impl Group {
         Ok(Self { id, admin })
     }
 
-    async fn alter(&self, offsets: &SinkOffsets) -> Result<()> {
+    async fn alter(&self, alteration: &SinkAlteration) -> Result<()> {
+        let SinkAlteration::Some(offsets) = alteration else { return self.admin.delete_group(&self.id).await };
         let set =
             |(partition, offset): (&TopicPartition, &Option<i64>)| offset.map(|offset| (partition.clone(), offset));
         let set: BTreeMap<_, _> = offsets.iter().filter_map(set).collect();
@@ -166,8 +154,15 @@ fn primitives(what: &str, map: Map<String, Value>) -> Result<Map<String, Value>>
     }
 }
 
-fn sink_offsets(entries: Vec<(Value, Value)>) -> Result<SinkOffsets> {
-    entries.into_iter().map(|(partition, offset)| Ok((sink_partition(partition)?, sink_offset(offset)?))).collect()
+fn sink_offsets(name: &str, entries: Vec<(Value, Value)>) -> Result<BTreeMap<TopicPartition, Option<i64>>> {
+    let parsed = |(partition, offset)| Ok((sink_partition(partition)?, sink_offset(offset)?));
+    let offsets: BTreeMap<_, _> = entries.into_iter().map(parsed).collect::<Result<_>>()?;
+    if let Some((partition, Some(offset))) = offsets.iter().find(|(_, offset)| offset.is_some_and(|it| it < 0)) {
+        return Err(ConnectError::fatal(format!(
+            "Failed to modify offsets for sink connector {name}: the offset {offset} of {partition} is negative"
+        )));
+    }
+    Ok(offsets)
 }
 
 fn sink_partition(partition: Value) -> Result<TopicPartition> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lakeferry_api::config_def::{ConfigKey, ConfigType};
-use lakeferry_api::connector::{AlteredOffsets, RecordForm, Task};
-use lakeferry_api::{ConfigDef, executor};
+use lakeferry_api::connector::{AlteredOffsets, RecordForm, SinkAlteration, Task};
+use lakeferry_api::{ConfigDef, Positions, SinkContext, TopicPartition, executor};
 use serde_json::json;
 
 use super::*;
@@ -29,16 +29,26 @@ fn done() -> Vec<String> {
     DONE.take()
 }
 
-/// A source whose config says how it behaves.
-#[derive(Default)]
+/// A connector whose config says how it behaves.
 struct Scripted {
+    kind: ConnectorType,
     config: Config,
+}
+
+impl Scripted {
+    fn source() -> Box<dyn Connector> {
+        Box::new(Self { kind: ConnectorType::Source, config: Config::new() })
+    }
+
+    fn sink() -> Box<dyn Connector> {
+        Box::new(Self { kind: ConnectorType::Sink, config: Config::new() })
+    }
 }
 
 #[async_trait]
 impl Connector for Scripted {
     fn connector_type(&self) -> ConnectorType {
-        ConnectorType::Source
+        self.kind
     }
 
     fn record_form(&self) -> RecordForm {
@@ -95,6 +105,19 @@ impl Connector for Scripted {
             mode => Ok(mode == Some("knows its offsets")),
         }
     }
+
+    async fn alter_sink_offsets(
+        &self,
+        context: Arc<dyn SinkContext>,
+        _config: &Config,
+        alteration: &SinkAlteration,
+    ) -> Result<bool> {
+        note(match alteration {
+            SinkAlteration::Some(offsets) => format!("alter {} of {}", offsets.len(), context.group()),
+            SinkAlteration::ResetAll => format!("reset {}", context.group()),
+        });
+        Ok(true)
+    }
 }
 
 /// Tasks that only say what they are told.
@@ -142,6 +165,7 @@ impl task::Handle for Running {
 struct Herder {
     handle: Handle,
     clock: Arc<ManualClock>,
+    cluster: Arc<Cluster>,
     stop: CancellationToken,
     herding: Spawned<()>,
 }
@@ -149,21 +173,21 @@ struct Herder {
 impl Herder {
     fn start() -> Self {
         done();
-        let plugin = Plugin {
-            class: "test.ScriptedConnector",
-            kind: PluginKind::Source,
-            version: Some("1".to_owned()),
-            make: Make::Connector(|| Box::new(Scripted::default())),
-        };
+        let plugin = |class, kind, make| Plugin { class, kind, version: Some("1".to_owned()), make };
+        let plugins = vec![
+            plugin("test.ScriptedConnector", PluginKind::Source, Make::Connector(Scripted::source)),
+            plugin("test.ScriptedSinkConnector", PluginKind::Sink, Make::Connector(Scripted::sink)),
+        ];
+        let cluster = Arc::new(Cluster::new(Journal::default()));
         let clock = ManualClock::new();
         let env = [("config.providers", "env"), ("config.providers.env.class", "EnvVarConfigProvider")];
         let parts = Parts {
-            catalog: Arc::new(Catalog::new(vec![plugin])),
+            catalog: Arc::new(Catalog::new(plugins)),
             worker: Arc::new(worker(&env)),
             worker_id: "w:1".to_owned(),
             factory: Arc::new(Factory),
             statuses: Arc::new(Statuses::new("w:1".to_owned(), true)),
-            clients: Arc::new(Cluster::new(Journal::default())),
+            clients: Arc::<Cluster>::clone(&cluster),
             offsets: Arc::new(MemoryOffsetLog::default()),
             clock: Arc::<ManualClock>::clone(&clock),
             executor: Arc::new(executor::Inline),
@@ -172,7 +196,7 @@ impl Herder {
         };
         let stop = CancellationToken::new();
         let (handle, herding) = start(parts, stop.clone());
-        Self { handle, clock, stop, herding }
+        Self { handle, clock, cluster, stop, herding }
     }
 
     async fn create(&self, name: &str, mode: &str) -> Result<Created> {
@@ -437,6 +461,25 @@ async fn offsets_are_altered_when_the_connector_is_stopped_and_agrees() {
     assert_eq!(herder.handle.alter_offsets("c", NewOffsets::ResetAll).await.unwrap(), Altered { completely: true });
     assert_eq!(herder.handle.offsets("c").await.unwrap(), Offsets::Source(Vec::new()));
     assert_eq!(done(), ["alter 1", "alter 1", "alter 1"]);
+}
+
+#[tokio::test]
+async fn a_reset_of_a_sink_is_told_even_where_its_group_committed_nothing() {
+    let herder = Herder::start();
+    let mut sink = config("s", "well");
+    sink.extend([("connector.class", "ScriptedSink"), ("topics", "t")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    herder.handle.create("s", sink, TargetState::Stopped).await.unwrap();
+    done();
+    for committed in [Positions::new(), [(TopicPartition::new("t", 0), 5)].into()] {
+        herder.cluster.set_committed(committed);
+        let altered = herder.handle.alter_offsets("s", NewOffsets::ResetAll).await.unwrap();
+        assert_eq!(altered, Altered { completely: true });
+        assert_eq!(herder.cluster.committed(), Positions::new());
+    }
+    let five = NewOffsets::Some(vec![(json!({"kafka_topic": "t", "kafka_partition": 0}), json!({"kafka_offset": 5}))]);
+    herder.handle.alter_offsets("s", five).await.unwrap();
+    assert_eq!(herder.cluster.committed()[&TopicPartition::new("t", 0)], 5);
+    assert_eq!(done(), ["reset connect-s", "reset connect-s", "alter 1 of connect-s"]);
 }
 
 #[tokio::test]

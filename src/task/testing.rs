@@ -281,6 +281,13 @@ impl Cluster {
         self.shared.lock().unwrap()
     }
 
+    async fn refuse_if_live(&self, group: &str) -> Result<()> {
+        match self.group_is_live(group).await? {
+            true => Err(ConnectError::conflict("the group is live")),
+            false => Ok(()),
+        }
+    }
+
     /// The consumer's next event.
     pub(crate) fn say(&self, event: Event) {
         self.events.try_send(event).unwrap();
@@ -523,19 +530,26 @@ impl Admin for Cluster {
         Ok(self.committed())
     }
 
+    /// The group has a member once its consumer was made.
     async fn group_is_live(&self, _: &str) -> Result<bool> {
-        Ok(true)
+        Ok(self.lock().events.is_none())
     }
 
-    async fn alter_group_offsets(&self, _: &str, _: &Positions) -> Result<()> {
-        Err(ConnectError::conflict("the group is live"))
+    async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()> {
+        self.refuse_if_live(group).await?;
+        self.lock().committed.extend(offsets.clone());
+        Ok(())
     }
 
-    async fn delete_group_offsets(&self, _: &str, _: &[TopicPartition]) -> Result<()> {
-        Err(ConnectError::conflict("the group is live"))
+    async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
+        self.refuse_if_live(group).await?;
+        self.lock().committed.retain(|partition, _| !partitions.contains(partition));
+        Ok(())
     }
 
-    async fn delete_group(&self, _: &str) -> Result<()> {
-        Err(ConnectError::conflict("the group is live"))
+    async fn delete_group(&self, group: &str) -> Result<()> {
+        self.refuse_if_live(group).await?;
+        self.lock().committed.clear();
+        Ok(())
     }
 }

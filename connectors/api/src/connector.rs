@@ -39,6 +39,15 @@ pub enum ConnectorType {
 /// Offsets to set, by source partition; `None` resets that partition.
 pub type AlteredOffsets = BTreeMap<SourcePartition, Option<SourceOffset>>;
 
+/// What becomes of a sink's offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkAlteration {
+    /// These are set; `None` resets that partition.
+    Some(BTreeMap<TopicPartition, Option<i64>>),
+    /// Every partition is reset, whether or not the group ever committed an offset of it.
+    ResetAll,
+}
+
 /// One connector class. An instance belongs to one connector name; the worker creates it, then calls
 /// [`Connector::start`] before it asks for task configs. Methods are called by the herder, never two at once.
 #[async_trait]
@@ -91,8 +100,8 @@ pub trait Connector: Send + Sync {
         Ok(false)
     }
 
-    /// A sink is asked (and acts on what it keeps itself) before the worker alters the group's offsets. `None` in the
-    /// map resets the partition. See [`Connector::alter_source_offsets`] for the meaning of the result.
+    /// A sink is asked (and acts on what it keeps itself) before the worker alters the group's offsets. See
+    /// [`Connector::alter_source_offsets`] for the meaning of the result.
     ///
     /// # Errors
     /// `Config` for an offset it does not accept.
@@ -100,9 +109,9 @@ pub trait Connector: Send + Sync {
         &self,
         context: Arc<dyn crate::sink::SinkContext>,
         config: &Config,
-        offsets: &BTreeMap<TopicPartition, Option<i64>>,
+        alteration: &SinkAlteration,
     ) -> Result<bool> {
-        let _ = (context, config, offsets);
+        let _ = (context, config, alteration);
         Ok(false)
     }
 }

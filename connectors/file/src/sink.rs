@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance};
-use lakeferry_api::connector::{ConnectorType, RecordForm, Task};
+use lakeferry_api::connector::{ConnectorType, RecordForm, SinkAlteration, Task};
 use lakeferry_api::{
     Batch, Closing, Config, ConfigDef, ConnectError, Connector, Opened, Positions, Record, Result, SinkContext,
     SinkTask, TopicPartition, Value, text,
@@ -67,7 +67,7 @@ impl Connector for FileStreamSink {
         &self,
         _context: Arc<dyn SinkContext>,
         _config: &Config,
-        _offsets: &std::collections::BTreeMap<TopicPartition, Option<i64>>,
+        _alteration: &SinkAlteration,
     ) -> Result<bool> {
         Ok(true)
     }

@@ -21,13 +21,12 @@ mod troubles;
 mod upload;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use lakeferry_api::config_def::ConfigValue;
-use lakeferry_api::connector::{ConnectorType, Task};
-use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, SinkContext, TopicPartition};
+use lakeferry_api::connector::{ConnectorType, SinkAlteration, Task};
+use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, SinkContext};
 
 use self::commit::Identity;
 use crate::config::{SinkSettings, sink_def};
@@ -105,13 +104,13 @@ impl Connector for LakeSinkConnector {
         &self,
         context: Arc<dyn SinkContext>,
         config: &Config,
-        offsets: &BTreeMap<TopicPartition, Option<i64>>,
+        alteration: &SinkAlteration,
     ) -> Result<bool> {
         let settings = SinkSettings::parse(config)?;
         let lake = settings.lake.open()?;
         let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
         let identity = Identity::of(context.as_ref(), context.cluster_id().await?);
-        alter::alter(context.as_ref(), &manifests, &identity, offsets).await?;
+        alter::alter(context.as_ref(), &manifests, &identity, alteration).await?;
         Ok(true)
     }
 }

@@ -4,6 +4,7 @@ mod memory;
 mod recovery;
 mod rig;
 
+use lakeferry_api::connector::SinkAlteration;
 use lakeferry_api::{Closing, EpochMark, Kind, Place, SinkTask};
 use rig::{Fault, Rig, batch, partition};
 
@@ -429,4 +430,49 @@ async fn altered_offsets_begin_a_lineage_that_continues_the_old_one() {
     writer.tick_until(&rig, async |rig| rig.spans().await.len() == 4).await;
     let end = rig.chain().await.pop().unwrap();
     assert_eq!((end.source.lineage, end.source.first, end.source.continues), (4, Some(7), None));
+}
+
+#[tokio::test]
+async fn an_offset_may_be_set_after_a_reset() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 20, 0..20).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
+    drop(writer);
+    rig.kafka.lock().unwrap().live = false;
+    rig.alter(None).await.unwrap();
+    rig.alter(Some(50)).await.unwrap();
+    let end = rig.chain().await.pop().unwrap();
+    assert_eq!((end.source.lineage, end.source.first, end.resume_offset), (3, Some(50), Some(50)));
+    assert_eq!(end.gaps, [], "what lies before it nobody has jumped over");
+    let mut writer = rig.writer(2);
+    assert_eq!(writer.open().await, 50);
+    writer.put(50, 60, 50..60).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 3).await;
+    assert_eq!(rig.chain().await.pop().unwrap().totals.records, 10);
+}
+
+#[tokio::test]
+async fn a_reset_of_all_needs_no_offset_of_the_group() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 20, 0..20).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
+    drop(writer);
+    rig.kafka.lock().unwrap().live = false;
+    let length = rig.chain().await.len();
+    rig.alter_as("connect-another", &SinkAlteration::ResetAll).await.unwrap();
+    assert_eq!(rig.chain().await.len(), length, "another connector resets nothing of ours");
+    rig.kafka.lock().unwrap().deleted = true;
+    rig.alter_as("connect-archive", &SinkAlteration::ResetAll).await.unwrap();
+    assert_eq!(rig.chain().await.len(), length, "of a topic that is gone there is nothing to reset");
+    rig.kafka.lock().unwrap().deleted = false;
+    for _ in 0..2 {
+        rig.alter_as("connect-archive", &SinkAlteration::ResetAll).await.unwrap();
+    }
+    assert_eq!(rig.chain().await.len(), length + 1, "the same request may come again");
+    assert_eq!(rig.chain().await.pop().unwrap().resume_offset, None);
+    assert_eq!(rig.writer(2).open().await, 0);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use lakeferry_api::connector::SinkAlteration;
 use lakeferry_api::executor::Inline;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
@@ -310,9 +311,14 @@ impl Rig {
 
     /// Alters the offset of partition 0 as REST does.
     pub(super) async fn alter(&self, offset: Option<i64>) -> Result<()> {
-        let context = self.context(99, "connect-archive");
+        self.alter_as("connect-archive", &SinkAlteration::Some([(partition(0), offset)].into())).await
+    }
+
+    /// Alters offsets of the connector with this group.
+    pub(super) async fn alter_as(&self, group: &str, alteration: &SinkAlteration) -> Result<()> {
+        let context = self.context(99, group);
         let identity = Identity::of(context.as_ref(), "cluster".to_owned());
-        alter(context.as_ref(), &self.manifests(), &identity, &[(partition(0), offset)].into()).await
+        alter(context.as_ref(), &self.manifests(), &identity, alteration).await
     }
 
     fn manifests(&self) -> ManifestStore {
