@@ -15,7 +15,7 @@ pub struct KafkaClients {
 }
 
 impl KafkaClients {
-    /// Consumers pay their buffers from `budget`.
+    /// Consumers and producers pay what they buffer from `budget`.
     pub fn new(budget: Budget, clock: Arc<dyn Clock>) -> Self {
         Self { budget, clock }
     }
@@ -32,7 +32,7 @@ impl Clients for KafkaClients {
     }
 
     fn producer(&self, properties: &Config) -> Result<Arc<dyn Producer>> {
-        producer::open(properties, Arc::clone(&self.clock))
+        producer::open(properties, self.budget.clone(), Arc::clone(&self.clock))
     }
 
     fn admin(&self, properties: &Config) -> Result<Arc<dyn Admin>> {

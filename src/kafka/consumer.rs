@@ -89,7 +89,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
 }
 
 /// A batch is whole at that many bytes or records.
-pub(super) const BATCH_BYTES: usize = 1 << 20;
+pub(super) const BATCH_BYTES: u64 = 1 << 20;
 pub(super) const BATCH_RECORDS: usize = 8_192;
 const CHANNEL_EVENTS: usize = 8;
 const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);

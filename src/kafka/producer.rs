@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::future::{BoxFuture, select};
 use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::record::RawRecord;
-use lakeferry_api::{Batch, Clock, Config, ConnectError, Result};
+use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Permit, Result};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::error::explain;
@@ -21,11 +22,11 @@ use super::ffi::{self, Code, Failure, Handle, Outgoing, Role};
 use super::security::{self, JAVA_PARTITIONER, Settings};
 use super::{Delivered, Delivery, Producer};
 
-/// Opens a producer.
+/// Opens a producer, which pays from `budget` what waits in its queue.
 ///
 /// # Errors
 /// `Config` where the properties cannot be used.
-pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Producer>> {
+pub fn open(properties: &Config, budget: Budget, clock: Arc<dyn Clock>) -> Result<Arc<dyn Producer>> {
     let settings = settings(properties)?;
     let max_block = properties.get("max.block.ms").and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
     let handle =
@@ -37,8 +38,11 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Produc
         .name("producer".to_owned())
         .spawn(move || poll(&polled))
         .map_err(|error| ConnectError::retriable("cannot start a producer thread").caused_by(error))?;
-    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), clock, max_block }))
+    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), budget, clock, max_block }))
 }
+
+/// What a record takes in the client's queue beyond its bytes.
+const MESSAGE_BYTES: u64 = 256;
 
 fn settings(properties: &Config) -> Result<Settings> {
     let mut settings = security::client_config(properties, Role::Producer)?;
@@ -68,6 +72,7 @@ struct QueueProducer {
     /// One call at a time hands records over, first come first served: that keeps the order of the calls even where one
     /// of them has to wait for room.
     turn: Semaphore,
+    budget: Budget,
     clock: Arc<dyn Clock>,
     max_block: Option<Duration>,
 }
@@ -82,6 +87,8 @@ struct Shared {
 struct Report {
     open: AtomicUsize,
     outcome: Mutex<Outcome>,
+    /// Pays for the copies in the client's queue.
+    _copies: Permit,
 }
 
 struct Outcome {
@@ -90,6 +97,11 @@ struct Outcome {
 }
 
 impl QueueProducer {
+    /// Pays for the client's copies of `records` records with `bytes` of keys, values and headers.
+    fn copies(&self, records: usize, bytes: usize) -> Permit {
+        self.budget.take(bytes as u64 + MESSAGE_BYTES * records as u64)
+    }
+
     async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>> {
         self.turn.acquire().await.map_err(|error| ConnectError::fatal("the producer is closed").caused_by(error))
     }
@@ -133,7 +145,6 @@ impl QueueProducer {
 #[async_trait]
 impl Producer for QueueProducer {
     async fn send(&self, record: RawRecord) -> Result<Delivery> {
-        let (report, told) = Report::new(1);
         let outgoing = Outgoing {
             topic: &record.topic,
             partition: record.partition,
@@ -142,7 +153,10 @@ impl Producer for QueueProducer {
             value: record.value.as_deref(),
         };
         let headers = record.headers.iter().map(|(key, value)| (key.as_bytes(), value.as_deref()));
+        let bytes = [&record.key, &record.value].into_iter().flatten().map(Bytes::len).sum::<usize>()
+            + record.headers.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         let _turn = self.turn().await?;
+        let (report, told) = Report::new(1, self.copies(1, bytes));
         self.queue(outgoing, headers, &report).await?;
         Ok(Box::pin(async move {
             let delivered = told.await.unwrap_or_else(|_| Err(closed()))?;
@@ -152,10 +166,10 @@ impl Producer for QueueProducer {
 
     async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>> {
         refuse_untimed(batch)?;
-        // The report cannot resolve before the last record is queued: one more is open until then.
-        let (report, told) = Report::new(batch.len() + 1);
         let partition = batch.partition();
         let turn = self.turn().await?;
+        // The report cannot resolve before the last record is queued: one more is open until then.
+        let (report, told) = Report::new(batch.len() + 1, self.copies(batch.len(), batch.raw_bytes()));
         for (row, queued) in batch.rows().zip(0..) {
             let outgoing = Outgoing {
                 topic: &partition.topic,
@@ -208,10 +222,10 @@ fn refuse_untimed(batch: &Batch) -> Result<()> {
 }
 
 impl Report {
-    fn new(records: usize) -> (Arc<Self>, oneshot::Receiver<Result<Option<Delivered>>>) {
+    fn new(records: usize, copies: Permit) -> (Arc<Self>, oneshot::Receiver<Result<Option<Delivered>>>) {
         let (tell, told) = oneshot::channel();
         let outcome = Mutex::new(Outcome { result: Ok(None), tell: Some(tell) });
-        (Arc::new(Self { open: AtomicUsize::new(records), outcome }), told)
+        (Arc::new(Self { open: AtomicUsize::new(records), outcome, _copies: copies }), told)
     }
 
     fn take(&self, delivered: Result<(i32, i64), Failure>) {

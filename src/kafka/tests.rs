@@ -471,6 +471,26 @@ async fn a_header_key_that_is_not_utf8_is_an_error_that_names_the_record() {
 }
 
 #[tokio::test]
+async fn records_without_bytes_are_paid_all_the_same() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    let mut builder = BatchBuilder::new(TopicPartition::new("t", 0), 0);
+    for offset in 0..2_000 {
+        builder.push(offset, (1 + offset, None), None, None);
+    }
+    embedded.producer().send_batch(&builder.build(2_000)).await.unwrap().await.unwrap();
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    let places = assigned(&mut *consumer).await.into_iter().map(|partition| (partition, 0.into()));
+    consumer.start_at(&places.collect());
+    let before = embedded.budget.used();
+    let tombstones = read_until(&mut *consumer, 2_000).await;
+    assert!(embedded.budget.used() >= before + 48 * 2_000, "{} and {before}", embedded.budget.used());
+    consumer.close().await;
+    drop((tombstones, consumer));
+    assert_eq!(embedded.budget.used(), 0);
+}
+
+#[tokio::test]
 async fn a_full_queue_makes_the_caller_wait_and_keeps_the_order() {
     let embedded = Embedded::start();
     embedded.topic("t", 1);
@@ -496,6 +516,8 @@ async fn a_full_queue_makes_the_caller_wait_and_keeps_the_order() {
     assert_eq!(stamps, (1..=400).collect::<Vec<_>>());
     let limited = [("buffer.memory", "65536"), ("max.block.ms", "300"), ("bootstrap.servers", "127.0.0.1:1")];
     let stuck = embedded.clients.producer(&embedded.properties(&limited)).unwrap();
+    let used = embedded.budget.used();
     let error = stuck.send_batch(&one).await.err().expect("no room");
+    assert!(embedded.budget.used() >= used + 64_000, "what waits in the client's queue is paid");
     assert!(error.is_retriable() && error.message().contains('t'), "{error}");
 }

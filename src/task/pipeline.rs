@@ -183,7 +183,7 @@ impl TypedSink {
             return Ok(None);
         }
         // The bytes and the records, which take about as much again.
-        let permit = self.budget.take(2 * batch.raw_bytes() as u64);
+        let permit = self.budget.take(2 * batch.memory_bytes());
         Ok(Some(batch.with_records(records).holding(permit)))
     }
 

@@ -20,6 +20,10 @@ use crate::record::{Record, TimestampType, TopicPartition};
 /// The value of [`Batch::timestamps`] for a record without timestamp, as Kafka's own protocol has it.
 pub const NO_TIMESTAMP: i64 = -1;
 
+/// What a row costs beyond its bytes: offset, timestamp and the ends of columns that grow by doubling. Small records
+/// and tombstones cost little else.
+const ROW_BYTES: u64 = 48;
+
 /// Records of one topic-partition, in offset order.
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -141,7 +145,12 @@ impl Batch {
         self.rows.clone()
     }
 
-    /// Bytes of keys, values and headers of its rows: what it costs to buffer, near enough.
+    /// What it costs to buffer, near enough: what its [`Permit`] is to hold.
+    pub fn memory_bytes(&self) -> u64 {
+        memory_bytes(self.raw_bytes(), self.len())
+    }
+
+    /// Bytes of keys, values and headers of its rows.
     pub fn raw_bytes(&self) -> usize {
         let entries = self.arena.headers.entries(self.rows.clone());
         self.arena.keys.byte_len(self.rows.clone())
@@ -335,6 +344,10 @@ impl<'a> Row<'a> {
     }
 }
 
+fn memory_bytes(raw_bytes: usize, rows: usize) -> u64 {
+    raw_bytes as u64 + ROW_BYTES * rows as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -407,6 +420,18 @@ mod tests {
         assert_eq!(budget.used(), 40);
         drop(pieces);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn rows_cost_memory_even_where_they_have_no_bytes() {
+        let mut tombstones = BatchBuilder::new(TopicPartition::new("t", 0), 0);
+        for offset in 0..1_000 {
+            tombstones.push(offset, (1, None), None, None);
+        }
+        assert_eq!((tombstones.raw_bytes(), tombstones.memory_bytes()), (0, 48_000));
+        let batch = tombstones.build(1_000);
+        assert_eq!((batch.raw_bytes(), batch.memory_bytes()), (0, 48_000));
+        assert_eq!(batch.slice(0..10).memory_bytes(), 480);
     }
 
     fn shown(row: &Row<'_>) -> String {

@@ -279,7 +279,7 @@ impl Fetch {
 
     fn flush_due(&mut self) {
         let now = self.now;
-        let bytes: u64 = self.slots().filter_map(|slot| slot.collected()).map(|(_, bytes, _)| bytes as u64).sum();
+        let bytes: u64 = self.slots().filter_map(|slot| slot.collected()).map(|(_, bytes, _)| bytes).sum();
         self.collected.resize(bytes);
         let all = bytes >= COLLECTED_BYTES;
         self.flush(|slot| slot.collected().is_some_and(|(_, _, since)| all || now.saturating_sub(since) >= BATCH_AGE));
@@ -300,7 +300,7 @@ impl Fetch {
     }
 
     fn make_ready(&mut self, generation: u64, batch: Batch) {
-        let permit = self.spec.queue.budget().take(batch.raw_bytes() as u64);
+        let permit = self.spec.queue.budget().take(batch.memory_bytes());
         self.ready.push((generation, batch.holding(permit)));
     }
 
@@ -439,8 +439,11 @@ impl Fetch {
         let deadline = self.now + CLOSE_WITHIN;
         while !handle.is_closed() && self.now < deadline {
             self.look_at_clock();
-            if let Some(Polled::Revoke(partitions)) = handle.poll(IDLE_WAIT) {
-                self.let_go(&partitions);
+            match handle.poll(IDLE_WAIT) {
+                // The group gave something at the last moment; before that is answered it takes nothing back.
+                Some(Polled::Assign(partitions)) => self.take_assignment(partitions),
+                Some(Polled::Revoke(partitions)) => self.let_go(&partitions),
+                _ => {}
             }
         }
     }

@@ -137,9 +137,9 @@ impl Slot {
         &mut self.open.get_or_insert_with(new).builder
     }
 
-    /// Records and bytes collected, and since when; `None` where nothing is.
-    pub(in crate::kafka) fn collected(&self) -> Option<(usize, usize, Duration)> {
-        self.open.as_ref().map(|open| (open.builder.len(), open.builder.raw_bytes(), open.since))
+    /// Records collected, what they cost, and since when; `None` where nothing is.
+    pub(in crate::kafka) fn collected(&self) -> Option<(usize, u64, Duration)> {
+        self.open.as_ref().map(|open| (open.builder.len(), open.builder.memory_bytes(), open.since))
     }
 
     /// What was collected.

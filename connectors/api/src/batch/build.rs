@@ -110,6 +110,11 @@ impl BatchBuilder {
             .sum()
     }
 
+    /// What it costs to buffer them, as [`Batch::memory_bytes`] says it.
+    pub fn memory_bytes(&self) -> u64 {
+        super::memory_bytes(self.raw_bytes(), self.len())
+    }
+
     /// The offset pushed last.
     pub fn last_offset(&self) -> Option<i64> {
         self.offsets.last().copied()

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use lakeferry_api::{Batch, ConnectError, Kind, Permit, Result, TopicPartition, executor};
+use lakeferry_api::{Batch, ConnectError, Kind, Result, TopicPartition, executor};
 use tokio::sync::{Notify, mpsc};
 
 pub use super::fetch::Access;
@@ -221,18 +221,13 @@ impl Rows {
             if let Some(batch) = self.decode_next(file).await? {
                 file.check(&batch)?;
                 let keep = self.walk.judge(batch.offsets(), batch.timestamps());
-                let permit = self.permit(&batch);
+                let permit = self.access.budget.take(batch.memory_bytes());
                 return Ok(Some(batch.select(&keep).holding(permit)));
             }
             if !self.begin_block(file).await? {
                 return file.check_end().map(|()| None);
             }
         }
-    }
-
-    fn permit(&self, batch: &Batch) -> Permit {
-        // Offsets, timestamps and ends of columns cost as much as small records do.
-        self.access.budget.take(batch.raw_bytes() as u64 + 48 * batch.len() as u64)
     }
 
     async fn decode_next(&self, file: &mut OpenFile) -> Result<Option<Batch>> {
