@@ -79,7 +79,7 @@ impl ParquetEncoder {
     }
 
     fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<()> {
-        self.group_raw_bytes += rows::raw_bytes(batch, rows.clone()) as u64 + ROW_BYTES * rows.len() as u64;
+        self.group_raw_bytes += group_bytes(rows::raw_bytes(batch, rows.clone()), rows.len());
         let arrays = self.columns.arrays(batch, rows).map_err(ParquetError::from);
         arrays
             .and_then(|arrays| self.writer.write(&arrays))
@@ -95,6 +95,11 @@ impl ParquetEncoder {
         };
         columns * if self.compression.codec() == "zstd" { zstd_context_bytes(self.compression.level()) } else { 0 }
     }
+}
+
+/// What rows add to their row group.
+fn group_bytes(raw_bytes: usize, rows: usize) -> u64 {
+    raw_bytes as u64 + ROW_BYTES * rows as u64
 }
 
 /// Measured for pages of 1 MiB.
@@ -122,6 +127,10 @@ impl FileEncoder for ParquetEncoder {
             }
         }
         Ok(())
+    }
+
+    fn ends_block(&self, batch: &Batch) -> bool {
+        self.group_raw_bytes + group_bytes(batch.raw_bytes(), batch.len()) >= GROUP_BYTES
     }
 
     fn end_block(&mut self) -> Result<()> {

@@ -46,6 +46,8 @@ const SYNC_BYTES: usize = 16;
 /// Raw bytes of an Avro block: what a reader must hold to decode one, and an encoder until it is full. Codecs gain nothing
 /// from more.
 const AVRO_BLOCK_BYTES: usize = 64 << 10;
+/// What a row without headers takes beyond its bytes and its start, at most.
+const ROW_LENGTHS_BYTES: usize = 48;
 /// Raw bytes of a block of the file.
 const BLOCK_BYTES: u64 = 4 << 20;
 
@@ -148,6 +150,11 @@ impl FileEncoder for AvroEncoder {
             }
         }
         Ok(())
+    }
+
+    fn ends_block(&self, batch: &Batch) -> bool {
+        let lengths = ROW_LENGTHS_BYTES + self.row_start.len();
+        self.rows.len() + batch.raw_bytes() + lengths * batch.len() >= AVRO_BLOCK_BYTES
     }
 
     fn end_block(&mut self) -> Result<()> {

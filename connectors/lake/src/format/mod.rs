@@ -78,6 +78,10 @@ pub trait FileEncoder: Send {
     /// `Fatal` where the batch is of another partition, out of order or cannot be encoded.
     fn append(&mut self, batch: &Batch) -> Result<()>;
 
+    /// True where adding `batch`, a small one, ends a block: all that was gathered is compressed and hashed then, which
+    /// takes milliseconds.
+    fn ends_block(&self, batch: &Batch) -> bool;
+
     /// Ends the block that is being encoded, so that its memory moves to [`FileEncoder::take_encoded`]. For a sink
     /// short of memory: small blocks make a worse file.
     ///

@@ -327,6 +327,27 @@ fn many_small_records_come_back_in_batches_of_bounded_size() {
 }
 
 #[test]
+fn an_encoder_knows_which_small_batch_ends_a_block() {
+    let value = noise(8 << 10);
+    for format in FORMATS {
+        let codec = format.codecs[0].name;
+        let mut encoder = format.encoder(header(), format.compression(codec, None).unwrap()).unwrap();
+        let (mut told, mut ended) = (0, 0);
+        for offset in 0..3_000 {
+            let batch = batch(&[plain(offset, value.clone())]);
+            encoder.take_encoded();
+            let tells = encoder.ends_block(&batch);
+            encoder.append(&batch).unwrap();
+            let ends = !encoder.take_encoded().is_empty();
+            assert!(tells || !ends, "{} {codec}: offset {offset} ended a block", format.name);
+            told += usize::from(tells);
+            ended += usize::from(ends);
+        }
+        assert!((1..=ended).contains(&told), "{} {codec}: {ended} blocks ended, {told} were told", format.name);
+    }
+}
+
+#[test]
 fn an_encoder_holds_no_more_than_a_row_group_whose_bytes_are_taken() {
     let megabyte =
         batch(&(0..1024).map(|offset| plain(offset, noise(1000 + offset as usize % 50))).collect::<Vec<_>>());

@@ -3,7 +3,7 @@
 //!
 //! Called by [`Partition`](super::partition::Partition) only. Invariants: a file's span begins where the one before
 //! ends and covers every offset that the position passed; its bytes go up in order; nothing is visible before
-//! [`OpenFile::take_if_stored`] says so, and even then no manifest names it yet.
+//! [`OpenFile::stored`] says so, and even then no manifest names it yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use super::upload::{Chunk, Target, Upload};
 use crate::format::{FileEncoder, Tail};
 use crate::rotate::FileFacts;
 
-/// Below this a batch is encoded where it is: handing it to the pool would cost more.
-const INLINE_BYTES: usize = 16 * 1024;
+/// Below this a batch that ends no block is encoded where it is: handing it to the pool would cost more.
+const INLINE_BYTES: u64 = 16 * 1024;
 
 /// What a file answers for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl OpenFile {
     /// Any error loses the file: its owner starts again from the chain's end.
     pub(crate) async fn append(&mut self, batch: &Batch, pool: &Arc<dyn Executor>) -> Result<()> {
         let encoder = self.encoder.take().ok_or_else(cut_short)?;
-        let (encoder, encoded) = if batch.raw_bytes() < INLINE_BYTES {
+        let (encoder, encoded) = if batch.memory_bytes() < INLINE_BYTES && !encoder.ends_block(batch) {
             append_rows(encoder, batch)?
         } else {
             let batch = batch.clone();
