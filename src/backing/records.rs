@@ -1,8 +1,7 @@
 //! The exact JSON of Connect's own records: compact, members in a given order. Pure.
 //!
 //! An offset record's key is `["<connector>",{<source partition>}]` and its value `{<source offset>}`. Java compares
-//! keys as bytes, in whatever member order a connector's map had; we compare what they mean and, when we write over or
-//! remove a record that somebody else wrote, use the bytes it had.
+//! keys as bytes, in whatever member order a connector's map had; we compare what they mean.
 
 use lakeferry_api::{ConnectError, Result, SourceOffset, SourcePartition};
 use serde_json::Value;

@@ -98,7 +98,7 @@ impl Demo {
         let start = self.clock.monotonic();
         let produced = produce(&cluster.bootstrap_servers(), self.records).await?;
         self.tell(&format!(
-            "1. A shop's day: {produced} records of orders (updates, tombstones) and clicks (headers, late phones)   {}",
+            "1. A shop's day: {produced} records of orders (updates, tombstones) and clicks (headers, out-of-order timestamps)   {}",
             self.since(start)
         ))?;
         let start = self.clock.monotonic();

@@ -37,7 +37,7 @@ pub struct WorkerConfig {
     pub task_shutdown_graceful_timeout: Duration,
     /// How often offsets are committed.
     pub offset_flush_interval: Duration,
-    /// How long a commit of source offsets may take.
+    /// After how long a commit of offsets is warned about; a stopping task waits no longer than this for its last one.
     pub offset_flush_timeout: Duration,
     /// What connectors may override of their clients' settings.
     pub override_policy: OverridePolicy,
@@ -220,8 +220,8 @@ fn task_def() -> ConfigDef {
     ConfigDef::new()
         .define(ms("task.shutdown.graceful.timeout.ms", "5000", "How long all tasks together may take to stop."))
         .define(ms("offset.flush.interval.ms", "60000", "How often offsets are committed.").at_least(1))
-        .define(ms("offset.flush.timeout.ms", "5000", "How long a commit of source offsets may take."))
-        .define(low("plugin.path", ConfigType::List, "Folders of Java plug-ins; read by nobody here: plug-ins are built in.").default_null())
+        .define(ms("offset.flush.timeout.ms", "5000", "After how long a commit of offsets is warned about; a stopping task waits no longer than this for its last one."))
+        .define(low("plugin.path", ConfigType::List, "Ignored: plug-ins are built in.").default_null())
         .define(
             low("plugin.discovery", ConfigType::String, "How the JVM worker finds plug-ins; without effect here.")
                 .default("hybrid_warn")

@@ -132,7 +132,7 @@ pub struct Delivered {
 /// Resolves once the broker has acknowledged (acks=all) or the delivery failed for good.
 pub type Delivery = BoxFuture<'static, Result<Delivered>>;
 
-/// What a source consumer of topics subscribes to.
+/// What a consumer subscribes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscription {
     /// These topics.

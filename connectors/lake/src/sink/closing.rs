@@ -1,5 +1,5 @@
-//! What a [`Partition`](super::partition::Partition) is done with reading: stretches of offsets, in order, that wait to
-//! be named by an entry.
+//! What a [`Partition`](super::partition::Partition) has finished reading: stretches of offsets, in order, that wait
+//! to be named by an entry.
 
 use super::commit::Segment;
 use super::writer::OpenFile;

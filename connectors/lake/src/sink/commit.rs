@@ -241,9 +241,7 @@ pub(crate) async fn reclaim(shared: Arc<Shared>, name: TopicPartition) -> Result
 /// What a lost commit means: the group is asked whose the partition is.
 async fn fenced(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
     let end = shared.manifests.end(name).await?.ok_or_else(|| {
-        ConnectError::fatal(format!(
-            "{name}: the chain has vanished while it was written to; nothing is written any more"
-        ))
+        ConnectError::fatal(format!("{name}: the chain vanished while it was being written; nothing more is written"))
     })?;
     if end.entry.owner != shared.identity.owner() {
         return Ok(ConnectError::config(format!(

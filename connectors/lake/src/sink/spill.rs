@@ -47,7 +47,8 @@ struct Slots {
 }
 
 impl Spill {
-    /// Room for `limit_bytes` in a file of its own in `dir`; whoever opened `dir` first in this process shares his.
+    /// Room for `limit_bytes` in a file of its own in `dir`; whoever opens `dir` later in this process shares
+    /// the first one's.
     ///
     /// # Errors
     /// `Config` where no file can be made there.

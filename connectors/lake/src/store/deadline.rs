@@ -22,7 +22,7 @@ use object_store::{
 /// What one request may take; a put or a part carries some MiB at most.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// See the page above.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Deadline<S> {
     inner: S,

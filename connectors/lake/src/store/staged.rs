@@ -27,7 +27,7 @@ use object_store::{
 /// The folder of what is being written.
 const STAGING: &str = ".tmp";
 
-/// See the page above.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Staged<S> {
     inner: Arc<S>,

@@ -36,7 +36,7 @@ pub(crate) enum Fault {
     RefusesReadsToo,
 }
 
-/// See the page above.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Faulty {
     inner: InMemory,
