@@ -72,6 +72,13 @@ fn a_store_that_is_away_is_waited_for_and_the_status_says_so() {
     assert_eq!(task_trace(&worker, "away"), "");
 }
 
+/// What a process has used, in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
 #[test]
 fn a_broker_that_is_away_is_waited_for() {
     let mut kafka = need!(kit::Kafka::start(kit::KafkaOptions::default()));
@@ -80,12 +87,19 @@ fn a_broker_that_is_away_is_waited_for() {
     produce(&kafka.bootstrap(), topic, 0, &records(10));
     kafka.stop().unwrap();
     let lake = Lake::new();
-    let worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink("away", topic)]);
+    let patience = ("consumer.override.default.api.timeout.ms", "6000");
+    let connector = sink("away", topic, &[("store.url", &lake.url()), patience]);
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
     kafka.restart().unwrap();
     worker.wait_archived("away", 10, SOON);
     kafka.kill();
     wait_trace(&worker, "away", "brokers are down");
     assert_eq!(task_state(&worker, "away"), "RUNNING");
+    // While it waits it leaves the machine alone.
+    let used = cpu_ticks(worker.pid().unwrap());
+    wait_trace(&worker, "away", "describing topic broker-away");
+    let used = cpu_ticks(worker.pid().unwrap()) - used;
+    assert!(used < 200, "{used} hundredths of a second of CPU");
     kafka.restart().unwrap();
     produce(&kafka.bootstrap(), topic, 0, &records(10));
     worker.wait_archived("away", 20, SOON);

@@ -1,7 +1,7 @@
 //! Asking a broker: a request goes out with options and a queue of its own, and [`Asked`] waits there for the answer.
 
 use std::marker::PhantomData;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use rdkafka_sys as sys;
@@ -29,10 +29,36 @@ impl Handle {
         }
         Ok(())
     }
+
+    /// Waits until a broker answers. An admin request that waits for its broker by itself makes librdkafka connect
+    /// again at every failure, without its backoff: thousands of times a second while the broker refuses. This wait
+    /// keeps the backoff.
+    fn reach(&self, timeout: Duration) -> Result<(), Failure> {
+        let (mut waited, mut wait) = (Duration::ZERO, REACH_FIRST);
+        loop {
+            wait = wait.min(timeout.saturating_sub(waited));
+            let mut metadata = ptr::null();
+            // SAFETY: the metadata that comes back is ours to destroy.
+            let found = unsafe {
+                let found = raw::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &mut metadata, millis(wait));
+                if !metadata.is_null() {
+                    sys::rd_kafka_metadata_destroy(metadata);
+                }
+                Failure::of(code(found))
+            };
+            waited += wait;
+            self.check_login()?;
+            match found {
+                Err(_) if waited < timeout => wait *= 2,
+                found => return found,
+            }
+        }
+    }
 }
 
 impl<'a> Asked<'a> {
     pub(super) fn new(handle: &'a Handle, timeout: Duration) -> Result<Self, Failure> {
+        handle.reach(timeout)?;
         let queue = Queue::new(handle).ok_or_else(nothing)?;
         Ok(Self { handle, queue, timeout })
     }
@@ -50,6 +76,8 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// The first look at what keeps a broker from answering; each next one takes twice the time.
+const REACH_FIRST: Duration = Duration::from_millis(250);
 /// librdkafka answers every request at its time-out by itself; this is for the case that it does not.
 const GRACE: Duration = Duration::from_secs(5);
 pub(super) const SLICE: Duration = Duration::from_millis(50);
