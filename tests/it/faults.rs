@@ -93,7 +93,7 @@ fn a_broker_that_is_away_is_waited_for() {
     kafka.restart().unwrap();
     worker.wait_archived("away", 10, SOON);
     kafka.kill();
-    wait_trace(&worker, "away", "brokers are down");
+    wait_trace(&worker, "away", "reading from Kafka: ");
     assert_eq!(task_state(&worker, "away"), "RUNNING");
     // While it waits it leaves the machine alone.
     let used = cpu_ticks(worker.pid().unwrap());

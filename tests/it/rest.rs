@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -126,8 +127,12 @@ fn run_ours(name: &str) {
     run(name, "ours", &worker.address());
 }
 
+/// One at a time: the standalone herder of 4.3.1 can lock itself up for good where connectors are deleted, paused and
+/// changed at the same moment.
 fn run_java(name: &str) {
+    static ALONE: Mutex<()> = Mutex::new(());
     let worker = kit::need!(kit::connect_worker());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     run(name, "java", &worker.address());
 }
 
