@@ -517,9 +517,9 @@ async fn the_admin_tells_and_changes_what_the_broker_knows() {
     for (altered, expected) in [(&compacted, &both), (&default, &new.configs), (&compacted, &both)] {
         admin.alter_topic_configs("k-admin", altered).await.unwrap();
         // The broker answers before the change has reached what it tells of itself.
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while admin.topic("k-admin").await.unwrap().configs != *expected {
-            assert!(Instant::now() < deadline, "{:?} is not {expected:?}", admin.topic("k-admin").await);
+            assert!(tokio::time::Instant::now() < deadline, "{:?} is not {expected:?}", admin.topic("k-admin").await);
         }
     }
     let target = admin.target_topic("k-admin").await.unwrap().expect("exists");
