@@ -1,4 +1,5 @@
-//! I/O that goes on beside a task's loop: started in one call, looked at in later ones, aborted when dropped.
+//! I/O that goes on beside a task's loop: started in one call, looked at in later ones, aborted when dropped
+//! (or left to clean up after itself, see [`Job::detach`]).
 //!
 //! The one place of this crate that spawns. Every job wakes the [`Notify`] it was given when it ends, so that whoever
 //! must wait for it (a close) need not poll.
@@ -15,6 +16,7 @@ use tokio::task::{JoinError, JoinHandle};
 #[derive(Debug)]
 pub(crate) struct Job<T> {
     handle: JoinHandle<Result<T>>,
+    detached: bool,
 }
 
 impl<T: Send + 'static> Job<T> {
@@ -27,7 +29,12 @@ impl<T: Send + 'static> Job<T> {
             let _wake = wake;
             work.await
         });
-        Self { handle }
+        Self { handle, detached: false }
+    }
+
+    /// From now on it outlives this value: for work that knows when it is given up and has to clean up then.
+    pub(crate) fn detach(&mut self) {
+        self.detached = true;
     }
 
     /// The result, once there is one; then the job is used up.
@@ -61,6 +68,8 @@ impl Drop for Wake {
 
 impl<T> Drop for Job<T> {
     fn drop(&mut self) {
-        self.handle.abort();
+        if !self.detached {
+            self.handle.abort();
+        }
     }
 }

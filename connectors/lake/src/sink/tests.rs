@@ -4,6 +4,8 @@ mod memory;
 mod recovery;
 mod rig;
 
+use std::sync::atomic::Ordering;
+
 use lakeferry_api::connector::SinkAlteration;
 use lakeferry_api::{Closing, EpochMark, Kind, Place, SinkTask};
 use rig::{Fault, Rig, batch, partition};
@@ -383,6 +385,46 @@ async fn both_formats_reach_the_lake_in_parts() {
         assert!(file.stored_bytes > 20 << 20, "{format}");
         rig.assert_stored(file).await;
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_leaves_no_parts() {
+    let rig = Rig::new(&[("codec", "none")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    let big = vec![7_u8; 1 << 20];
+    let unfinished = || rig.store.unfinished.load(Ordering::SeqCst);
+    let mut offset = 0;
+    while unfinished() == 0 {
+        let mut builder = lakeferry_api::BatchBuilder::new(partition(0), offset);
+        builder.push(offset, (offset, None), None, Some(&big));
+        offset += 1;
+        writer.task.put(&[builder.build(offset)]).await.unwrap();
+        writer.tick().await.unwrap();
+        assert!(offset < 200, "no part goes up");
+    }
+    writer.task.close(&[partition(0)], Closing::Lost).await.unwrap();
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(unfinished(), 0);
+    assert_eq!(rig.budget.used(), 0, "what waited to go up is given back");
+}
+
+#[tokio::test]
+async fn a_store_that_refuses_a_file_fails_the_task() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    rig.store.faults.lock().unwrap().push((".parquet", Fault::Denied));
+    writer.put(0, 10, 0..10).await.unwrap();
+    for _ in 0..100 {
+        if let Err(error) = writer.tick().await {
+            assert_eq!(error.kind(), Kind::Config, "{error}");
+            return;
+        }
+    }
+    panic!("the task went on");
 }
 
 #[tokio::test]

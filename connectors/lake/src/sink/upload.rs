@@ -2,22 +2,22 @@
 //!
 //! [`Upload`] is fed chunks without ever blocking its owner; a job behind it gathers them into parts of equal size,
 //! uploads parts in parallel under the task's permits and completes the object when told that the file is whole. A
-//! small file goes up in one request. An upload that is dropped, or fails, leaves nothing visible: the multipart is
-//! aborted as far as the store lets us, and its name is never used again.
+//! small file goes up in one request. An upload that is dropped, or fails, leaves nothing visible: its job stops at once
+//! and aborts the multipart, as far as store and process live to do it, and its name is never used again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lakeferry_api::error::Context as _;
 use lakeferry_api::{Budget, ConnectError, Executor, Kind, Permit, Result, executor};
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use object_store::{Error as StoreError, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use super::spill::Spilled;
 use crate::job::Job;
+use crate::store::explain;
 
 /// Chunks that may wait between the loop and the job. More wait in [`Upload::feed`]'s caller, paid from the budget.
 const QUEUED_CHUNKS: usize = 16;
@@ -51,6 +51,8 @@ pub(crate) struct Target {
 pub(crate) struct Upload {
     chunks: Option<mpsc::Sender<Message>>,
     job: Job<()>,
+    /// Its end tells the job that nobody wants the object any more.
+    _wanted: oneshot::Sender<()>,
 }
 
 enum Message {
@@ -85,7 +87,9 @@ impl Upload {
     pub(crate) fn start(target: &Target, path: Path) -> Self {
         let (chunks, receiver) = mpsc::channel(QUEUED_CHUNKS);
         let carrier = Carrier { target: target.clone(), path, pending: VecDeque::new(), pending_bytes: 0, parts: None };
-        Self { chunks: Some(chunks), job: Job::start(&target.ended, carrier.run(receiver)) }
+        let (wanted, given_up) = oneshot::channel();
+        let job = Job::start(&target.ended, carrier.run(receiver, given_up));
+        Self { chunks: Some(chunks), job, _wanted: wanted }
     }
 
     /// Hands over the first of `waiting`, unless the job has enough to do; how many bytes it is.
@@ -97,19 +101,24 @@ impl Upload {
         Some(bytes)
     }
 
-    /// Says that everything was fed and the object is to become real. True once the job has taken note.
-    pub(crate) fn complete(&mut self) -> bool {
+    /// Says that everything was fed and the object is to become real; again until the job has room to take note.
+    pub(crate) fn complete(&mut self) {
         if let Some(chunks) = &self.chunks
             && chunks.try_send(Message::Whole).is_ok()
         {
             self.chunks = None;
         }
-        self.chunks.is_none()
     }
 
     /// The outcome, once there is one. `Ok` means that the whole object is durable.
     pub(crate) fn take_if_ended(&mut self) -> Option<Result<()>> {
         self.job.take_if_ended()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.job.detach();
     }
 }
 
@@ -128,15 +137,27 @@ struct Parts {
 }
 
 impl Carrier {
-    async fn run(mut self, mut chunks: mpsc::Receiver<Message>) -> Result<()> {
-        let outcome = self.carry(&mut chunks).await;
-        if outcome.is_err()
-            && let Some(parts) = &mut self.parts
-        {
-            // Best effort: what stays is listed by `inspect` and was never named by a manifest.
-            let _ = parts.upload.abort().await;
+    async fn run(mut self, mut chunks: mpsc::Receiver<Message>, given_up: oneshot::Receiver<()>) -> Result<()> {
+        let outcome = tokio::select! {
+            outcome = self.carry(&mut chunks) => outcome,
+            _ = given_up => Err(ConnectError::retriable("nobody waits for it")),
+        };
+        if outcome.is_err() {
+            drop(chunks);
+            self.abort().await;
         }
         outcome
+    }
+
+    /// Takes back what is in the store, which limits each request in time.
+    async fn abort(&mut self) {
+        self.pending.clear();
+        let Some(mut parts) = self.parts.take() else { return };
+        // A part that comes in after the abort would stay.
+        parts.in_flight.shutdown().await;
+        if let Err(error) = parts.upload.abort().await {
+            tracing::warn!(path = %self.path, %error, "parts of an upload that was given up stay in the store");
+        }
     }
 
     async fn carry(&mut self, chunks: &mut mpsc::Receiver<Message>) -> Result<()> {
@@ -160,7 +181,7 @@ impl Carrier {
             let _permit = permit(&self.target.permits).await?;
             let (payload, _held) = self.take_pending(self.pending_bytes).await?;
             let put = self.target.store.put(&self.path, payload).await;
-            return put.map(drop).context(Kind::Retriable, || format!("cannot store {}", self.path));
+            return put.map(drop).map_err(|error| failed(&format!("store {}", self.path), error));
         }
         if self.pending_bytes > 0 {
             self.send_part(self.pending_bytes).await?;
@@ -170,13 +191,13 @@ impl Carrier {
             part.map_err(lost)??;
         }
         let completed = parts.upload.complete().await;
-        completed.map(drop).context(Kind::Retriable, || format!("cannot complete the upload of {}", self.path))
+        completed.map(drop).map_err(|error| failed(&format!("complete the upload of {}", self.path), error))
     }
 
     async fn send_part(&mut self, bytes: usize) -> Result<()> {
         if self.parts.is_none() {
             let started = self.target.store.put_multipart(&self.path).await;
-            let upload = started.context(Kind::Retriable, || format!("cannot begin the upload of {}", self.path))?;
+            let upload = started.map_err(|error| failed(&format!("begin the upload of {}", self.path), error))?;
             self.parts = Some(Parts { upload, in_flight: JoinSet::new() });
         }
         // Spilled bytes come back to memory only when it is their turn.
@@ -188,7 +209,7 @@ impl Carrier {
         parts.in_flight.spawn(async move {
             let sent = part.await;
             drop((ticket, held));
-            sent.context(Kind::Retriable, || format!("cannot upload a part of {path}"))
+            sent.map_err(|error| failed(&format!("upload a part of {path}"), error))
         });
         while let Some(ended) = parts.in_flight.try_join_next() {
             ended.map_err(lost)??;
@@ -215,6 +236,16 @@ impl Carrier {
         }
         self.pending_bytes -= bytes;
         Ok((PutPayload::from_iter(taken), held))
+    }
+}
+
+/// Where the store refuses us the user must act; whatever else went wrong may be gone when the records come again, under
+/// another name.
+fn failed(doing: &str, error: StoreError) -> ConnectError {
+    let error = explain(doing, error);
+    match error.kind() {
+        Kind::Conflict | Kind::NotFound => ConnectError::retriable(error.message()).caused_by(error),
+        _ => error,
     }
 }
 

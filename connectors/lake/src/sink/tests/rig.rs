@@ -20,7 +20,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 
 use crate::config::SinkSettings;
@@ -187,6 +187,8 @@ pub(super) enum Fault {
     Before,
     /// It takes place and its reply is lost.
     After,
+    /// It is refused for lack of a permission.
+    Denied,
 }
 
 /// A store in memory that counts writes and fails on request.
@@ -194,6 +196,8 @@ pub(super) enum Fault {
 pub(super) struct FaultyStore {
     inner: InMemory,
     pub(super) writes: AtomicU64,
+    /// Uploads in parts that are under way: begun, but neither completed nor aborted.
+    pub(super) unfinished: Arc<AtomicU64>,
     /// Faults still to come, each for the next write whose path contains the text.
     pub(super) faults: Mutex<Vec<(&'static str, Fault)>>,
 }
@@ -224,6 +228,9 @@ impl ObjectStore for FaultyStore {
         if fault == Some(Fault::Before) {
             return Err(Self::lost());
         }
+        if fault == Some(Fault::Denied) {
+            return Err(object_store::Error::PermissionDenied { path: path.to_string(), source: "403".into() });
+        }
         let result = self.inner.put_opts(path, payload, options).await;
         if fault == Some(Fault::After) { Err(Self::lost()) } else { result }
     }
@@ -233,7 +240,9 @@ impl ObjectStore for FaultyStore {
         options: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         self.writes.fetch_add(1, Ordering::SeqCst);
-        self.inner.put_multipart_opts(path, options).await
+        let upload = self.inner.put_multipart_opts(path, options).await?;
+        self.unfinished.fetch_add(1, Ordering::SeqCst);
+        Ok(Box::new(CountedUpload { upload, unfinished: Arc::clone(&self.unfinished) }))
     }
     async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         self.inner.get_opts(path, options).await
@@ -254,6 +263,28 @@ impl ObjectStore for FaultyStore {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// An upload in parts that says when it is over.
+#[derive(Debug)]
+struct CountedUpload {
+    upload: Box<dyn MultipartUpload>,
+    unfinished: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl MultipartUpload for CountedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.upload.put_part(data)
+    }
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        self.upload.complete().await
+    }
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.unfinished.fetch_sub(1, Ordering::SeqCst);
+        self.upload.abort().await
     }
 }
 
