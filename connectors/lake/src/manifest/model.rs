@@ -337,6 +337,18 @@ impl FileEntry {
     pub fn offsets(&self) -> OffsetRange {
         OffsetRange::new(self.first_offset, self.last_offset)
     }
+
+    /// True where the blocks touch and cover the file; else a law is broken, and they say nothing of where its bytes are.
+    pub(crate) fn has_whole_blocks(&self) -> bool {
+        let mut end = Some(0);
+        for block in &self.blocks {
+            if Some(block.at) != end || block.len == 0 {
+                return false;
+            }
+            end = block.at.checked_add(block.len);
+        }
+        !self.blocks.is_empty() && end == Some(self.stored_bytes)
+    }
 }
 
 impl From<TopicView> for TopicSettings {

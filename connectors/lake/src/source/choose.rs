@@ -210,7 +210,7 @@ fn check_incarnation(chosen: &ChosenTopic, settings: &SourceSettings) -> Result<
 
 /// The segments of one more entry's files.
 pub(super) fn segments_of(files: &[crate::manifest::model::FileEntry]) -> impl Iterator<Item = Segment> + '_ {
-    files.iter().filter_map(|file| Segment::new(Arc::new(file.clone()), None))
+    files.iter().map(|file| Segment::whole(Arc::new(file.clone())))
 }
 
 /// The partition's name in the target.

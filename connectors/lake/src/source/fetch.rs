@@ -71,9 +71,13 @@ pub(crate) struct Blocks {
 }
 
 impl Stretch {
-    /// The stretches of `file` in the order in which a reader wants them: the one with block `prelude` first.
+    /// The stretches of `file` in the order in which a reader wants them: the one with block `prelude` first. None where
+    /// its blocks do not tell where its bytes are.
     pub(crate) fn all_of(file: &Arc<FileEntry>, prelude: usize) -> Vec<Self> {
         let stretch = |blocks: Range<usize>| Self { file: Arc::clone(file), blocks };
+        if !file.has_whole_blocks() {
+            return Vec::new();
+        }
         let count = file.blocks.len();
         if file.stored_bytes <= REQUEST_BYTES {
             return vec![stretch(0..count)];
@@ -134,7 +138,8 @@ impl Fetches {
 
     /// Starts to fetch those of `wanted` that follow what is under way, as far as the budget allows.
     pub(crate) fn ahead(&mut self, wanted: impl Iterator<Item = Stretch>) {
-        let mut bytes: u64 = self.pending.iter().map(|(stretch, _)| stretch.len()).sum();
+        let pending = self.pending.iter().map(|(stretch, _)| stretch.len());
+        let mut bytes = pending.fold(0, u64::saturating_add);
         let mut wanted = wanted.peekable();
         // The requests under way are a beginning of what is wanted, unless a file among them was passed over since.
         for (stretch, _) in &self.pending {
@@ -143,7 +148,7 @@ impl Fetches {
             }
         }
         for stretch in wanted {
-            bytes += stretch.len();
+            bytes = bytes.saturating_add(stretch.len());
             let full = bytes > self.limit_bytes || self.access.budget.is_exhausted();
             if full || self.pending.len() >= MAX_REQUESTS {
                 return;
@@ -190,8 +195,8 @@ impl Blocks {
         fetches.ahead(stretches.iter().cloned().chain(later));
         let mut stretches = stretches.into_iter();
         let first = match stretches.next() {
-            Some(stretch) if !stretch.blocks.is_empty() => fetches.take(&stretch).await?,
-            _ => return Err(altered(file, "has no block in its manifest")),
+            Some(stretch) => fetches.take(&stretch).await?,
+            None => return Err(unreadable(file)),
         };
         let bytes = first.block(prelude).ok_or_else(|| altered(file, "lacks the block that a reader begins with"))?;
         Ok((Self { file: Arc::clone(file), stretches, first, current: None, next: 0 }, bytes))
@@ -279,6 +284,16 @@ fn check(stretch: &Stretch, bytes: Bytes) -> Result<Vec<Bytes>> {
         Ok(part)
     };
     stretch.blocks().iter().map(of_block).collect()
+}
+
+/// The error of a manifest whose blocks do not tell where the bytes of `file` are.
+fn unreadable(file: &FileEntry) -> ConnectError {
+    ConnectError::fatal(format!(
+        "the manifest that names data object {} gives blocks that do not touch, or do not cover its {} bytes; nothing of \
+         it was read; run lakeferry verify, which names the entry, and bring that back from a copy or from the bucket's \
+         versions",
+        file.path, file.stored_bytes
+    ))
 }
 
 /// The error of an object that is not what its manifest says.

@@ -79,11 +79,9 @@ struct Stop {
 }
 
 impl Segment {
-    /// The whole `file`, or its rows below `before`; `None` where none is left.
-    pub fn new(file: Arc<FileEntry>, before: Option<i64>) -> Option<Self> {
-        let last = before.map_or(file.last_offset, |before| file.last_offset.min(before - 1));
-        let rows = OffsetRange::new(file.first_offset, last);
-        (rows.from <= rows.to).then_some(Self { file, rows })
+    /// The whole `file`.
+    pub fn whole(file: Arc<FileEntry>) -> Self {
+        Self { rows: file.offsets(), file }
     }
 
     fn is_cut(&self) -> bool {
@@ -188,15 +186,16 @@ impl Walk {
     /// How much is to come.
     pub fn outline(&self) -> Outline {
         let mut outline = Outline::default();
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         for (stop, sure) in self.possible().filter(|(stop, _)| stop.wanted) {
             let file = &stop.segment.file;
             if sure && self.is_whole(stop) {
-                outline.least_records += file.records;
+                add(&mut outline.least_records, file.records);
             }
-            outline.most_records += file.records;
-            outline.most_raw_bytes += file.raw_bytes;
+            add(&mut outline.most_records, file.records);
+            add(&mut outline.most_raw_bytes, file.raw_bytes);
             outline.files += 1;
-            outline.stored_bytes += file.stored_bytes;
+            add(&mut outline.stored_bytes, file.stored_bytes);
             outline.untimed |= stop.segment.may_be_untimed();
         }
         outline

@@ -105,7 +105,7 @@ impl LogReader {
             self.feed = None;
             ended?;
             let last = self.plan.segments[..walked].iter().map(|segment| segment.rows.to).max();
-            self.plan.position = last.map_or(self.plan.position, |last| self.plan.position.max(last + 1));
+            self.plan.position = last.map_or(self.plan.position, |last| self.plan.position.max(last.saturating_add(1)));
             self.finished = walked == self.plan.segments.len();
         }
         Ok(None)
@@ -160,14 +160,14 @@ pub async fn survey(access: &Access, plan: &LogPlan) -> Result<Survey> {
     while let Some(reading) = rows.walk.next_file() {
         let entry = &reading.segment.file;
         if reading.whole && !reading.segment.may_be_untimed() {
-            survey.records += entry.records;
-            survey.raw_bytes += entry.raw_bytes;
+            survey.records = survey.records.saturating_add(entry.records);
+            survey.raw_bytes = survey.raw_bytes.saturating_add(entry.raw_bytes);
             continue;
         }
         let mut file = rows.open(&reading).await?;
         while let Some(batch) = rows.next(&mut file).await? {
-            survey.records += batch.len() as u64;
-            survey.raw_bytes += batch.raw_bytes() as u64;
+            survey.records = survey.records.saturating_add(batch.len() as u64);
+            survey.raw_bytes = survey.raw_bytes.saturating_add(batch.raw_bytes() as u64);
             survey.untimed += batch.timestamps().iter().filter(|timestamp| is_untimed(**timestamp)).count() as u64;
         }
     }
@@ -189,7 +189,7 @@ struct Rows {
 }
 
 /// A file that is being read.
-struct OpenFile {
+struct ReadingFile {
     entry: Arc<FileEntry>,
     decoder: Option<Box<dyn FileDecoder>>,
     blocks: Blocks,
@@ -204,7 +204,7 @@ impl Rows {
         Ok(Self { access, partition: plan.partition.clone(), walk: plan.walk()?, fetches })
     }
 
-    async fn open(&mut self, reading: &Reading) -> Result<OpenFile> {
+    async fn open(&mut self, reading: &Reading) -> Result<ReadingFile> {
         let entry = Arc::clone(&reading.segment.file);
         let format = format_of(&entry)?;
         let later = upcoming(&self.walk);
@@ -212,11 +212,11 @@ impl Rows {
         let (file, partition) = (Arc::clone(&entry), self.partition.clone());
         let open = move || format.decoder(prelude, &file.blocks, &partition);
         let decoder = executor::run(&*self.access.executor, open).await?.map_err(|error| named(&entry, error))?;
-        Ok(OpenFile { entry, decoder: Some(decoder), blocks, batches: None, records: 0, last_offset: None })
+        Ok(ReadingFile { entry, decoder: Some(decoder), blocks, batches: None, records: 0, last_offset: None })
     }
 
     /// The next rows of `file` that the walk takes, none of them maybe; `None` at its end.
-    async fn next(&mut self, file: &mut OpenFile) -> Result<Option<Batch>> {
+    async fn next(&mut self, file: &mut ReadingFile) -> Result<Option<Batch>> {
         loop {
             if let Some(batch) = self.decode_next(file).await? {
                 file.check(&batch)?;
@@ -230,7 +230,7 @@ impl Rows {
         }
     }
 
-    async fn decode_next(&self, file: &mut OpenFile) -> Result<Option<Batch>> {
+    async fn decode_next(&self, file: &mut ReadingFile) -> Result<Option<Batch>> {
         let Some(mut batches) = file.batches.take() else { return Ok(None) };
         let (batches, batch) = executor::run(&*self.access.executor, move || {
             let batch = batches.next();
@@ -242,7 +242,7 @@ impl Rows {
     }
 
     /// False where the file has no more blocks.
-    async fn begin_block(&mut self, file: &mut OpenFile) -> Result<bool> {
+    async fn begin_block(&mut self, file: &mut ReadingFile) -> Result<bool> {
         self.fetches.ahead(file.blocks.rest().chain(upcoming(&self.walk)));
         let Some((index, bytes)) = file.blocks.next(&mut self.fetches).await? else { return Ok(false) };
         let Some(decoder) = file.decoder.take() else {
@@ -259,7 +259,7 @@ impl Rows {
     }
 }
 
-impl OpenFile {
+impl ReadingFile {
     /// The offsets of a file ascend and stay where its manifest says.
     fn check(&mut self, batch: &Batch) -> Result<()> {
         let allowed = self.entry.offsets();

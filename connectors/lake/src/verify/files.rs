@@ -18,7 +18,6 @@ use sha2::{Digest as _, Sha256};
 use super::{Bench, FileCase, Level, Verification};
 use crate::format::{self, Block, FileDecoder};
 use crate::manifest::Digest;
-use crate::manifest::model::FileEntry;
 use crate::store::explain;
 
 /// Files that are checked at once.
@@ -65,7 +64,7 @@ async fn check_file(bench: &Bench<'_>, case: &FileCase, level: Level, faults: &m
     };
     let reading = Reading { bench, case, path };
     let Some(found) = reading.open(faults).await? else { return Ok(0) };
-    let blocks = if has_whole_blocks(&case.file) { case.file.blocks.clone() } else { Vec::new() };
+    let blocks = if case.file.has_whole_blocks() { case.file.blocks.clone() } else { Vec::new() };
     let decoder = match level {
         Level::Content if !blocks.is_empty() => reading.decoder(faults).await?,
         _ => None,
@@ -150,18 +149,6 @@ impl Reading<'_> {
     fn failed(&self, error: object_store::Error) -> ConnectError {
         explain(&format!("read data object {}", self.path), error)
     }
-}
-
-/// True where the blocks touch and cover the file; else a law is broken, and they say nothing.
-fn has_whole_blocks(file: &FileEntry) -> bool {
-    let mut end = Some(0);
-    for block in &file.blocks {
-        if Some(block.at) != end || block.len == 0 {
-            return false;
-        }
-        end = block.at.checked_add(block.len);
-    }
-    !file.blocks.is_empty() && end == Some(file.stored_bytes)
 }
 
 /// What the bytes of an object come to.

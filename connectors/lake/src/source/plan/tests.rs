@@ -27,7 +27,11 @@ impl Archive {
     }
 
     fn segments(&self) -> Vec<Segment> {
-        let segment = |(rows, before): (&Rows, &Option<i64>)| Segment::new(Arc::new(file(rows)), *before);
+        let segment = |(rows, before): (&Rows, &Option<i64>)| {
+            let mut segment = Segment::whole(Arc::new(file(rows)));
+            segment.rows.to = segment.rows.to.min(before.map_or(i64::MAX, |before| before - 1));
+            (segment.rows.from <= segment.rows.to).then_some(segment)
+        };
         self.files.iter().zip(&self.befores).filter_map(segment).collect()
     }
 }
@@ -171,7 +175,7 @@ proptest! {
 
 #[test]
 fn files_that_overlap_are_refused_by_name() {
-    let segments = [[(0, 1), (5, 1)], [(3, 1), (9, 1)]].map(|rows| Segment::new(Arc::new(file(&rows)), None).unwrap());
+    let segments = [[(0, 1), (5, 1)], [(3, 1), (9, 1)]].map(|rows| Segment::whole(Arc::new(file(&rows))));
     let error = Walk::new(segments.to_vec(), Selection::default(), 0).unwrap_err();
     assert!(error.message().contains("t/partition=0/0") && error.message().contains("t/partition=0/3"), "{error}");
 }

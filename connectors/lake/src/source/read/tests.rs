@@ -120,6 +120,39 @@ async fn a_damaged_object_is_named_and_none_of_its_block_is_given_out() {
 }
 
 #[tokio::test]
+async fn a_manifest_whose_blocks_do_not_tell_where_the_bytes_are_is_an_error() {
+    let (archive, partition, rows) = small("archive.parquet").await;
+    let plan = plan(&archive, &partition, Selection::default()).await;
+    let hostile: [fn(&mut FileEntry); 7] = [
+        |file| file.blocks.clear(),
+        |file| file.blocks[0].at = u64::MAX,
+        |file| file.blocks[0].len = u64::MAX,
+        |file| file.blocks.last_mut().unwrap().at = 0,
+        |file| file.blocks.last_mut().unwrap().len += 1,
+        |file| file.blocks.reverse(),
+        |file| file.stored_bytes = u64::MAX,
+    ];
+    for (at, spoil) in hostile.iter().enumerate() {
+        let mut plan = plan.clone();
+        spoil(Arc::make_mut(&mut plan.segments[1].file));
+        let path = plan.segments[1].file.path.clone();
+        let mut reader = LogReader::new(archive.access(&Budget::new(LIMIT)), plan);
+        let mut given = Vec::new();
+        let error = loop {
+            match reader.next().await {
+                Ok(Some(batch)) => given.extend(rows_of(&batch)),
+                Ok(None) => panic!("{at}: read to its end"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), Kind::Fatal, "{at}: {error}");
+        assert!(error.message().contains(&path) && error.message().contains("the manifest"), "{at}: {error}");
+        assert!(!error.message().contains("panic"), "{at}: {error}");
+        assert!(rows.starts_with(&given) && given.len() < rows.len(), "{at}");
+    }
+}
+
+#[tokio::test]
 async fn a_missing_or_truncated_object_is_named() {
     let (archive, partition, _) = small("archive.parquet").await;
     let plan = plan(&archive, &partition, Selection::default()).await;
