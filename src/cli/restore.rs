@@ -28,6 +28,9 @@ use crate::kafka::{Admin, Clients as _};
 /// Bytes that a restore may buffer: what is read ahead and what is on its way to the brokers.
 const MEMORY_BYTES: u64 = 256 << 20;
 
+/// Bytes of a batch, where the targets take it.
+const BATCH_BYTES: u64 = 1 << 20;
+
 /// Bring archived topics back, up to a point in time: bytes, keys, headers, timestamps and partitions as they were
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
@@ -110,7 +113,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let Some((prepared, plan)) = context.unless_stopped("no record was written", beginning).await? else {
         return Ok(Exit::Done);
     };
-    let producer = clients.producer(&producer_properties(properties))?;
+    let producer = clients.producer(&producer_properties(properties, plan.batch_bytes))?;
     let account = plan.account(prepared.settings.offsets.as_ref())?;
     let replay = prepared.replay(&source)?;
     let sending = sending::Sending::new(producer, Arc::clone(&clock), account, (plan.records, plan.raw_bytes));
@@ -264,11 +267,12 @@ impl Args {
 }
 
 /// What makes a producer fast where latency does not matter, and give up where the brokers are gone: somebody waits for
-/// the end, and can go on. The user's file may say otherwise.
-fn producer_properties(mut properties: Config) -> Config {
+/// the end, and can go on. No batch is larger than `batch_bytes`. The user's file may say otherwise.
+fn producer_properties(mut properties: Config, batch_bytes: Option<u64>) -> Config {
+    let batch_bytes = batch_bytes.map_or(BATCH_BYTES, |most| most.clamp(1, BATCH_BYTES)).to_string();
     let defaults = [
         ("linger.ms", "20"),
-        ("batch.size", "1048576"),
+        ("batch.size", &batch_bytes),
         ("compression.type", "lz4"),
         ("delivery.timeout.ms", "120000"),
     ];

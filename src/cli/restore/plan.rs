@@ -18,6 +18,9 @@ pub(super) struct Plan {
     pub(super) records: u64,
     pub(super) raw_bytes: u64,
     pub(super) topics: Vec<TopicPlan>,
+    /// What every existing target takes of a batch.
+    #[serde(skip)]
+    pub(super) batch_bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,7 +101,8 @@ impl Plan {
         }
         let records = topics.iter().map(|topic| topic.records).sum();
         let raw_bytes = topics.iter().map(|topic| topic.raw_bytes).sum();
-        Ok(Self { records, raw_bytes, topics })
+        let limit = |target: &Target| target.existing.as_ref()?.configs.get("max.message.bytes")?.parse().ok();
+        Ok(Self { records, raw_bytes, topics, batch_bytes: targets.iter().filter_map(limit).min() })
     }
 
     /// The account before anything is done; `offsets` are those that the user asked for.

@@ -235,12 +235,16 @@ async fn look_at(context: &dyn SourceContext, topic: &ChosenTopic, settings: &So
 }
 
 fn demand(topic: &ChosenTopic, settings: &SourceSettings) -> Result<Demand> {
-    let mut demand = Demand { partitions: topic.partitions, ..Demand::default() };
+    let limit = topic.settings.as_ref().and_then(|settings| settings.configs.get("max.message.bytes")?.parse().ok());
+    let mut demand = Demand { partitions: topic.partitions, archived_limit_bytes: limit, ..Demand::default() };
     for log in &topic.logs {
         let walk: Walk = log.plan.walk()?;
         for segment in walk.ahead() {
             demand.oldest = demand.oldest.into_iter().chain(segment.file.min_timestamp).min();
             demand.newest = demand.newest.into_iter().chain(segment.file.max_timestamp).max();
+            let raw_bytes = segment.file.raw_bytes;
+            demand.least_record_bytes = demand.least_record_bytes.max(raw_bytes / segment.file.records.max(1));
+            demand.most_record_bytes = demand.most_record_bytes.max(raw_bytes);
         }
         demand.partition_bytes = demand.partition_bytes.max(walk.outline().most_raw_bytes);
     }

@@ -19,6 +19,29 @@ pub struct Demand {
     pub newest: Option<i64>,
     /// Bytes of the partition that gets most.
     pub partition_bytes: u64,
+    /// Some record has that many bytes or more: the largest average of a file. Manifests tell no more.
+    pub least_record_bytes: u64,
+    /// No record has more: the bytes of the largest file.
+    pub most_record_bytes: u64,
+    /// What the archived topic took at most (`max.message.bytes`), where that was set on it.
+    pub archived_limit_bytes: Option<u64>,
+}
+
+impl Demand {
+    /// Why a broker that takes `limit_bytes` at most would refuse a record. A limit below that of the archived topic is
+    /// one, unless whole files fit; where that is not known only a record that is certainly larger is.
+    fn outgrows(&self, limit_bytes: u64) -> Option<String> {
+        if self.least_record_bytes > limit_bytes {
+            return Some(format!("the broker would refuse records: one has {} bytes or more", self.least_record_bytes));
+        }
+        let archived = self.archived_limit_bytes?;
+        (limit_bytes < archived.min(self.most_record_bytes)).then(|| {
+            format!(
+                "the broker may refuse records: the archived topic took up to {archived} bytes, and its manifests do not \
+                 tell how large the largest is"
+            )
+        })
+    }
 }
 
 /// Why a topic should not be written to.
@@ -102,6 +125,11 @@ pub fn objections(target: &TargetTopic, demand: &Demand, now_ms: i64) -> Vec<Obj
             object(config, &most.to_string(), format!("the broker would refuse records {distance} ms from now"));
         }
     }
+    if let Some((limit, why)) =
+        number("max.message.bytes").and_then(|limit| Some((limit, demand.outgrows(limit.unsigned_abs())?)))
+    {
+        object("max.message.bytes", &limit.to_string(), why);
+    }
     if target.partitions < demand.partitions {
         found.push(Objection {
             config: "partitions".to_owned(),
@@ -127,7 +155,17 @@ mod tests {
     }
 
     fn demand() -> Demand {
-        Demand { partitions: 3, oldest: Some(NOW - 4000 * DAY), newest: Some(NOW + DAY), partition_bytes: 1 << 40 }
+        Demand {
+            partitions: 3,
+            oldest: Some(NOW - 4000 * DAY),
+            newest: Some(NOW + DAY),
+            partition_bytes: 1 << 40,
+            ..records(5_000, 1 << 30, None)
+        }
+    }
+
+    fn records(least_record_bytes: u64, most_record_bytes: u64, archived_limit_bytes: Option<u64>) -> Demand {
+        Demand { least_record_bytes, most_record_bytes, archived_limit_bytes, ..Demand::default() }
     }
 
     #[test]
@@ -148,12 +186,27 @@ mod tests {
             ("message.timestamp.before.max.ms", "604800000"),
             ("message.timestamp.after.max.ms", "3600000"),
             ("message.timestamp.difference.max.ms", "3600000"),
+            ("max.message.bytes", "4999"),
         ];
         for (config, value) in cases {
             let found = objections(&target(&[(config, value)]), &demand(), NOW);
             assert_eq!(found.len(), 1, "{config}={value}: {found:?}");
             assert_eq!((found[0].config.as_str(), found[0].value.as_str()), (config, value));
             assert!(found[0].can_be_forced);
+        }
+    }
+
+    #[test]
+    fn a_limit_on_the_size_of_records_matters_where_some_may_be_larger() {
+        let limited = target(&[("max.message.bytes", "1000000")]);
+        for (demand, refused) in [
+            (records(200, 1 << 30, None), false),
+            (records(200, 1 << 30, Some(1_000_000)), false),
+            (records(200, 1 << 30, Some(20_000_000)), true),
+            (records(200, 900_000, Some(20_000_000)), false),
+            (records(1_000_001, 1 << 30, None), true),
+        ] {
+            assert_eq!(objections(&limited, &demand, NOW).len(), usize::from(refused), "{demand:?}");
         }
     }
 
