@@ -15,7 +15,7 @@ use super::error::{explain, kind};
 use super::ffi::{Code, Failure, FetchFrom, Handle, Message, Polled, Role};
 use super::security;
 
-/// What is read of each partition: from an offset up to, but without, another.
+/// What is read of each partition: from an offset up to, but not including, another.
 pub type Stretches = BTreeMap<TopicPartition, (i64, i64)>;
 
 /// See the module.
@@ -167,8 +167,7 @@ impl Reading {
         let full = |(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES;
         let whole = done || stretch.slot.collected().is_some_and(full);
         if let Some(batch) = stretch.slot.take_if(whole) {
-            // Whoever reads may be gone; the loop looks.
-            let _ = self.sender.blocking_send(Ok(batch));
+            self.send(batch);
         }
         if done {
             self.stretches.remove(partition);
@@ -176,9 +175,15 @@ impl Reading {
     }
 
     fn flush(&mut self) {
-        for batch in self.stretches.values_mut().filter_map(|stretch| stretch.slot.take()) {
-            let _ = self.sender.blocking_send(Ok(batch));
-        }
+        let batches: Vec<_> = self.stretches.values_mut().filter_map(|stretch| stretch.slot.take()).collect();
+        batches.into_iter().for_each(|batch| self.send(batch));
+    }
+
+    fn send(&mut self, batch: Batch) {
+        // Whoever reads may be gone; the loop looks.
+        let _ = self.sender.blocking_send(Ok(batch));
+        // However long the reader took, the brokers were not silent meanwhile: nobody listened.
+        self.heard = self.clock.monotonic();
     }
 
     fn fail(&mut self, failure: Failure, partition: Option<TopicPartition>) -> Result<()> {
@@ -233,5 +238,58 @@ impl Stretch {
                 self.slot.partition
             ))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Stands still until it is set.
+    struct SetClock(Mutex<Duration>);
+
+    #[async_trait]
+    impl Clock for SetClock {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn monotonic(&self) -> Duration {
+            *self.0.lock().unwrap()
+        }
+
+        async fn sleep(&self, _: Duration) {
+            std::future::pending().await
+        }
+    }
+
+    #[test]
+    fn a_caller_who_takes_his_time_is_no_silence_of_the_brokers() {
+        let clock = Arc::new(SetClock(Mutex::default()));
+        let properties = Config::from([("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())]);
+        let handle = Handle::open(Role::Consumer, &settings(&properties).unwrap()).unwrap();
+        let orders = TopicPartition::new("orders", 0);
+        let mut slot = Slot::new(orders.clone());
+        slot.started(0.into());
+        slot.advance(5, Duration::ZERO);
+        let (sender, mut batches) = mpsc::channel(1);
+        sender.try_send(Ok(Batch::position_only(orders.clone(), 0, 0))).unwrap();
+        let stretches = BTreeMap::from([(orders.clone(), Stretch { slot, to: 5 })]);
+        let heard = clock.monotonic();
+        let reading = Reading { handle, sender, stretches, clock: clock.clone(), heard, last: None };
+        let thread = std::thread::spawn(move || {
+            let mut reading = reading;
+            reading.settle(&orders);
+            reading.heard
+        });
+        *clock.0.lock().unwrap() = 2 * SILENCE;
+        for _ in 0..2 {
+            batches.blocking_recv().unwrap().unwrap();
+        }
+        assert_eq!(thread.join().unwrap(), 2 * SILENCE);
     }
 }
