@@ -85,23 +85,27 @@ impl Archive {
         Ok(partitions)
     }
 
+    /// The numbers of all entries of `partition` that are there, sorted.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub(crate) async fn numbers(&self, partition: &TopicPartition) -> Result<Vec<u64>> {
+        let dir = self.manifests.layout.chain_dir(partition);
+        let listed = self.manifests.store.list(Some(&dir)).try_collect::<Vec<_>>().await;
+        let listed = listed.map_err(|error| explain(&format!("list {dir}"), error))?;
+        let parse = |path: &Path| self.manifests.layout.parse_entry(path);
+        let mut numbers: Vec<u64> =
+            listed.iter().filter_map(|meta| parse(&meta.location)).map(|(_, seq)| seq).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
     /// The numbers and bytes of all entries of `partition`, whatever they say.
     ///
     /// # Errors
     /// As [`explain`].
     pub async fn entries(&self, partition: &TopicPartition) -> Result<Vec<(u64, bytes::Bytes)>> {
-        let dir = self.manifests.layout.chain_dir(partition);
-        let listed: Vec<_> = self
-            .manifests
-            .store
-            .list(Some(&dir))
-            .try_collect()
-            .await
-            .map_err(|error| explain(&format!("list {dir}"), error))?;
-        let parse = |path: &Path| self.manifests.layout.parse_entry(path);
-        let mut numbers: Vec<u64> =
-            listed.iter().filter_map(|meta| parse(&meta.location)).map(|(_, seq)| seq).collect();
-        numbers.sort_unstable();
+        let numbers = self.numbers(partition).await?;
         let entries = stream::iter(numbers.into_iter().map(|seq| async move {
             let bytes = self.manifests.read_bytes(partition, seq).await?;
             let bytes = bytes.ok_or_else(|| removed(partition, format!("entry {seq} vanished")))?;

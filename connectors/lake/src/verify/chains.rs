@@ -88,7 +88,7 @@ async fn check_partition(
     let layout = &bench.access.layout;
     let path = |seq: u64| layout.entry(partition, seq).to_string();
     verification.checked.partitions += 1;
-    let numbers = numbers(bench, partition).await?;
+    let numbers = bench.archive.numbers(partition).await?;
     if numbers.is_empty() {
         let problem = "there are data objects, but no manifest: the entries were removed (a rule of the bucket?)";
         verification.add(partition, layout.chain_dir(partition).to_string(), problem);
@@ -124,18 +124,6 @@ async fn check_partition(
         }
     }
     Ok(cases)
-}
-
-/// The numbers of the entries that are there, sorted.
-async fn numbers(bench: &Bench<'_>, partition: &TopicPartition) -> Result<Vec<u64>> {
-    let layout = &bench.access.layout;
-    let dir = layout.chain_dir(partition);
-    let listed = bench.access.store.list(Some(&dir)).try_collect::<Vec<_>>().await;
-    let listed = listed.map_err(|error| explain(&format!("list {dir}"), error))?;
-    let mut numbers: Vec<u64> =
-        listed.iter().filter_map(|meta| layout.parse_entry(&meta.location)).map(|(_, seq)| seq).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 /// The entry `seq`, or its number and what is wrong with it.
