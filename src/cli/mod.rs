@@ -1,7 +1,7 @@
 //! The commands, one file each: a row in [`Command`], an arm in [`Command::run`], and a file that exports `Args` and
 //! `run(args, context) -> anyhow::Result<Exit>`.
 //!
-//! Exit codes: 0 done and true; 1 a check found a difference; 2 wrong usage or configuration; 3 a service failed.
+//! Exit codes: 0 done, and all as it should be; 1 a check found a difference; 2 wrong usage or configuration; 3 a service failed.
 //! A command says 0 or 1 through [`Exit`]; its error says 2 or 3 by its kind. The first SIGTERM or Ctrl-C cancels
 //! [`Context::stop`], which every command obeys; the second ends the process at once.
 
@@ -51,7 +51,7 @@ pub struct Context {
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done, and what was to be checked is true.
+    /// Done, and what was to be checked is as it should be.
     Done,
     /// The check found a difference.
     Difference,

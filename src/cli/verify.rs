@@ -31,7 +31,7 @@ const BUDGET_BYTES: u64 = 256 << 20;
 
 /// Check an archive, and compare it with a topic
 ///
-/// Exit code: 0 everything is true; 1 a difference was found; 2 wrong usage or configuration; 3 a service failed.
+/// Exit code: 0 everything checked out; 1 a difference was found; 2 wrong usage or configuration; 3 a service failed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = COMPARING)]
 pub(super) struct Args {
@@ -287,11 +287,11 @@ impl Report<'_> {
             )?;
         }
         let end = match (self.ok, &self.failure) {
-            (true, _) => "true",
-            (false, None) => "NOT TRUE",
-            (false, Some(_)) => "not everything could be checked",
+            (true, _) => "verified",
+            (false, None) => "FAULTS FOUND",
+            (false, Some(_)) => "not fully checked",
         };
-        writeln!(out, "{} is {end}", self.url).and_then(|()| out.flush())
+        writeln!(out, "{}: {end}", self.url).and_then(|()| out.flush())
     }
 }
 

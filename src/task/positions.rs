@@ -36,8 +36,8 @@ pub(super) struct Refused {
 pub(super) struct Shown<'a>(pub(super) &'a Positions);
 
 impl PositionTable {
-    /// A partition begins at `offset`; `committed` is true where the group holds that very offset, or nothing that is
-    /// worth to be replaced before the first record.
+    /// A partition begins at `offset`; `committed` is true where the group holds that very offset, or nothing worth
+    /// replacing before the first record.
     pub(super) fn begin(&mut self, partition: TopicPartition, offset: i64, committed: bool) {
         let committed = committed.then_some(offset);
         self.by_partition.insert(partition, Position { consumed: offset, durable: offset, committed });

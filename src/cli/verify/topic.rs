@@ -228,9 +228,9 @@ impl<'a> Comparing<'a> {
             .compacted(compacted);
         let archived = log.map(|log| LogReader::new(self.access.clone(), log.plan));
         let found = reader::open(self.properties, Stretches::from([(target.clone(), stretch)]), clock())?;
-        let mut archived = Walk { records: archived, cut: cut.map(|cut| (cut, cut.start())) };
+        let mut archived = CutSide { records: archived, cut: cut.map(|cut| (cut, cut.start())) };
         let cut = cut.map(|cut| (cut, cut.start()));
-        let mut found = Walk { records: Some(found), cut };
+        let mut found = CutSide { records: Some(found), cut };
         let result = hold_together(&mut comparison, &mut archived, &mut found, progress).await;
         compared.equal = comparison.equal();
         compared.differences = comparison.different();
@@ -265,12 +265,12 @@ impl Pair {
 }
 
 /// The records of one side, those that a cut leaves out taken away.
-struct Walk<R> {
+struct CutSide<R> {
     records: Option<R>,
     cut: Option<(Cut, Side)>,
 }
 
-impl<R> Walk<R> {
+impl<R> CutSide<R> {
     fn keep(&mut self, batch: Batch) -> Batch {
         let Some((cut, side)) = self.cut.as_mut().filter(|(cut, _)| !cut.window.is_everything()) else { return batch };
         let judge = |timestamp: &i64| {
@@ -282,7 +282,7 @@ impl<R> Walk<R> {
     }
 }
 
-impl Walk<LogReader> {
+impl CutSide<LogReader> {
     async fn next(&mut self) -> Result<Option<Batch>> {
         let Some(records) = &mut self.records else { return Ok(None) };
         let batch = records.next().await?;
@@ -290,7 +290,7 @@ impl Walk<LogReader> {
     }
 }
 
-impl Walk<Reader> {
+impl CutSide<Reader> {
     async fn next(&mut self) -> Result<Option<Batch>> {
         let Some(records) = &mut self.records else { return Ok(None) };
         let batch = records.next().await?;
@@ -300,8 +300,8 @@ impl Walk<Reader> {
 
 async fn hold_together(
     comparison: &mut Comparison,
-    archived: &mut Walk<LogReader>,
-    found: &mut Walk<Reader>,
+    archived: &mut CutSide<LogReader>,
+    found: &mut CutSide<Reader>,
     progress: &Progress,
 ) -> Result<()> {
     while let Some(batch) = found.next().await? {

@@ -150,11 +150,11 @@ pub struct FileFormat {
     pub codecs: &'static [Codec],
     encoder: BeginFile,
     prelude: fn(&[Block]) -> usize,
-    decoder: OpenFile,
+    decoder: BeginDecoding,
 }
 
 type BeginFile = fn(FileHeader, Compression) -> Result<Box<dyn FileEncoder>>;
-type OpenFile = fn(Bytes, &[Block], &TopicPartition) -> Result<Box<dyn FileDecoder>>;
+type BeginDecoding = fn(Bytes, &[Block], &TopicPartition) -> Result<Box<dyn FileDecoder>>;
 
 /// Every format that a sink can write and a source can read.
 pub static FORMATS: &[FileFormat] = &[archive::FORMAT, avro::FORMAT];

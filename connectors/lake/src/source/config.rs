@@ -230,11 +230,15 @@ fn target_keys(def: ConfigDef) -> ConfigDef {
             .shown(TARGET, 1, Width::Short, "Force"),
     )
     .define(
-        row("replay.replication.factor", Int, "Of topics that are created; -1: the broker's default.")
-            .default("-1")
-            .check(is_replication_factor)
-            .importance(Importance::Low)
-            .shown(TARGET, 2, Width::Short, "Replication factor"),
+        row(
+            "replay.replication.factor",
+            Int,
+            "Replication factor of topics that are created; -1: the broker's default.",
+        )
+        .default("-1")
+        .check(is_replication_factor)
+        .importance(Importance::Low)
+        .shown(TARGET, 2, Width::Short, "Replication factor"),
     )
     .define(task(TASK_INDEX, "0"))
     .define(task(TASK_COUNT, "1"))
