@@ -11,24 +11,26 @@ use super::replay::Replay;
 use crate::manifest::Entry;
 
 /// Adds new entries of the partitions that `replay` knows, and returns those that it does not know. Cancel-safe: what was
-/// not added is found again.
+/// not added is found again, and a look that is dropped goes on where it was, so that one that takes longer than its
+/// caller waits comes to its end all the same.
 ///
 /// # Errors
 /// As [`choose`]; `Config` where a topic was created anew.
 pub(super) async fn look(replay: &mut Replay) -> Result<Vec<ChosenTopic>> {
-    for at in 0..replay.lanes.len() {
+    while replay.looked < replay.lanes.len() {
+        let at = replay.looked;
         let entries = new_entries(replay, at).await?;
-        if entries.is_empty() {
-            continue;
-        }
         let lineage = replay.lanes[at].log.lineage;
         if entries.iter().any(|entry| entry.source.lineage != lineage) {
             change_lineage(replay, at).await?;
-        } else {
+        } else if !entries.is_empty() {
             extend(replay, at, &entries)?;
         }
+        replay.looked += 1;
     }
-    new_partitions(replay).await
+    let found = new_partitions(replay).await?;
+    replay.looked = 0;
+    Ok(found)
 }
 
 async fn new_entries(replay: &Replay, at: usize) -> Result<Vec<Entry>> {

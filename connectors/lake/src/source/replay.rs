@@ -50,6 +50,8 @@ pub struct Replay {
     pieces: VecDeque<(usize, Batch)>,
     throttle: Option<Throttle>,
     next_look: Duration,
+    /// How many lanes the look under way has come past: one that is dropped in the middle goes on there.
+    pub(super) looked: usize,
 }
 
 /// One partition on its way.
@@ -93,7 +95,7 @@ impl Replay {
         let pieces = VecDeque::new();
         let lanes = Vec::new();
         let mut replay =
-            Self { access, archive, settings, lanes, clock, rewrite, turn: 0, pieces, throttle, next_look };
+            Self { access, archive, settings, lanes, clock, rewrite, turn: 0, pieces, throttle, next_look, looked: 0 };
         for topic in topics {
             replay.add(&topic)?;
         }
