@@ -120,6 +120,27 @@ fn a_restore_that_is_stopped_tells_the_way_on_and_it_is_true() {
 }
 
 #[test]
+fn a_restore_that_has_lost_its_brokers_ends_and_tells_the_doubt() {
+    let mut kafka = need!(kit::Kafka::start(kit::KafkaOptions::default()));
+    let truth = [thick(600, 1000, 1_700_000_000_000)];
+    let lake = Lake::of(&kafka, "topic-lost", &truth, &[("retention.ms", "-1")]);
+    let (url, bootstrap, target) = (lake.url(), kafka.bootstrap(), "topic-lost-broker");
+    let patience = kit::instance_dir("patience").unwrap().join("client.properties");
+    std::fs::write(&patience, "delivery.timeout.ms=2000\nrequest.timeout.ms=1000\n").unwrap();
+    let (rename, patience) = (format!("topic-lost={target}"), patience.display().to_string());
+    let to = ["--bootstrap-server", &bootstrap, "--rename", &rename, "--command-config", &patience];
+    let mut restore = Restore::start(&[&["restore", &url, "--yes", "--rate", "20000"][..], &to].concat());
+    restore.wait_written(&kafka, target, 20);
+    kafka.kill();
+    let status = restore.process.wait(SOON).expect("it ends by itself");
+    let words = std::fs::read_to_string(&restore.log).unwrap();
+    assert_eq!(status.code(), Some(3), "{words}");
+    assert!(words.contains("may or may not have arrived"), "{words}");
+    let on = way_on(&words);
+    assert!(on.iter().any(|word| word.starts_with("topic-lost:0:") && word.ends_with(":599")), "{words}");
+}
+
+#[test]
 fn a_restore_that_is_killed_is_begun_again_as_the_page_says() {
     let kafka = need!(kit::kafka());
     let truth: Vec<_> = (0..2).map(|_| thick(60, 1000, 1_700_000_000_000)).collect();
