@@ -40,26 +40,10 @@ pub struct Lake {
     pub store: Arc<dyn ObjectStore>,
     /// The URL, for messages.
     pub url: String,
-    /// What an uploader must know.
-    pub multipart: Multipart,
-}
-
-/// What an uploader must know of a store. All parts but the last have the same size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Multipart {
-    /// The smallest part but the last that the store takes.
-    pub min_part_bytes: u64,
-    /// How many parts an upload may have.
-    pub max_parts: u32,
-    /// How many parts of one upload are worth sending at once.
-    pub parallel_parts: usize,
 }
 
 /// What the row of a scheme opens: the URL, the options and the folder of Hadoop's configuration.
-type Opener = fn(&Url, &BTreeMap<String, String>, Option<&str>) -> Result<(Arc<dyn ObjectStore>, Multipart)>;
-
-/// Files and HDFS write parts one after the other, wherever they are cut.
-const SEQUENTIAL: Multipart = Multipart { min_part_bytes: 1, max_parts: u32::MAX, parallel_parts: 1 };
+type Opener = fn(&Url, &BTreeMap<String, String>, Option<&str>) -> Result<Arc<dyn ObjectStore>>;
 
 static SCHEMES: &[(&str, Opener)] = &[
     ("file", |url, options, _| local::open(url, options)),
@@ -76,8 +60,8 @@ static SCHEMES: &[(&str, Opener)] = &[
 /// `Config`, naming the setting and the remedy.
 pub fn open(url: &str, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Lake> {
     let parsed = parse(url)?;
-    let (store, multipart) = opener(&parsed)?(&parsed, options, hadoop_conf_dir)?;
-    Ok(Lake { store, url: url.to_owned(), multipart })
+    let store = opener(&parsed)?(&parsed, options, hadoop_conf_dir)?;
+    Ok(Lake { store, url: url.to_owned() })
 }
 
 /// Looks at `url` alone: whether it is one, of a scheme that there is a store for.

@@ -54,11 +54,6 @@ impl OffsetSet {
         }
     }
 
-    /// Adds everything that is in `other`.
-    pub fn union(&mut self, other: &Self) {
-        self.bits |= &other.bits;
-    }
-
     /// True where `offset` is in the set.
     pub fn contains(&self, offset: i64) -> bool {
         u64::try_from(offset).is_ok_and(|offset| self.bits.contains(offset))
@@ -77,11 +72,6 @@ impl OffsetSet {
     /// How many offsets of `range` are in it.
     pub fn count_in(&self, range: OffsetRange) -> u64 {
         bits_of(range).map_or(0, |bits| self.bits.range_cardinality(bits))
-    }
-
-    /// True where the two have no offset in common.
-    pub fn is_disjoint(&self, other: &Self) -> bool {
-        self.bits.is_disjoint(&other.bits)
     }
 
     /// The smallest offset.
@@ -195,7 +185,6 @@ mod tests {
     enum Step {
         Insert(i64),
         Range(i64, i64),
-        Union(Vec<i64>),
         Cut(i64),
         Advance(i64),
     }
@@ -208,7 +197,6 @@ mod tests {
         prop_oneof![
             4 => offset().prop_map(Step::Insert),
             4 => (offset(), -2..9i64).prop_map(|(from, width)| Step::Range(from, from + width)),
-            1 => proptest::collection::vec(offset(), 0..9).prop_map(Step::Union),
             1 => offset().prop_map(Step::Cut),
             1 => offset().prop_map(Step::Advance),
         ]
@@ -236,10 +224,6 @@ mod tests {
                     Step::Range(from, to) => {
                         let new = (from..=to).filter(|offset| model.insert(*offset)).count();
                         prop_assert_eq!(set.insert_range(OffsetRange::new(from, to)), new as u64);
-                    }
-                    Step::Union(offsets) => {
-                        set.union(&offsets.iter().copied().collect());
-                        model.extend(offsets);
                     }
                     Step::Cut(before) => {
                         set.cut(before);

@@ -1,6 +1,6 @@
 //! Carries one file's bytes to the store, beside the task's loop.
 //!
-//! [`Upload`] is fed chunks without ever blocking its owner; a job behind it gathers them into parts of equal size,
+//! [`Upload`] is fed chunks without ever blocking its owner; a job behind it gathers them into parts,
 //! uploads parts in parallel under the task's permits and completes the object when told that the file is whole. A
 //! small file goes up in one request. An upload that is dropped, or fails, leaves nothing visible: its job stops at once
 //! and aborts the multipart, as far as store and process live to do it, and its name is never used again.
@@ -134,6 +134,7 @@ struct Carrier {
 struct Parts {
     upload: Box<dyn MultipartUpload>,
     in_flight: JoinSet<Result<()>>,
+    begun: usize,
 }
 
 impl Carrier {
@@ -166,14 +167,19 @@ impl Carrier {
                 Message::Chunk(chunk) => {
                     self.pending_bytes += chunk.len();
                     self.pending.push_back(chunk);
-                    while self.pending_bytes >= self.target.part_bytes {
-                        self.send_part(self.target.part_bytes).await?;
+                    while self.pending_bytes >= self.part_bytes() {
+                        self.send_part(self.part_bytes()).await?;
                     }
                 }
                 Message::Whole => return self.complete().await,
             }
         }
         Err(ConnectError::retriable(format!("the upload of {} was given up", self.path)))
+    }
+
+    /// The size of the next part.
+    fn part_bytes(&self) -> usize {
+        part_bytes(self.target.part_bytes, self.parts.as_ref().map_or(0, |parts| parts.begun))
     }
 
     async fn complete(&mut self) -> Result<()> {
@@ -198,7 +204,7 @@ impl Carrier {
         if self.parts.is_none() {
             let started = self.target.store.put_multipart(&self.path).await;
             let upload = started.map_err(|error| failed(&format!("begin the upload of {}", self.path), error))?;
-            self.parts = Some(Parts { upload, in_flight: JoinSet::new() });
+            self.parts = Some(Parts { upload, in_flight: JoinSet::new(), begun: 0 });
         }
         // Spilled bytes come back to memory only when it is their turn.
         let ticket = permit(&self.target.permits).await?;
@@ -206,6 +212,7 @@ impl Carrier {
         let path = self.path.clone();
         let Some(parts) = &mut self.parts else { return Ok(()) };
         let part = parts.upload.put_part(payload);
+        parts.begun += 1;
         parts.in_flight.spawn(async move {
             let sent = part.await;
             drop((ticket, held));
@@ -239,6 +246,12 @@ impl Carrier {
     }
 }
 
+/// S3 takes 10,000 parts an object, of which the first ones are `first` bytes: so that no file is too large for them,
+/// the size doubles every thousand.
+fn part_bytes(first: usize, begun: usize) -> usize {
+    first << (begun / 1_000)
+}
+
 /// Where the store refuses us the user must act; whatever else went wrong may be gone when the records come again, under
 /// another name.
 fn failed(doing: &str, error: StoreError) -> ConnectError {
@@ -258,4 +271,17 @@ async fn permit(permits: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphoreP
         .acquire_owned()
         .await
         .map_err(|_| ConnectError::retriable("the task is stopping; the upload was given up"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::part_bytes;
+
+    #[test]
+    fn ten_thousand_parts_hold_terabytes() {
+        assert_eq!((part_bytes(5 << 20, 999), part_bytes(5 << 20, 1_000)), (5 << 20, 10 << 20));
+        let all: usize = (0..10_000).map(|begun| part_bytes(5 << 20, begun)).sum();
+        assert!(all > 4 << 40, "{all} bytes");
+        assert!(part_bytes(5 << 20, 9_999) <= 5 << 30, "S3 takes 5 GiB a part");
+    }
 }

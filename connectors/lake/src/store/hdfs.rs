@@ -17,7 +17,7 @@ use url::Url;
 
 use super::deadline::Deadline;
 use super::staged::Staged;
-use super::{Multipart, SEQUENTIAL, path_of, unknown_option};
+use super::{path_of, unknown_option};
 
 /// The client's own patience with a NameNode that is away: about ten seconds, where the client alone waits minutes. The
 /// task tries again after that. `store.dfs...` overrides it.
@@ -36,7 +36,7 @@ pub(super) fn open(
     url: &Url,
     options: &BTreeMap<String, String>,
     hadoop_conf_dir: Option<&str>,
-) -> Result<(Arc<dyn ObjectStore>, Multipart)> {
+) -> Result<Arc<dyn ObjectStore>> {
     let mut settings: BTreeMap<&str, &str> = PATIENCE.into();
     let mut builder = ClientBuilder::new();
     for (option, value) in options {
@@ -67,5 +67,5 @@ pub(super) fn open(
         .caused_by(error)
     })?;
     let store = PrefixStore::new(Deadline::new(HdfsObjectStore::new(client)), path_of(url)?);
-    Ok((Arc::new(Staged::new(store)), SEQUENTIAL))
+    Ok(Arc::new(Staged::new(store)))
 }

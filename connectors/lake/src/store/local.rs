@@ -9,13 +9,13 @@ use object_store::local::LocalFileSystem;
 use url::Url;
 
 use super::staged::Staged;
-use super::{Multipart, SEQUENTIAL, unknown_option};
+use super::unknown_option;
 
 /// Opens the folder that `url` names.
 ///
 /// # Errors
 /// `Config` where it is none. It is not made: a file system that is not mounted would be mistaken for an empty archive.
-pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn ObjectStore>, Multipart)> {
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
     if let Some(option) = options.keys().next() {
         return Err(unknown_option("file", option));
     }
@@ -35,5 +35,5 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc
     }
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::explain(&format!("open {}", path.display()), error))?;
-    Ok((Arc::new(Staged::new(store.with_fsync(true))), SEQUENTIAL))
+    Ok(Arc::new(Staged::new(store.with_fsync(true))))
 }

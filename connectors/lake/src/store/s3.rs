@@ -11,10 +11,8 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::{Multipart, path_of, unknown_option};
+use super::{path_of, unknown_option};
 
-/// S3's own limits; sent in parallel because one connection does not fill a network.
-const MULTIPART: Multipart = Multipart { min_part_bytes: 5 << 20, max_parts: 10_000, parallel_parts: 4 };
 /// How long a request is tried again here; the task tries again after that.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -23,7 +21,7 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// `Config` where an option is unknown or has a wrong value.
-pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc<dyn ObjectStore>, Multipart)> {
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
     let bucket = url.host_str().ok_or_else(|| {
         ConnectError::config(format!("store.url={url} names no bucket; write it as s3://bucket/prefix"))
     })?;
@@ -45,5 +43,5 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<(Arc
         ConnectError::config(format!("store.url={url} cannot be opened with the options {names}: {error}"))
             .caused_by(error)
     })?;
-    Ok((Arc::new(PrefixStore::new(store, path_of(url)?)), MULTIPART))
+    Ok(Arc::new(PrefixStore::new(store, path_of(url)?)))
 }
