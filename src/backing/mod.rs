@@ -36,13 +36,4 @@ pub trait OffsetLog: Send + Sync {
     /// # Errors
     /// `Retriable` where the store does not take them now: nothing is changed.
     async fn put(&self, connector: &str, offsets: &[(SourcePartition, Option<SourceOffset>)]) -> Result<()>;
-
-    /// Removes every offset of a connector.
-    ///
-    /// # Errors
-    /// As [`OffsetLog::put`].
-    async fn remove(&self, connector: &str) -> Result<()> {
-        let offsets: Vec<_> = self.all(connector).await?.into_keys().map(|partition| (partition, None)).collect();
-        self.put(connector, &offsets).await
-    }
 }

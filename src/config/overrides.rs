@@ -5,6 +5,7 @@
 //! start of a task refuses what it objects to. Built-in defaults of each client are added by who makes the client.
 
 use lakeferry_api::config_def::{ConfigDef, ConfigKey, ConfigType, Importance};
+use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Config, ConnectError, Result};
 
 use super::{WorkerConfig, with_prefix};
@@ -66,6 +67,22 @@ pub fn client_config(worker: &WorkerConfig, connector: &Config, client: Client) 
     }
     config.extend(overrides);
     Ok(config)
+}
+
+/// The `auto.offset.reset` of a sink's consumer properties; Connect's own default is earliest.
+///
+/// # Errors
+/// `Config` where it is none that is known.
+pub fn offset_reset(consumer: &Config) -> Result<OffsetReset> {
+    let value = consumer.get("auto.offset.reset").map_or("earliest", |value| value.trim());
+    match value.to_ascii_lowercase().as_str() {
+        "earliest" => Ok(OffsetReset::Earliest),
+        "latest" => Ok(OffsetReset::Latest),
+        "none" => Ok(OffsetReset::None),
+        _ => Err(ConnectError::config(format!(
+            "Invalid value {value} for configuration auto.offset.reset: it is earliest, latest or none"
+        ))),
+    }
 }
 
 impl Client {

@@ -124,6 +124,11 @@ impl WorkerConfig {
         config
     }
 
+    /// Where encoded bytes may wait on disk, and how many.
+    pub fn spill(&self) -> Option<(PathBuf, u64)> {
+        self.spill_dir.clone().map(|directory| (directory, self.spill_bytes))
+    }
+
     /// The settings of the worker's own client: the unprefixed client keys that are not the worker's alone.
     pub fn own_client(&self) -> Config {
         let def = config_def();

@@ -86,7 +86,7 @@ async fn alter_sink(
     if group.admin.group_is_live(&group.id).await.map_err(refused)? {
         return Err(ConnectError::fatal(still_live(verb, name)));
     }
-    let context = Arc::new(StoppedSink::new(Arc::clone(parts), name, config, &group));
+    let context = Arc::new(StoppedSink::new(Arc::clone(parts), name, &group)?);
     let completely = connector.alter_sink_offsets(context, config, &alteration).await.map_err(refused)?;
     match group.alter(&alteration).await {
         Ok(()) => Ok(Altered { completely }),
@@ -98,6 +98,8 @@ async fn alter_sink(
 /// A sink connector's consumer group.
 pub(super) struct Group {
     pub(super) id: String,
+    /// The properties of its members.
+    pub(super) consumer: Config,
     pub(super) admin: Arc<dyn Admin>,
 }
 
@@ -106,7 +108,7 @@ impl Group {
         let consumer = client_config(&parts.worker, config, Client::Consumer)?;
         let id = consumer.get("group.id").cloned().unwrap_or_else(|| format!("connect-{name}"));
         let admin = parts.clients.admin(&client_config(&parts.worker, config, Client::Admin)?)?;
-        Ok(Self { id, admin })
+        Ok(Self { id, consumer, admin })
     }
 
     async fn alter(&self, alteration: &SinkAlteration) -> Result<()> {

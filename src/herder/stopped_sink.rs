@@ -7,11 +7,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
-    Budget, Clock, Config, Executor, PartitionView, Place, Positions, Result, SinkContext, TopicPartition, TopicView,
+    Budget, Clock, Executor, PartitionView, Place, Positions, Result, SinkContext, TopicPartition, TopicView,
 };
 
 use super::Parts;
 use super::offsets::Group;
+use crate::config::overrides::offset_reset;
 use crate::kafka::Admin;
 
 /// The context of a sink connector that is stopped.
@@ -24,14 +25,12 @@ pub(super) struct StoppedSink {
 }
 
 impl StoppedSink {
-    pub(super) fn new(parts: Arc<Parts>, connector: &str, config: &Config, group: &Group) -> Self {
-        let offset_reset = match config.get("consumer.override.auto.offset.reset").map(String::as_str) {
-            Some("latest") => OffsetReset::Latest,
-            Some("none") => OffsetReset::None,
-            _ => OffsetReset::Earliest,
-        };
+    /// # Errors
+    /// `Config` where the consumer's properties are wrong.
+    pub(super) fn new(parts: Arc<Parts>, connector: &str, group: &Group) -> Result<Self> {
+        let offset_reset = offset_reset(&group.consumer)?;
         let admin = Arc::clone(&group.admin);
-        Self { parts, connector: connector.to_owned(), group_id: group.id.clone(), offset_reset, admin }
+        Ok(Self { parts, connector: connector.to_owned(), group_id: group.id.clone(), offset_reset, admin })
     }
 }
 
@@ -70,8 +69,7 @@ impl SinkContext for StoppedSink {
     }
 
     fn spill(&self) -> Option<(PathBuf, u64)> {
-        let worker = &self.parts.worker;
-        worker.spill_dir.clone().map(|dir| (dir, worker.spill_bytes))
+        self.parts.worker.spill()
     }
 
     fn random_id(&self) -> u128 {

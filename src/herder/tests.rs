@@ -114,7 +114,7 @@ impl Connector for Scripted {
     ) -> Result<bool> {
         note(match alteration {
             SinkAlteration::Some(offsets) => format!("alter {} of {}", offsets.len(), context.group()),
-            SinkAlteration::ResetAll => format!("reset {}", context.group()),
+            SinkAlteration::ResetAll => format!("reset {} to {:?}", context.group(), context.offset_reset()),
         });
         Ok(true)
     }
@@ -180,10 +180,14 @@ impl Herder {
         ];
         let cluster = Arc::new(Cluster::new(Journal::default()));
         let clock = ManualClock::new();
-        let env = [("config.providers", "env"), ("config.providers.env.class", "EnvVarConfigProvider")];
+        let settings = [
+            ("config.providers", "env"),
+            ("config.providers.env.class", "EnvVarConfigProvider"),
+            ("consumer.auto.offset.reset", "LATEST"),
+        ];
         let parts = Parts {
             catalog: Arc::new(Catalog::new(plugins)),
-            worker: Arc::new(worker(&env)),
+            worker: Arc::new(worker(&settings)),
             worker_id: "w:1".to_owned(),
             factory: Arc::new(Factory),
             statuses: Arc::new(Statuses::new("w:1".to_owned(), true)),
@@ -479,7 +483,7 @@ async fn a_reset_of_a_sink_is_told_even_where_its_group_committed_nothing() {
     let five = NewOffsets::Some(vec![(json!({"kafka_topic": "t", "kafka_partition": 0}), json!({"kafka_offset": 5}))]);
     herder.handle.alter_offsets("s", five).await.unwrap();
     assert_eq!(herder.cluster.committed()[&TopicPartition::new("t", 0)], 5);
-    assert_eq!(done(), ["reset connect-s", "reset connect-s", "alter 1 of connect-s"]);
+    assert_eq!(done(), ["reset connect-s to Latest", "reset connect-s to Latest", "alter 1 of connect-s"]);
 }
 
 #[tokio::test]

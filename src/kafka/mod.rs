@@ -16,7 +16,6 @@ mod security;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -158,12 +157,6 @@ pub trait Producer: Send + Sync {
     /// `Data` where a record's timestamp is 0 or missing (the client library would stamp it now): nothing of the
     /// batch is sent; else as [`Producer::send`].
     async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>>;
-
-    /// Waits until nothing is in flight.
-    ///
-    /// # Errors
-    /// `Retriable` where that takes longer than `timeout`.
-    async fn flush(&self, timeout: Duration) -> Result<()>;
 }
 
 /// A topic's partition numbers with their current earliest and latest offsets.

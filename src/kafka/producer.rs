@@ -188,16 +188,6 @@ impl Producer for QueueProducer {
         report.close(1);
         Ok(Box::pin(async move { told.await.unwrap_or_else(|_| Err(closed())).map(drop) }))
     }
-
-    async fn flush(&self, timeout: Duration) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let flushed = tokio::task::spawn_blocking(move || shared.client.flush(timeout)).await;
-        let flushed = flushed.map_err(|error| ConnectError::fatal("the flush was cut off").caused_by(error))?;
-        flushed.map_err(|failure| {
-            let left = self.shared.client.outstanding();
-            explain(&failure, format!("{left} records are not acknowledged after {} ms", timeout.as_millis()))
-        })
-    }
 }
 
 impl Drop for QueueProducer {

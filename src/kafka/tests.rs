@@ -1,7 +1,7 @@
 //! The clients against librdkafka's embedded cluster: what needs no real broker. What the embedded one cannot do
 //! (transactions, two members, retention, configs) stands in the integration tests.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lakeferry_api::batch::NO_TIMESTAMP;

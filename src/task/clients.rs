@@ -2,8 +2,7 @@
 //! `consumer.`, `producer.` or `admin.`, what the connector overrides (KIP-458). Monitoring tools know the client ids,
 //! so they are Connect's. Pure.
 
-use lakeferry_api::sink::OffsetReset;
-use lakeferry_api::{Config, ConnectError, Result};
+use lakeferry_api::{Config, Result};
 
 use super::TaskId;
 use crate::config::WorkerConfig;
@@ -73,22 +72,6 @@ pub(super) fn sink_admin(consumer: &Config, id: &TaskId) -> Config {
     properties
 }
 
-/// The `auto.offset.reset` of consumer properties.
-///
-/// # Errors
-/// `Config` where it is none that is known.
-pub(super) fn offset_reset(consumer: &Config) -> Result<OffsetReset> {
-    let value = consumer.get("auto.offset.reset").map_or("", |value| value.trim());
-    match value.to_ascii_lowercase().as_str() {
-        "earliest" => Ok(OffsetReset::Earliest),
-        "latest" => Ok(OffsetReset::Latest),
-        "none" => Ok(OffsetReset::None),
-        _ => Err(ConnectError::config(format!(
-            "Invalid value {value} for configuration auto.offset.reset: it is earliest, latest or none"
-        ))),
-    }
-}
-
 fn producer_named(worker: &WorkerConfig, connector: &Config, client_id: &str) -> Result<Config> {
     let built_in = [
         ("client.id", client_id),
@@ -118,7 +101,10 @@ fn merge(built_in: &[(&str, &str)], over: Config) -> Result<Config> {
 
 #[cfg(test)]
 mod tests {
+    use lakeferry_api::sink::OffsetReset;
+
     use super::*;
+    use crate::config::overrides::offset_reset;
     use crate::config::worker::tests::worker;
 
     fn id() -> TaskId {

@@ -104,7 +104,7 @@ impl SinkContext for TaskSinkContext {
     }
 
     fn spill(&self) -> Option<(PathBuf, u64)> {
-        self.parts.spill()
+        self.parts.worker.spill()
     }
 
     fn random_id(&self) -> u128 {

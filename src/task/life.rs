@@ -21,6 +21,7 @@ use super::voice::Voice;
 use super::{Parts, State, TaskSpec, clients};
 use crate::config::ConnectorConfig;
 use crate::config::connector::Topics as Subscribed;
+use crate::config::overrides::offset_reset;
 use crate::kafka::Subscription;
 use crate::spawn::guard;
 
@@ -173,7 +174,7 @@ impl Build {
     async fn sink(self, task: Box<dyn SinkTask>) -> Result<SinkLoop> {
         let id = &self.spec.id;
         let properties = clients::consumer(&self.parts.worker, &self.spec.connector_config, id)?;
-        let offset_reset = clients::offset_reset(&properties)?;
+        let offset_reset = offset_reset(&properties)?;
         let pipeline = self.sink_pipeline().await?;
         let consumer = self.parts.clients.consumer(&properties, &self.subscription()?)?;
         let context = TaskSinkContext {

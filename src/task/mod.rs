@@ -22,7 +22,6 @@ mod tolerance;
 mod topics;
 mod voice;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -168,12 +167,5 @@ impl Handle for Running {
         let silence = || self.voice.silence();
         self.running.join_within(deadline, self.clock.as_ref(), silence).await;
         self.joined = true;
-    }
-}
-
-impl Parts {
-    /// Where encoded bytes may wait on disk, and how many.
-    fn spill(&self) -> Option<(PathBuf, u64)> {
-        self.worker.spill_dir.clone().map(|directory| (directory, self.worker.spill_bytes))
     }
 }

@@ -481,10 +481,6 @@ impl Producer for Cluster {
         self.journal.note(format!("send {}", shown_batches(std::slice::from_ref(batch))));
         Ok(delivery)
     }
-
-    async fn flush(&self, _: Duration) -> Result<()> {
-        Ok(())
-    }
 }
 
 #[async_trait]

@@ -44,7 +44,7 @@ async fn offsets_outlive_the_process() {
     assert_eq!(log.all("a").await.unwrap(), SourceOffsets::from([(partition("x"), offset(3))]));
     assert_eq!(log.get("b", &partition("x")).await.unwrap(), Some(offset(9)));
     assert_eq!(log.get("a", &partition("y")).await.unwrap(), None);
-    log.remove("a").await.unwrap();
+    log.put("a", &[(partition("x"), None)]).await.unwrap();
     assert!(log.all("a").await.unwrap().is_empty());
     let text = std::fs::read_to_string(directory.file()).unwrap();
     let expected = "{\"format\":\"lakeferry.offsets\",\"version\":1,\"offsets\":[\n\

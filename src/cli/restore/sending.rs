@@ -164,10 +164,6 @@ mod tests {
                 None => Box::pin(std::future::pending()),
             })
         }
-
-        async fn flush(&self, _: Duration) -> Result<()> {
-            Ok(())
-        }
     }
 
     fn batch(base: i64, next: i64) -> SourceBatch {

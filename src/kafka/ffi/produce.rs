@@ -10,7 +10,7 @@ use std::time::Duration;
 use rdkafka_sys as sys;
 
 use super::code::code_at;
-use super::{ANY_PARTITION, Code, Failure, Handle, c_name, millis};
+use super::{ANY_PARTITION, Code, Failure, Handle, c_name};
 
 /// A producing client whose tokens are `T`.
 pub(in crate::kafka) struct Producer<T> {
@@ -117,12 +117,6 @@ impl<T: Send + Sync> Producer<T> {
             }
         }
         true
-    }
-
-    /// Waits until nothing is queued or in flight; somebody else must poll meanwhile.
-    pub(in crate::kafka) fn flush(&self, timeout: Duration) -> Result<(), Failure> {
-        // SAFETY: the client lives.
-        Failure::of(unsafe { sys::rd_kafka_flush(self.handle.raw(), millis(timeout)) })
     }
 
     /// Fails everything that is queued or in flight; the reports come by [`Producer::poll`].
