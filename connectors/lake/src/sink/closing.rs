@@ -5,14 +5,14 @@ use super::commit::Segment;
 use super::writer::OpenFile;
 
 /// A stretch of offsets that waits to be named by an entry.
-pub(super) enum Closing {
+pub(super) enum Ended {
     /// A file that takes no more rows, the `n`-th that the writer began in its epoch.
     File { file: Box<OpenFile>, n: u32 },
     /// Offsets without records that no file answers for, both inclusive.
     Gap { from: i64, to: i64 },
 }
 
-impl Closing {
+impl Ended {
     /// True where nothing has to reach the store before an entry may name it.
     pub(super) fn is_stored(&self) -> bool {
         match self {

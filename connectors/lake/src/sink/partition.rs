@@ -17,7 +17,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
 
-use super::closing::Closing;
+use super::closing::Ended;
 use super::commit::{self, Identity};
 use super::spill::Spill;
 use super::start::Start;
@@ -62,7 +62,7 @@ pub(crate) struct Partition {
     /// Since when the position is ahead of `accounted` with no file open to answer for it.
     passed_since: Option<Duration>,
     file: Option<Box<OpenFile>>,
-    closing: VecDeque<Closing>,
+    closing: VecDeque<Ended>,
     tenure: Tenure,
     commit: Option<Job<End>>,
     files_begun: u32,
@@ -280,7 +280,7 @@ impl Partition {
         self.accounted = file.contents().next_offset;
         let n = self.files_begun;
         self.files_begun += 1;
-        self.closing.push_back(Closing::File { file, n });
+        self.closing.push_back(Ended::File { file, n });
         Ok(())
     }
 
@@ -290,7 +290,7 @@ impl Partition {
             return self.end_file().await;
         }
         if self.position > self.accounted {
-            self.closing.push_back(Closing::Gap { from: self.accounted, to: self.position - 1 });
+            self.closing.push_back(Ended::Gap { from: self.accounted, to: self.position - 1 });
             self.accounted = self.position;
         }
         self.passed_since = None;
@@ -383,8 +383,8 @@ impl Partition {
         let Tenure::Open(end) = &self.tenure else { return Ok(()) };
         let epoch = end.entry.epoch;
         let closing = self.closing.iter_mut().filter_map(|segment| match segment {
-            Closing::File { file, n } => Some((file, *n)),
-            Closing::Gap { .. } => None,
+            Ended::File { file, n } => Some((file, *n)),
+            Ended::Gap { .. } => None,
         });
         for (file, n) in closing.chain(self.file.as_mut().map(|file| (file, self.files_begun))) {
             if file.wants_upload(self.shared.settings.part_bytes) {
