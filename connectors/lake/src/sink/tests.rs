@@ -86,26 +86,6 @@ async fn a_zombie_publishes_nothing_once_another_has_opened() {
 }
 
 #[tokio::test]
-async fn a_fenced_writer_whom_the_group_trusts_opens_again() {
-    let rig = Rig::new(&[("flush.size", "10")]);
-    let (mut ours, mut stray) = (rig.writer(1), rig.writer(2));
-    ours.open().await;
-    ours.put(0, 5, 0..5).await.unwrap();
-    ours.tick_until(&rig, async |rig| rig.chain().await.len() == 1).await;
-    stray.open().await;
-    stray.put(0, 3, 0..3).await.unwrap();
-    stray.tick_until(&rig, async |rig| rig.chain().await.len() == 2).await;
-    drop(stray);
-    ours.put(5, 10, 5..10).await.unwrap();
-    ours.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
-    assert_eq!(ours.seek(), Some(0));
-    ours.put(0, 10, 0..10).await.unwrap();
-    ours.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
-    assert_eq!(rig.spans().await, [(0, 9, 10)]);
-    assert_eq!(rig.chain().await.last().unwrap().epoch, 3);
-}
-
-#[tokio::test]
 async fn losing_an_open_race_is_not_being_fenced() {
     let rig = Rig::new(&[("flush.size", "10")]);
     let (mut first, mut second) = (rig.writer(1), rig.writer(2));

@@ -2,7 +2,7 @@
 
 use lakeferry_api::SinkTask;
 
-use super::rig::{Fault, Rig, partition};
+use super::rig::{Fault, Rig, Writer, partition};
 
 #[tokio::test]
 async fn a_partition_without_leader_keeps_no_other_from_opening() {
@@ -47,17 +47,40 @@ async fn the_topic_s_configs_are_asked_only_where_offsets_are_without_record() {
     assert!(rig.kafka.lock().unwrap().seeks.is_empty(), "nothing was read again");
 }
 
-#[tokio::test]
-async fn a_partition_that_the_group_refused_for_a_moment_is_not_given_up_for_good() {
-    let rig = Rig::new(&[("flush.size", "10")]);
+/// A writer with 5 records in hand, behind whose back another opened the archive.
+async fn fenced_by_a_stray(rig: &Rig) -> Writer {
     let (mut ours, mut stray) = (rig.writer(1), rig.writer(2));
     ours.open().await;
     ours.put(0, 5, 0..5).await.unwrap();
-    ours.tick_until(&rig, async |rig| rig.chain().await.len() == 1).await;
+    ours.tick_until(rig, async |rig| rig.chain().await.len() == 1).await;
     stray.open().await;
     stray.put(0, 3, 0..3).await.unwrap();
-    stray.tick_until(&rig, async |rig| rig.chain().await.len() == 2).await;
-    drop(stray);
+    stray.tick_until(rig, async |rig| rig.chain().await.len() == 2).await;
+    ours
+}
+
+/// The writer reads everything once more and publishes it once, in an epoch behind the stray's.
+async fn begins_again(rig: &Rig, mut ours: Writer) {
+    ours.tick_until(rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
+    assert_eq!(ours.seek(), Some(0));
+    ours.put(0, 10, 0..10).await.unwrap();
+    ours.tick_until(rig, async |rig| rig.spans().await.len() == 1).await;
+    assert_eq!(rig.spans().await, [(0, 9, 10)]);
+    assert_eq!(rig.chain().await.last().unwrap().epoch, 3);
+}
+
+#[tokio::test]
+async fn a_fenced_writer_whom_the_group_trusts_opens_again() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut ours = fenced_by_a_stray(&rig).await;
+    ours.put(5, 10, 5..10).await.unwrap();
+    begins_again(&rig, ours).await;
+}
+
+#[tokio::test]
+async fn a_partition_that_the_group_refused_for_a_moment_is_not_given_up_for_good() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut ours = fenced_by_a_stray(&rig).await;
     // The group rebalances just now, and refuses those who stay, too.
     rig.kafka.lock().unwrap().commit_refused = true;
     ours.put(5, 10, 5..10).await.unwrap();
@@ -67,11 +90,7 @@ async fn a_partition_that_the_group_refused_for_a_moment_is_not_given_up_for_goo
     }
     assert!(rig.spans().await.is_empty() && ours.seek().is_none(), "nothing without the group's word");
     rig.kafka.lock().unwrap().commit_refused = false;
-    ours.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
-    assert_eq!(ours.seek(), Some(0));
-    ours.put(0, 10, 0..10).await.unwrap();
-    ours.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
-    assert_eq!(rig.spans().await, [(0, 9, 10)]);
+    begins_again(&rig, ours).await;
 }
 
 #[tokio::test]
