@@ -129,8 +129,12 @@ impl Opening {
             let partition = partition.clone();
             let parted = context.truncated_at(&partition).unwrap_or(i64::MAX);
             match (kept, committed.get(&partition)) {
+                (&Some(Place { offset, .. }), _) if self.beyond_end.get(&partition) == Some(&offset) => {
+                    Err(beyond_end(&partition, offset))
+                }
+                // Unless retention has overtaken the cut meanwhile.
                 (&Some(Place { offset, .. }), _)
-                    if offset > parted || self.beyond_end.get(&partition) == Some(&offset) =>
+                    if offset > parted && offset > view(context, &partition).await?.log_start_offset =>
                 {
                     Err(beyond_end(&partition, offset))
                 }

@@ -500,10 +500,20 @@ async fn a_task_that_keeps_its_position_is_told_where_the_log_was_cut_back() {
 #[tokio::test]
 async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
     let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
     sink.on_open(Answer::Give(marked(2, 8).into()));
     world.cluster.say(Event::Truncated(partition(2), 7));
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-2 ends before offset 8"), "{failed}");
+}
+
+#[tokio::test]
+async fn a_task_may_begin_behind_a_cut_that_retention_has_overtaken() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 8, 99);
+    sink.on_open(Answer::Give(marked(2, 8).into()));
+    world.cluster.say(Event::Truncated(partition(2), 7));
+    world.until("start_at t-2@8(3<7)").await;
 }
 
 #[tokio::test]

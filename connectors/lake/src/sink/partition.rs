@@ -470,6 +470,7 @@ impl Partition {
         self.closing.clear();
         if let Tenure::Open(end) = std::mem::replace(&mut self.tenure, Tenure::Unopened) {
             // What it makes durable stays so, until the chain's end is read again.
+            self.start.resume = end.entry.resume_offset.unwrap_or(self.start.resume);
             self.start.end = Some(*end);
         }
         self.commit = None;

@@ -71,6 +71,13 @@ impl Spill {
         Ok(Self { space })
     }
 
+    /// Room on a disk that refuses every write.
+    #[cfg(test)]
+    pub(super) fn broken() -> Self {
+        let slots = Mutex::new(Slots { freed: Vec::new(), fresh: 0, limit: u64::MAX });
+        Self { space: Arc::new(Space { file: File::open("/dev/null").expect("read only"), slots }) }
+    }
+
     /// Puts `bytes` there; `None` where there is not enough room left.
     ///
     /// # Errors

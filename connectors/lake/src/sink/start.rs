@@ -241,14 +241,16 @@ fn new_lineage(evidence: &Evidence<'_>, started_by: StartedBy, first: i64) -> St
     }
 }
 
-/// Where a partition without archive begins: the group's committed offset, else `auto.offset.reset`.
+/// Where a partition without archive begins: the group's committed offset, else `auto.offset.reset`; behind the point
+/// where the log parted from what was read of it nothing was.
 fn from_kafka(evidence: &Evidence<'_>) -> Result<(i64, StartedBy)> {
     let view = evidence.view;
     let end = view.end_offset.unwrap_or(view.last_stable_offset);
+    let parted = view.truncated_at.unwrap_or(i64::MAX);
     match (evidence.committed.filter(|committed| *committed <= end), evidence.reset) {
-        (Some(committed), _) => Ok((committed, StartedBy::Committed)),
+        (Some(committed), _) => Ok((committed.min(parted), StartedBy::Committed)),
         (None, OffsetReset::Earliest) => Ok((view.log_start_offset, StartedBy::Earliest)),
-        (None, OffsetReset::Latest) => Ok((view.last_stable_offset, StartedBy::Latest)),
+        (None, OffsetReset::Latest) => Ok((view.last_stable_offset.min(parted), StartedBy::Latest)),
         (None, OffsetReset::None) => Err(ConnectError::config(format!(
             "{}: the group has no committed offset in the log and auto.offset.reset=none; set \
              consumer.override.auto.offset.reset to earliest or latest, or commit an offset",

@@ -14,7 +14,7 @@ use futures::FutureExt;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use lakeferry_api::{
-    Batch, Closing, Config, ConnectError, Opened, Positions, Result, SinkContext, SinkTask, TopicPartition,
+    Batch, Closing, Config, ConnectError, Kind, Opened, Positions, Result, SinkContext, SinkTask, TopicPartition,
 };
 use object_store::ObjectStore;
 use tokio::sync::{Notify, Semaphore};
@@ -75,7 +75,9 @@ impl SinkTask for LakeSinkTask {
                     opened.places.insert(name.clone(), partition.place());
                     partitions.push((name, partition));
                 }
-                Err(error) if error.is_retriable() => drop(opened.later.insert(name, error)),
+                Err(error) if error.is_retriable() || error.kind() == Kind::NotFound => {
+                    opened.later.insert(name, error);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -98,10 +100,11 @@ impl SinkTask for LakeSinkTask {
     }
 
     async fn close(&mut self, partitions: &[TopicPartition], why: Closing) -> Result<Positions> {
+        let shared = self.shared()?;
+        // Behind all that is dropped here: nothing of what leaves is to stay in the status.
+        let _forgetting = shared.troubles.forget_after(partitions);
         let mut leaving: BTreeMap<_, _> =
             partitions.iter().filter_map(|name| self.partitions.remove_entry(name)).collect();
-        let shared = self.shared()?;
-        partitions.iter().for_each(|name| shared.troubles.tell(name, None));
         if why == Closing::Revoked {
             publish(&shared, &mut leaving).await?;
         }

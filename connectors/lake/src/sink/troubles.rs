@@ -12,10 +12,27 @@ pub(crate) struct Troubles {
     by_partition: Mutex<BTreeMap<TopicPartition, String>>,
 }
 
+/// See [`Troubles::forget_after`].
+pub(crate) struct Forgetting<'a> {
+    troubles: &'a Troubles,
+    partitions: &'a [TopicPartition],
+}
+
+impl Drop for Forgetting<'_> {
+    fn drop(&mut self) {
+        self.partitions.iter().for_each(|partition| self.troubles.tell(partition, None));
+    }
+}
+
 impl Troubles {
     /// None yet.
     pub(crate) fn new(context: Arc<dyn SinkContext>) -> Self {
         Self { context, by_partition: Mutex::default() }
+    }
+
+    /// Forgets what `partitions` wait for when the result is dropped: they leave, however that goes.
+    pub(crate) fn forget_after<'a>(&'a self, partitions: &'a [TopicPartition]) -> Forgetting<'a> {
+        Forgetting { troubles: self, partitions }
     }
 
     /// What `partition` waits for now; `None` where it is well.

@@ -157,7 +157,7 @@ impl OpenFile {
         self.encoder = Some(encoder);
         self.keep(encoded);
         let (waiting, spill) = (std::mem::take(&mut self.waiting), spill.clone());
-        let (waiting, found_room) = executor::run(pool.as_ref(), move || spill_chunks(waiting, &spill)).await??;
+        let (waiting, found_room) = executor::run(pool.as_ref(), move || spill_chunks(waiting, &spill)).await?;
         self.waiting = waiting;
         Ok(found_room)
     }
@@ -257,23 +257,38 @@ fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: &Batch) -> Result<(Box<
     Ok((encoder, encoded))
 }
 
-/// The chunks, on disk as far as there was room, and whether there was enough.
-fn spill_chunks(chunks: VecDeque<Chunk>, spill: &Spill) -> Result<(VecDeque<Chunk>, bool)> {
+/// The chunks, on disk as far as there was room, and whether there was enough. A disk that fails has no room.
+fn spill_chunks(chunks: VecDeque<Chunk>, spill: &Spill) -> (VecDeque<Chunk>, bool) {
     let mut found_room = true;
     let mut move_chunk = |chunk| match chunk {
-        Chunk::Held { bytes, permit } if found_room => match spill.write(&bytes)? {
-            Some(spilled) => Ok(Chunk::Spilled(spilled)),
-            None => {
-                found_room = false;
-                Ok(Chunk::Held { bytes, permit })
-            }
-        },
-        chunk => Ok(chunk),
+        Chunk::Held { bytes, permit } if found_room => {
+            let written = spill.write(&bytes).unwrap_or_else(|error| {
+                tracing::warn!("files end early where memory runs short: {}", error.trace());
+                None
+            });
+            found_room = written.is_some();
+            written.map_or(Chunk::Held { bytes, permit }, Chunk::Spilled)
+        }
+        chunk => chunk,
     };
-    let chunks = chunks.into_iter().map(&mut move_chunk).collect::<Result<_>>()?;
-    Ok((chunks, found_room))
+    let chunks = chunks.into_iter().map(&mut move_chunk).collect();
+    (chunks, found_room)
 }
 
 fn cut_short() -> ConnectError {
     ConnectError::retriable("an earlier step of this file was cut short; it is written again from the last manifest")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_has_no_room() {
+        let budget = Budget::new(100);
+        let chunk = || Chunk::Held { bytes: Bytes::from_static(b"ten bytes!"), permit: budget.take(10) };
+        let (chunks, found_room) = spill_chunks([chunk(), chunk()].into(), &Spill::broken());
+        assert!(!found_room && chunks.iter().all(|chunk| matches!(chunk, Chunk::Held { .. })));
+        assert_eq!(budget.used(), 20, "they are still in memory");
+    }
 }

@@ -12,6 +12,10 @@ async fn a_partition_without_leader_keeps_no_other_from_opening() {
     let opened = writer.task.open(&[partition(0), partition(1), partition(2)]).await.unwrap();
     assert_eq!(opened.places.keys().collect::<Vec<_>>(), [&partition(0), &partition(2)]);
     assert!(opened.later[&partition(1)].message().contains("no leader"));
+    rig.kafka.lock().unwrap().deleted = true;
+    let opened = writer.task.open(&[partition(1), partition(3)]).await.unwrap();
+    assert_eq!(opened.later.len(), 2, "a topic that vanishes is waited for as well: {opened:?}");
+    rig.kafka.lock().unwrap().deleted = false;
     rig.kafka.lock().unwrap().leaderless = None;
     let opened = writer.task.open(&[partition(1)]).await.unwrap();
     assert!(opened.later.is_empty() && opened.places.contains_key(&partition(1)));
