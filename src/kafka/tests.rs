@@ -1,7 +1,7 @@
 //! The clients against librdkafka's embedded cluster: what needs no real broker. What the embedded one cannot do
 //! (transactions, two members, retention, configs) stands in the integration tests.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lakeferry_api::batch::NO_TIMESTAMP;
@@ -11,31 +11,13 @@ use rdkafka::producer::DefaultProducerContext;
 
 use super::clients::KafkaClients;
 use super::*;
+use crate::clock::SystemClock;
 
 const BUDGET_BYTES: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-struct TestClock(Instant);
-
-#[async_trait]
-impl Clock for TestClock {
-    fn now_ms(&self) -> i64 {
-        0
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    #[allow(clippy::disallowed_methods)]
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
-
-#[allow(clippy::disallowed_methods)]
 fn clock() -> Arc<dyn Clock> {
-    Arc::new(TestClock(Instant::now()))
+    Arc::new(SystemClock::new())
 }
 
 /// An embedded cluster and clients for it.

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_trait::async_trait;
+use lakeferry::clock::SystemClock;
 use lakeferry::kafka::clients::KafkaClients;
 use lakeferry::kafka::{Admin, Clients, Consumer, Event, Subscription, reader};
 use lakeferry_api::source::NewTopic;
@@ -20,26 +20,8 @@ use crate::kit::{self, Kafka, KafkaOptions};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct SystemClock(Instant);
-
-#[async_trait]
-impl Clock for SystemClock {
-    fn now_ms(&self) -> i64 {
-        chrono::Utc::now().timestamp_millis()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::timeout(duration, std::future::pending::<()>()).await.ok();
-    }
-}
-
-#[allow(clippy::disallowed_methods)]
 fn clock() -> Arc<dyn Clock> {
-    Arc::new(SystemClock(Instant::now()))
+    Arc::new(SystemClock::new())
 }
 
 fn clients() -> KafkaClients {

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lakeferry_api::{Clock, Kind, TopicPartition};
+use lakeferry::clock::SystemClock;
+use lakeferry_api::{Kind, TopicPartition};
 use lakeferry_lake::layout::Layout;
 use lakeferry_lake::manifest::{ManifestStore, Outcome};
 use lakeferry_lake::store::{self, Lake};
@@ -21,26 +21,6 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::kit::proxy::{Fault, HttpProxy, HttpRequest, TcpProxy};
 use crate::kit::{self, Hdfs, HdfsOptions, S3, need};
 
-/// The system's clock.
-struct RealClock(Instant);
-
-#[async_trait]
-impl Clock for RealClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
-    fn now_ms(&self) -> i64 {
-        SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis().try_into().unwrap()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-}
-
 fn layout() -> Layout {
     Layout::new("topics").unwrap()
 }
@@ -49,9 +29,8 @@ fn orders() -> TopicPartition {
     TopicPartition::new("orders", 0)
 }
 
-#[allow(clippy::disallowed_methods, reason = "tests live in real time")]
 fn manifests(lake: &Lake) -> ManifestStore {
-    ManifestStore::new(Arc::clone(&lake.store), layout(), Arc::new(RealClock(Instant::now())))
+    ManifestStore::new(Arc::clone(&lake.store), layout(), Arc::new(SystemClock::new()))
 }
 
 /// An id that no other probe of this process has.

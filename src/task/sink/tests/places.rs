@@ -1,0 +1,183 @@
+//! Where a partition goes on when its log is no longer what it was: retention, a log that ends earlier, one that an
+//! unclean election cut back, and a broker that was mistaken.
+
+use lakeferry_api::{EpochMark, Place, Places, RecordForm};
+
+use super::{assigned, busy, reading};
+use crate::kafka::Event;
+use crate::task::testing::fake::{Answer, SinkScript, World};
+use crate::task::testing::{at, batch, from, partition};
+
+#[tokio::test]
+async fn retention_moves_the_position_on_and_the_task_sees_the_gap() {
+    let (world, _sink, mut handle) = reading().await;
+    world.cluster.say(Event::Batches(vec![batch(0, 10, 15)]));
+    world.cluster.set_log(0, 100, 200);
+    world.cluster.refuse_question(busy("no broker"));
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    world.until("put t-0[15..100)").await;
+    world.cluster.say(Event::Batches(vec![batch(0, 100, 101)]));
+    world.until("put t-0[100..101)").await;
+    let expected = [
+        "put t-0[10..15)",
+        "RUNNING (no broker)",
+        "start_at t-0@100",
+        "RUNNING",
+        "put t-0[15..100)",
+        "put t-0[100..101)",
+    ];
+    assert_eq!(world.journal.take(), expected);
+    world.stop(&mut handle).await;
+}
+
+#[tokio::test]
+async fn a_task_that_keeps_its_position_is_asked_where_to_go_on_after_retention() {
+    let (world, sink, _handle) = reading().await;
+    sink.on_open(Answer::Give(from(&[(2, 5)]).into()));
+    world.cluster.say(assigned(&[2]));
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+    world.journal.take();
+    world.cluster.set_log(2, 100, 200);
+    // It goes on behind the gap, then falls behind again and does not see that.
+    sink.on_open(Answer::Give(from(&[(2, 100)]).into()));
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("start_at t-2@100").await;
+    let expected = ["flush t-2@8", "close Revoked t-2", "commit t-2@8", "open t-2", "start_at t-2@100"];
+    assert_eq!(world.journal.take(), expected);
+    world.cluster.set_log(2, 150, 200);
+    sink.on_open(Answer::Give(from(&[(2, 100)]).into()));
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("open t-2").await;
+    world.journal.take();
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("put t-2[100..150)").await;
+    assert_eq!(world.journal.take(), ["start_at t-2@150", "put t-2[100..150)"], "it is not asked for ever");
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_the_position_is_opened_anew() {
+    let (world, sink, _handle) = reading().await;
+    world.cluster.set_log(0, 0, 5);
+    // Without a position of its own, the task gets what the reset policy says: the group's offset is of another log.
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    world.until("start_at t-0@0").await;
+    assert_eq!(
+        world.journal.take(),
+        ["close Lost t-0", "open t-0", "start_at t-0@0", "flush t-0@0 t-1@20", "commit t-0@0"]
+    );
+    world.cluster.say(Event::Batches(vec![batch(0, 0, 5)]));
+    world.until("put t-0[0..5)").await;
+
+    // A task that keeps its position gets one more chance to see for itself.
+    world.cluster.set_log(1, 0, 5);
+    sink.on_open(Answer::Give(from(&[(1, 20)]).into()));
+    world.cluster.say(Event::OutOfRange(partition(1)));
+    let failed = world.until_failed().await.pop().unwrap();
+    assert!(failed.contains("t-1 ends before offset 20"), "{failed}");
+}
+
+/// Opens partition 2 of a task that keeps its positions, and lets it take records 5 to 7.
+async fn reading_own_positions() -> (World, SinkScript, Box<dyn crate::task::Handle>) {
+    let (world, sink, handle) = reading().await;
+    sink.on_open(Answer::Give(marked(2, 5).into()));
+    world.cluster.say(assigned(&[2]));
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+    assert_eq!(world.journal.take(), ["open t-2", "start_at t-2@5(3<4)", "put t-2[5..8)"]);
+    (world, sink, handle)
+}
+
+/// A place whose record before last is of epoch 3.
+fn marked(number: i32, offset: i64) -> Places {
+    let mark = Some(EpochMark { leader_epoch: 3, upto: offset - 1 });
+    [(partition(number), Place { offset, mark })].into()
+}
+
+#[tokio::test]
+async fn a_task_that_keeps_its_position_is_told_where_the_log_was_cut_back() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    sink.on_open(Answer::Fail(busy("no store")));
+    sink.on_open(Answer::Give(marked(2, 5).into()));
+    // What is on its way was read of the old log.
+    sink.on_put(Answer::Fail(busy("slow")));
+    world.cluster.say(Event::Batches(vec![batch(2, 8, 9)]));
+    world.cluster.say(Event::Truncated(partition(2), 7));
+    world.until("RUNNING (no store)").await;
+    let seen = async || sink.context().partition(&partition(2)).await.unwrap().truncated_at;
+    assert_eq!(seen().await, Some(7));
+    world.until("start_at t-2@5(3<4)").await;
+    assert_eq!(seen().await, None, "it was begun anew");
+    let mut lines = world.journal.take();
+    lines.retain(|line| !line.starts_with("RUNNING") && !line.starts_with("resume") && !line.starts_with("pause"));
+    assert_eq!(lines, ["put t-2[8..9)", "close Lost t-2", "open t-2", "open t-2", "start_at t-2@5(3<4)"]);
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+}
+
+#[tokio::test]
+async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    sink.on_open(Answer::Give(marked(2, 8).into()));
+    world.cluster.say(Event::Truncated(partition(2), 7));
+    let failed = world.until_failed().await.pop().unwrap();
+    assert!(failed.contains("t-2 ends before offset 8"), "{failed}");
+}
+
+#[tokio::test]
+async fn a_task_may_begin_behind_a_cut_that_retention_has_overtaken() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 8, 99);
+    sink.on_open(Answer::Give(marked(2, 8).into()));
+    world.cluster.say(Event::Truncated(partition(2), 7));
+    world.until("start_at t-2@8(3<7)").await;
+}
+
+#[tokio::test]
+async fn a_task_without_positions_goes_on_where_the_log_was_cut_back() {
+    let (world, sink, _handle) = reading().await;
+    world.cluster.say(Event::Batches(vec![batch(0, 10, 15), batch(1, 20, 25)]));
+    world.cluster.say(Event::Truncated(partition(0), 12));
+    world.until("start_at t-0@12").await;
+    let lines = world.journal.take();
+    let expected = [
+        "flush t-0@15",
+        "close Revoked t-0",
+        "commit t-0@15",
+        "open t-0",
+        "start_at t-0@12",
+        "flush t-0@12 t-1@25",
+        "commit t-0@12 t-1@25",
+    ];
+    assert_eq!(lines[lines.len() - 7..], expected);
+    world.cluster.say(Event::Batches(vec![batch(0, 12, 13)]));
+    world.until("put t-0[12..13)").await;
+    // What could not be flushed is read again, however far below the cut it begins.
+    world.cluster.set_committed(at(&[(1, 20)]));
+    sink.on_flush(Answer::Fail(busy("slow")));
+    world.cluster.say(Event::Truncated(partition(1), 24));
+    world.until("start_at t-1@20").await;
+}
+
+#[tokio::test]
+async fn without_a_reset_policy_a_cut_log_fails_a_task_without_positions() {
+    let world = World::new(&[]);
+    world.cluster.set_committed(at(&[(0, 10)]));
+    let reset = ("consumer.override.auto.offset.reset", "none");
+    let (_sink, _handle) = world.sink(RecordForm::Bytes, &[reset]);
+    world.cluster.say(assigned(&[0]));
+    world.cluster.say(Event::Truncated(partition(0), 7));
+    let failed = world.until_failed().await.pop().unwrap();
+    assert!(failed.contains("t-0 from offset 7 on") && failed.contains("auto.offset.reset"), "{failed}");
+}
+
+#[tokio::test]
+async fn a_position_that_the_broker_refused_by_mistake_is_kept() {
+    let (world, _sink, _handle) = reading().await;
+    world.cluster.set_log(0, 0, 50);
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    world.until("start_at t-0@10").await;
+    assert_eq!(world.journal.take(), ["start_at t-0@10"]);
+}
