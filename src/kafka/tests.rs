@@ -322,11 +322,35 @@ async fn a_log_whose_epoch_ends_below_the_mark_is_told_with_the_divergence() {
             }
         }
     }
-    // A mark that holds is read behind: the first record is that of the place.
-    consumer.start_at(&at(6, 4));
-    assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (6..10).collect::<Vec<_>>());
-    consumer.seek(&place, at(8, 8)[&place]);
+    // A mark that holds is read on from.
+    consumer.start_at(&at(8, 8));
     assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (8..10).collect::<Vec<_>>());
+    consumer.close().await;
+}
+
+#[tokio::test]
+async fn a_record_between_the_mark_and_the_place_tells_where_the_log_parted() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..10).await;
+    let place = TopicPartition::new("t", 0);
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    assigned(&mut *consumer).await;
+    let at = |upto| Place { offset: 6, mark: Some(EpochMark { leader_epoch: 0, upto }) };
+    for upto in [4, 5] {
+        consumer.seek(&place, at(upto));
+        loop {
+            match next(&mut *consumer).await {
+                Event::Truncated(partition, divergence) => {
+                    break assert_eq!((partition, divergence), (place.clone(), upto));
+                }
+                Event::Error(error) if error.is_retriable() => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    consumer.seek(&place, at(6));
+    assert_eq!(offsets(&read_until(&mut *consumer, 10).await), (6..10).collect::<Vec<_>>());
     consumer.close().await;
 }
 

@@ -1,11 +1,14 @@
 //! An unclean election takes back records that were archived already, and the log grows beyond them again, so that no
 //! offset tells: only the leader epochs do. A worker that runs through it, one that hangs until the log has grown, and one
 //! that was stopped meanwhile must end with an archive of the log as it is, and keep what was taken back in the lineage
-//! before.
+//! before. So must one that was stopped while nothing but an aborted transaction behind the last record was taken back:
+//! there not even the epochs tell, only the records that stand in its place.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
 use crate::journey::{Worker, run};
@@ -22,7 +25,11 @@ const COMMON: usize = 30;
 const TAKEN_BACK: usize = 20;
 /// What is produced in its place: the log is longer than what was read of it.
 const IN_ITS_PLACE: usize = 40;
-const END: i64 = (COMMON + IN_ITS_PLACE) as i64;
+/// Of the topic with transactions: both replicas have the records and the marker that commits them, ...
+const COMMITTED: i64 = COMMON as i64 + 1;
+/// ... and the leader alone has an aborted transaction behind them, which the archive has passed.
+const ABORTED: usize = 3;
+const PASSED: i64 = COMMITTED + ABORTED as i64 + 1;
 
 /// A topic with its own lake and worker.
 struct Archived {
@@ -33,13 +40,14 @@ struct Archived {
 
 impl Archived {
     /// Archives `topic` in files of 20 records, one of which lies across the cut.
-    fn start(kafka: &Kafka, topic: &'static str) -> Self {
+    fn start(kafka: &Kafka, topic: &'static str, rotate_age_ms: &str) -> Self {
         let lake = kit::home::instance_dir("lake").unwrap();
         let config = json!({
             "connector.class": "io.lakeferry.LakeSinkConnector",
             "topics": topic,
             "store.url": format!("file://{}", lake.display()),
             "flush.size": "20",
+            "rotate.age.ms": rotate_age_ms,
         });
         let worker = Worker::start(&kafka.bootstrap(), &[], &[json!({ "name": topic, "config": config })]);
         Self { topic, lake, worker }
@@ -57,13 +65,14 @@ impl Archived {
         serde_json::from_slice(&std::fs::read(end).unwrap()).ok()
     }
 
-    /// Waits until the archive holds the log as it is now, in a lineage that continues the old one before the cut.
-    fn assert_follows_the_log(&self, kafka: &Kafka) {
-        let reached = |end: &Value| end["source"]["lineage"] == 2 && end["resume_offset"] == END;
+    /// Waits until the archive holds the log as it is now, in a lineage that continues the old one before `cut`.
+    fn assert_follows_the_log(&self, kafka: &Kafka, cut: i64) {
+        let end = cut + IN_ITS_PLACE as i64;
+        let reached = |entry: &Value| entry["source"]["lineage"] == 2 && entry["resume_offset"] == end;
         let end = poll_until(SOON, || self.end().filter(reached));
         let end = end.unwrap_or_else(|| panic!("{:#?}\n{}", self.end(), self.worker.log()));
         assert_eq!(end["source"]["started_by"], "truncation");
-        assert_eq!(end["source"]["continues"], json!({ "lineage": 1, "before": COMMON }));
+        assert_eq!(end["source"]["continues"], json!({ "lineage": 1, "before": cut }));
         assert_eq!(end["totals"]["records"], IN_ITS_PLACE, "what was read before the cut is not archived twice");
         let bootstrap = kafka.live_bootstrap();
         let (code, out, err) = run(&["verify", &self.url(), "--bootstrap-server", &bootstrap, "--match", "offset"]);
@@ -77,6 +86,24 @@ impl Archived {
     }
 }
 
+/// Ends a transaction of these records on partition 0.
+fn transaction(kafka: &Kafka, topic: &str, records: &[Record], commit: bool) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.live_bootstrap())
+        .set("transactional.id", topic)
+        .create()
+        .unwrap();
+    producer.init_transactions(SOON).unwrap();
+    producer.begin_transaction().unwrap();
+    for record in records {
+        let (key, value) = (record.key.as_ref().unwrap(), record.value.as_ref().unwrap());
+        let record = BaseRecord::to(topic).partition(0).key(key).payload(value).timestamp(record.timestamp.unwrap());
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(SOON).unwrap();
+    if commit { producer.commit_transaction(SOON) } else { producer.abort_transaction(SOON) }.unwrap();
+}
+
 fn in_its_place() -> Vec<Record> {
     (0..IN_ITS_PLACE).map(|n| Record::new(1_710_000_000_000 + n as i64, &format!("other {n}"))).collect()
 }
@@ -86,13 +113,18 @@ fn what_an_unclean_election_takes_back_is_archived_anew() {
     let options = KafkaOptions { brokers: 3, ..KafkaOptions::default() };
     let mut kafka = need!(Kafka::start(options));
     let configs = [("unclean.leader.election.enable", "true"), ("min.insync.replicas", "1"), ("retention.ms", "-1")];
-    let topics = ["cut-while-it-runs", "cut-while-it-hangs", "cut-while-it-is-down"];
+    let topics = ["cut-while-it-runs", "cut-while-it-hangs", "cut-while-it-is-down", "cut-behind-the-records"];
     let all = records(COMMON + TAKEN_BACK);
     for topic in topics {
         kafka.create_topic_on(&[LEADER, FOLLOWER], topic, &configs).unwrap();
+    }
+    for topic in &topics[..3] {
         produce(&kafka.bootstrap(), topic, 0, &all[..COMMON]);
     }
-    let [running, mut hanging, mut stopped] = topics.map(|topic| Archived::start(&kafka, topic));
+    transaction(&kafka, topics[3], &all[..COMMON], true);
+    let [running, mut hanging, mut stopped] =
+        [topics[0], topics[1], topics[2]].map(|topic| Archived::start(&kafka, topic, "600000"));
+    let mut bare = Archived::start(&kafka, topics[3], "500");
     kafka.kill_broker(FOLLOWER);
     for archived in [&running, &hanging, &stopped] {
         produce(&kafka.bootstrap(), archived.topic, 0, &all[COMMON..]);
@@ -101,20 +133,29 @@ fn what_an_unclean_election_takes_back_is_archived_anew() {
     }
     stopped.worker.stop();
     assert_eq!(stopped.end().unwrap()["resume_offset"], 50, "all of it was published");
+    transaction(&kafka, bare.topic, &all[..ABORTED], false);
+    bare.worker.wait_archived(bare.topic, PASSED, SOON);
+    bare.worker.stop();
+    let log = &bare.end().unwrap()["log"];
+    assert_eq!(log["leader_epoch_upto"], COMMON, "what lies behind the last record has no mark");
 
     hanging.worker.signal("STOP");
     kafka.kill_broker(LEADER);
     kafka.start_broker(FOLLOWER).unwrap();
     let common = COMMON as i64;
-    for topic in topics {
-        let led = poll_until(SOON, || kafka.offsets(topic, 0).ok().filter(|offsets| *offsets == (0, common)));
-        assert_eq!(led, Some((0, common)), "{topic}: {:?}", kafka.topic(topic));
+    for (topic, end) in topics.into_iter().zip([common, common, common, COMMITTED]) {
+        let led = poll_until(SOON, || kafka.offsets(topic, 0).ok().filter(|offsets| *offsets == (0, end)));
+        assert_eq!(led, Some((0, end)), "{topic}: {:?}", kafka.topic(topic));
         produce(&kafka.live_bootstrap(), topic, 0, &in_its_place());
         assert!(consume(&kafka.live_bootstrap(), topic, 0) == [&all[..COMMON], &in_its_place()].concat(), "{topic}");
     }
     hanging.worker.signal("CONT");
     stopped.worker.restart();
+    bare.worker.restart();
     for archived in [&running, &hanging, &stopped] {
-        archived.assert_follows_the_log(&kafka);
+        archived.assert_follows_the_log(&kafka, common);
     }
+    bare.assert_follows_the_log(&kafka, COMMITTED);
+    let log = bare.worker.log();
+    assert!(log.contains("the log has a record where it had none"), "the broker told it by epochs\n{log}");
 }

@@ -25,8 +25,16 @@ pub type Positions = BTreeMap<TopicPartition, i64>;
 pub struct Place {
     /// The first offset that is wanted.
     pub offset: i64,
-    /// What the log must still hold below it; `None` where the task remembers no leader epoch.
+    /// What the log must still hold below it; `None` where the task remembers no leader epoch. Between the mark and
+    /// `offset` the log had no record when it was read: one that is there now proves that it was cut back.
     pub mark: Option<EpochMark>,
+}
+
+impl Place {
+    /// Where the log is read from: at the mark, or at the offset where there is none.
+    pub fn read_from(&self) -> i64 {
+        self.mark.map_or(self.offset, |mark| mark.upto.min(self.offset))
+    }
 }
 
 /// Where to begin to read, by partition.

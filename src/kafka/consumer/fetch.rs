@@ -324,8 +324,14 @@ impl Fetch {
         let now = self.now;
         let slots = self.slots_by_topic.get_mut(message.topic());
         let Some(slot) = slots.and_then(|slots| slots.get_mut(&message.partition())) else { return };
-        // Behind the position: the end of the partition told of control records, and a pause fetched them again.
-        if !slot.is_reading() || message.offset() < slot.position() {
+        if !slot.is_reading() {
+            return;
+        }
+        if message.offset() < slot.position() {
+            if slot.proves_parting(message.offset(), message.leader_epoch()) {
+                let (partition, offset) = (slot.partition.clone(), message.offset());
+                self.stop_parted(&partition, offset);
+            }
             return;
         }
         if slot.push(message, now).is_err() {
@@ -393,6 +399,16 @@ impl Fetch {
         });
     }
 
+    /// A record came where the log had none: an election took back what stood there, transaction markers for example,
+    /// and the broker, asked for the epoch of the last record, could not tell.
+    fn stop_parted(&mut self, partition: &TopicPartition, divergence: i64) {
+        let Some(slot) = self.slot(partition) else { return };
+        let (generation, position, batch) = (slot.generation, slot.position(), slot.stop(false));
+        tracing::warn!(%partition, divergence, position, "the log has a record where it had none when it was read");
+        batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+        self.say(Said::Truncated(generation, partition.clone(), divergence));
+    }
+
     /// The client would skip what it cannot read; an archive must not.
     fn stop_unreadable(&mut self, partition: &TopicPartition, failure: &Failure) {
         let Some(slot) = self.slot(partition).filter(|slot| slot.is_reading()) else { return };
@@ -449,12 +465,12 @@ impl Fetch {
     }
 }
 
-/// The client fetches from the mark on, so that the broker looks at the epoch where it is known; what comes from below
-/// the place is dropped.
+/// The client fetches from the mark on, so that the broker looks at the epoch where it is known, and a record between
+/// the mark and the place is seen.
 pub(super) fn fetch_from(partition: &TopicPartition, place: Place) -> FetchFrom {
     FetchFrom {
         partition: partition.clone(),
-        offset: place.mark.map_or(place.offset, |mark| mark.upto.min(place.offset)),
+        offset: place.read_from(),
         leader_epoch: place.mark.map(|mark| mark.leader_epoch),
     }
 }

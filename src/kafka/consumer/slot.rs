@@ -36,6 +36,8 @@ pub(in crate::kafka) struct Slot {
     position: i64,
     /// What the log must still hold below the position.
     mark: Option<EpochMark>,
+    /// From here to the position the log had no record.
+    bare_from: i64,
     open: Option<Open>,
 }
 
@@ -56,6 +58,7 @@ impl Slot {
             fetching: false,
             position: -1,
             mark: None,
+            bare_from: -1,
             open: None,
         }
     }
@@ -74,6 +77,7 @@ impl Slot {
     pub(in crate::kafka) fn started(&mut self, place: Place) {
         self.position = place.offset;
         self.mark = place.mark;
+        self.bare_from = place.read_from();
         self.phase = Phase::Reading;
     }
 
@@ -91,6 +95,13 @@ impl Slot {
     /// Where it would have to begin to go on.
     pub(super) fn place(&self) -> Place {
         Place { offset: self.position, mark: self.mark }
+    }
+
+    /// True where a record at `offset`, below the position, proves that the log is not the one that was read: none was
+    /// there, or it is of a later epoch than a record behind it. Otherwise the client gives it once more.
+    pub(super) fn proves_parting(&self, offset: i64, leader_epoch: Option<i32>) -> bool {
+        let is_later = leader_epoch.zip(self.mark).is_some_and(|(epoch, mark)| epoch > mark.leader_epoch);
+        offset < self.position && (offset >= self.bare_from || is_later)
     }
 
     /// True where records of it may go out.
@@ -119,9 +130,15 @@ impl Slot {
             builder.header(std::str::from_utf8(key).unwrap_or_default(), value);
         }
         builder.leader_epoch(message.leader_epoch());
-        self.position = message.offset() + 1;
-        self.mark = message.leader_epoch().map(|leader_epoch| EpochMark { leader_epoch, upto: self.position });
+        self.passed(message.offset(), message.leader_epoch());
         Ok(())
+    }
+
+    /// The record at `offset` was read.
+    fn passed(&mut self, offset: i64, leader_epoch: Option<i32>) {
+        self.position = offset + 1;
+        self.bare_from = self.position;
+        self.mark = leader_epoch.map(|leader_epoch| EpochMark { leader_epoch, upto: self.position });
     }
 
     /// Everything below `position` was passed.
@@ -155,3 +172,54 @@ impl Slot {
 
 /// A header key that is not UTF-8, which the archive's columns cannot hold.
 pub(in crate::kafka) struct NotUtf8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(place: Place) -> Slot {
+        let mut slot = Slot::new(TopicPartition::new("orders", 0));
+        slot.started(place);
+        slot
+    }
+
+    #[test]
+    fn a_record_where_none_was_proves_that_the_log_parted() {
+        // Markers of a transaction at 10 and 11, told by the end of the partition.
+        let mut slot = slot(0.into());
+        slot.passed(9, Some(4));
+        slot.advance(12, Duration::ZERO);
+        for offset in [10, 11] {
+            for epoch in [Some(5), Some(4), None] {
+                assert!(slot.proves_parting(offset, epoch), "{offset} {epoch:?}");
+            }
+        }
+        assert!(!slot.proves_parting(12, Some(5)), "what comes next proves nothing");
+    }
+
+    #[test]
+    fn so_does_one_below_the_place_that_was_sought() {
+        let slot = slot(Place { offset: 12, mark: Some(EpochMark { leader_epoch: 4, upto: 10 }) });
+        assert!(slot.proves_parting(10, Some(5)) && slot.proves_parting(11, Some(5)));
+        assert!(!slot.proves_parting(12, Some(5)));
+    }
+
+    #[test]
+    fn one_that_was_read_before_proves_nothing_unless_its_epoch_is_later() {
+        let mut slot = slot(0.into());
+        slot.passed(9, Some(4));
+        assert!(!slot.proves_parting(9, Some(4)) && !slot.proves_parting(3, Some(2)) && !slot.proves_parting(3, None));
+        assert!(slot.proves_parting(9, Some(5)) && slot.proves_parting(3, Some(5)));
+        // Without epochs nobody can tell.
+        slot.passed(20, None);
+        assert!(!slot.proves_parting(9, Some(5)) && !slot.proves_parting(20, None));
+    }
+
+    #[test]
+    fn without_a_mark_nothing_below_the_place_is_known() {
+        let mut slot = slot(12.into());
+        assert!(!slot.proves_parting(11, Some(5)));
+        slot.advance(14, Duration::ZERO);
+        assert!(slot.proves_parting(13, Some(5)) && slot.proves_parting(12, None));
+    }
+}

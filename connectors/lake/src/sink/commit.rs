@@ -13,7 +13,7 @@ use object_store::path::Path;
 use uuid::Uuid;
 
 use super::partition::{Shared, backoff};
-use super::start::Start;
+use super::start::{Start, before_a_bare_stretch};
 use super::writer::Contents;
 use crate::format::{FileFormat, Tail};
 use crate::layout::ObjectName;
@@ -317,6 +317,8 @@ fn commit_entry(
     let resume = previous.resume_offset.ok_or_else(|| {
         ConnectError::fatal(format!("{}: an epoch was opened without a resume offset", previous.partition()))
     })?;
+    let resume = ahead.advance(resume);
+    let mark = mark.and_then(|mark| before_a_bare_stretch(mark, &previous.ahead, resume));
     Ok(Entry {
         seq: previous.seq + 1,
         previous_sha256: Some(end.sha256),
@@ -327,7 +329,7 @@ fn commit_entry(
         files,
         missing: Missing::new(),
         gaps,
-        resume_offset: Some(ahead.advance(resume)),
+        resume_offset: Some(resume),
         ahead,
         log: view.map_or(previous.log, log_state).marked(mark),
         ..previous.clone()

@@ -187,7 +187,14 @@ fn truncated(evidence: &Evidence<'_>, entry: &Entry, resume: i64, divergence: i6
 /// `resume` nothing is claimed.
 fn mark_within(entry: &Entry, log_start: i64, resume: i64) -> Option<EpochMark> {
     let mark = entry.log.mark()?;
-    Some(EpochMark { upto: mark.upto.max(log_start).min(resume), ..mark })
+    let mark = EpochMark { upto: mark.upto.max(log_start).min(resume), ..mark };
+    before_a_bare_stretch(mark, &entry.ahead, resume)
+}
+
+/// `mark`, where no record lies between it and `resume`. Files that were `ahead` can have filled that stretch: the leader
+/// epoch of their last record nobody remembers, and one that is known of a record before it is no mark.
+pub(super) fn before_a_bare_stretch(mark: EpochMark, ahead: &OffsetSet, resume: i64) -> Option<EpochMark> {
+    (ahead.count_in(OffsetRange::new(mark.upto, resume - 1)) == 0).then_some(mark)
 }
 
 /// The offsets were reset: the group, or Connect's default, says where to begin.

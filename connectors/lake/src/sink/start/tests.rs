@@ -109,6 +109,7 @@ fn a_gap_leaves_out_what_is_ahead_in_files() {
     assert_eq!(start.gaps, [gap(40, 44), gap(48, 59)]);
     assert_eq!(start.resume, 66);
     assert!(start.ahead.is_empty());
+    assert_eq!(start.mark, None, "the epoch of the last record below it nobody remembers");
 }
 
 #[test]
@@ -211,6 +212,18 @@ fn the_mark_lies_where_the_broker_can_be_asked_for_it() {
     // An entry that was written before marks had an offset.
     known.log.leader_epoch_upto = None;
     assert_eq!(mark(&known, 0), None);
+}
+
+#[test]
+fn files_that_were_ahead_leave_no_mark_behind_which_they_lie() {
+    let mark = EpochMark { leader_epoch: 9, upto: 38 };
+    let ahead = |from, to| OffsetSet::from_iter([OffsetRange::new(from, to)]);
+    assert_eq!(before_a_bare_stretch(mark, &OffsetSet::new(), 60), Some(mark));
+    assert_eq!(before_a_bare_stretch(mark, &ahead(20, 37), 60), Some(mark));
+    assert_eq!(before_a_bare_stretch(mark, &ahead(60, 70), 60), Some(mark));
+    assert_eq!(before_a_bare_stretch(mark, &ahead(59, 59), 60), None);
+    assert_eq!(before_a_bare_stretch(mark, &ahead(30, 38), 60), None);
+    assert_eq!(before_a_bare_stretch(mark, &ahead(38, 38), 38), Some(mark));
 }
 
 #[test]
