@@ -14,7 +14,7 @@ use lakeferry_api::{Clock, Config, ConnectError, Kind, PartitionView, Positions,
 
 use super::error::explain;
 use super::ffi::{Code, ConfigEntry, Described, Entry, Failure, Handle, OffsetSpec, Role};
-use super::{Admin, security};
+use super::{Admin, Commits, Committed, Stretches, reader, security};
 
 /// Opens an admin client.
 ///
@@ -32,7 +32,7 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>
         Handle::open(Role::Admin, &settings).map_err(|failure| explain(&failure, "cannot create an admin client"))?;
     let timeout = properties.get("default.api.timeout.ms").and_then(|text| text.trim().parse().ok());
     let timeout = timeout.map_or(ANSWER_WITHIN, Duration::from_millis);
-    Ok(Arc::new(BlockingAdmin { handle: Arc::new(handle), clock, timeout }))
+    Ok(Arc::new(BlockingAdmin { handle: Arc::new(handle), clock, timeout, properties: properties.clone() }))
 }
 
 /// The library lists brokers every ten seconds at most.
@@ -45,6 +45,8 @@ struct BlockingAdmin {
     handle: Arc<Handle>,
     clock: Arc<dyn Clock>,
     timeout: Duration,
+    /// For readers of the same cluster.
+    properties: Config,
 }
 
 impl BlockingAdmin {
@@ -57,7 +59,7 @@ impl BlockingAdmin {
         answer.map_err(|failure| explain(&failure, what))
     }
 
-    /// The answer as librdkafka gives it. Asked again while a group's coordinator is on the move.
+    /// The answer as librdkafka gives it. Asked again while a group's coordinator, or one of its offsets, is on the move.
     async fn ask_raw<R: Send + 'static>(
         &self,
         call: impl Fn(&Handle, Duration) -> Result<R, Failure> + Send + Sync + 'static,
@@ -268,11 +270,9 @@ impl Admin for BlockingAdmin {
         if offsets.is_empty() {
             return Ok(());
         }
-        let rows: Vec<_> = offsets.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
-        self.group_call(group, "altering the offsets", move |handle, group, timeout| {
-            handle.alter_group_offsets(group, &rows, timeout)
-        })
-        .await
+        let commit = |offset: &i64| Committed { offset: *offset, metadata: String::new() };
+        let commits = offsets.iter().map(|(partition, offset)| (partition.clone(), commit(offset))).collect();
+        self.alter_group_commits(group, &commits).await
     }
 
     async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
@@ -292,6 +292,51 @@ impl Admin for BlockingAdmin {
         })
         .await
     }
+
+    async fn group_commits(&self, group: &str) -> Result<Commits> {
+        let name = group.to_owned();
+        // One partition whose offset is about to change is reason to ask again for all.
+        let settled = |entries: Vec<Entry>| match entries.iter().find_map(|entry| entry.failure.clone()) {
+            Some(failure) => Err(failure),
+            None => Ok(entries),
+        };
+        let ask = move |handle: &Handle, timeout| handle.stable_group_offsets(&name, timeout).and_then(settled);
+        match self.ask_raw(ask).await? {
+            Ok(entries) => Ok(entries.into_iter().filter_map(commit).collect()),
+            Err(failure) if is_no_group(failure.code) => Ok(Commits::new()),
+            Err(failure) => Err(explain(&failure, format!("reading the offsets of group {group}"))),
+        }
+    }
+
+    async fn alter_group_commits(&self, group: &str, commits: &Commits) -> Result<()> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let commits = commits.clone();
+        self.group_call(group, "altering the offsets", move |handle, group, timeout| {
+            handle.alter_group_offsets(group, rows(&commits), timeout)
+        })
+        .await
+    }
+
+    async fn first_visible(&self, stretches: &Stretches) -> Result<Option<(TopicPartition, i64)>> {
+        let mut reader = reader::open(&self.properties, stretches.clone(), Arc::clone(&self.clock))?;
+        while let Some(batch) = reader.next().await? {
+            if let Some(offset) = batch.offsets().first() {
+                return Ok(Some((batch.partition().clone(), *offset)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn commit(entry: Entry) -> Option<(TopicPartition, Committed)> {
+    Some((entry.partition, Committed { offset: entry.offset?, metadata: entry.metadata }))
+}
+
+/// The commits as rows of a request.
+pub(super) fn rows(commits: &Commits) -> impl ExactSizeIterator<Item = (&TopicPartition, i64, &str)> {
+    commits.iter().map(|(partition, commit)| (partition, commit.offset, commit.metadata.as_str()))
 }
 
 fn offset(entry: Entry) -> Result<(i32, i64)> {
@@ -309,6 +354,7 @@ fn is_moving(code: Code) -> bool {
         Code::RD_KAFKA_RESP_ERR_NOT_COORDINATOR
             | Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
             | Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
+            | Code::RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT
     )
 }
 

@@ -14,6 +14,9 @@ pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> Connec
         Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
         | Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
         | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => "; grant the ACL that the operation needs",
+        Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED => {
+            "; grant WRITE and DESCRIBE on the transactional id"
+        }
         Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => "; raise max.request.size or the topic's max.message.bytes",
         _ => "",
     };

@@ -13,6 +13,7 @@ mod consume;
 mod groups;
 mod list;
 mod produce;
+mod transact;
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -29,6 +30,7 @@ pub(super) use admin::{ConfigEntry, Described, OffsetSpec};
 pub(super) use consume::{Message, Polled};
 pub(super) use list::{Entry, FetchFrom};
 pub(super) use produce::{Outgoing, Producer};
+pub(super) use transact::{Remedy, TransactionFailure};
 
 /// librdkafka's number for "no partition in particular".
 const ANY_PARTITION: i32 = -1;

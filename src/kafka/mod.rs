@@ -13,6 +13,7 @@ mod ffi;
 pub mod producer;
 pub mod reader;
 mod security;
+mod transactions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
     Batch, Config, ConnectError, PartitionView, Place, Places, Positions, Result, TopicPartition, TopicView,
 };
+
+pub use self::reader::Stretches;
 
 /// What a consumer has to say. Order matters: what a task hears is the order in which it happened.
 #[derive(Debug)]
@@ -131,6 +134,31 @@ pub struct Delivered {
 /// Resolves once the broker has acknowledged (acks=all) or the delivery failed for good.
 pub type Delivery = BoxFuture<'static, Result<Delivered>>;
 
+/// Where the records of a batch were written: the smallest and the largest of their offsets. They touch, unless somebody
+/// else wrote between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The smallest.
+    pub first: i64,
+    /// The largest.
+    pub last: i64,
+}
+
+/// As [`Delivery`], for a whole batch; `None` where it was empty, or the broker did not tell every place.
+pub type BatchDelivery = BoxFuture<'static, Result<Option<Written>>>;
+
+/// What a group committed for a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The offset.
+    pub offset: i64,
+    /// What was written beside it.
+    pub metadata: String,
+}
+
+/// What a group committed, by partition.
+pub type Commits = BTreeMap<TopicPartition, Committed>;
+
 /// What a consumer subscribes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subscription {
@@ -141,6 +169,18 @@ pub enum Subscription {
 }
 
 /// Writes records. Per-partition order is the order of the calls.
+///
+/// A producer whose properties have a `transactional.id` writes inside of transactions only: [`init_transactions`], then
+/// again and again [`begin_transaction`], records, [`send_offsets`], [`commit_transaction`] or [`abort_transaction`]. All
+/// of these but the beginning wait as long as no broker answers, and may be dropped while they do: the same call goes on
+/// where it was. Their errors: `Fenced`, another producer has the transactional id, and this one can write no more;
+/// `Retriable`, this transaction cannot be committed and is to be aborted, then the next may begin; others do not pass.
+///
+/// [`init_transactions`]: Producer::init_transactions
+/// [`begin_transaction`]: Producer::begin_transaction
+/// [`send_offsets`]: Producer::send_offsets
+/// [`commit_transaction`]: Producer::commit_transaction
+/// [`abort_transaction`]: Producer::abort_transaction
 #[async_trait]
 pub trait Producer: Send + Sync {
     /// Hands over one record; waits while the client's queue is full.
@@ -156,7 +196,53 @@ pub trait Producer: Send + Sync {
     /// # Errors
     /// `Data` where a record's timestamp is 0 or missing (the client library would stamp it now): nothing of the
     /// batch is sent; else as [`Producer::send`].
-    async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>>;
+    async fn send_batch(&self, batch: &Batch) -> Result<BatchDelivery>;
+
+    /// Takes the transactional id over, once, before anything else: whoever had it can write no more. When this returns
+    /// its last transaction is committed or aborted in every partition, and nobody will change that.
+    ///
+    /// # Errors
+    /// `Config` where the user may not use this id; otherwise as the trait says.
+    async fn init_transactions(&self) -> Result<()> {
+        Err(no_transactions())
+    }
+
+    /// Begins a transaction: what is sent from here on is part of it.
+    ///
+    /// # Errors
+    /// As the trait says.
+    async fn begin_transaction(&self) -> Result<()> {
+        Err(no_transactions())
+    }
+
+    /// Makes these commits of `group` a part of the transaction. The group must not have members.
+    ///
+    /// # Errors
+    /// As the trait says.
+    async fn send_offsets(&self, group: &str, commits: &Commits) -> Result<()> {
+        let _ = (group, commits);
+        Err(no_transactions())
+    }
+
+    /// Makes everything since the beginning visible at once. Every delivery must have ended well before.
+    ///
+    /// # Errors
+    /// As the trait says.
+    async fn commit_transaction(&self) -> Result<()> {
+        Err(no_transactions())
+    }
+
+    /// Takes everything since the beginning back; what was not delivered is not.
+    ///
+    /// # Errors
+    /// As the trait says.
+    async fn abort_transaction(&self) -> Result<()> {
+        Err(no_transactions())
+    }
+}
+
+fn no_transactions() -> ConnectError {
+    ConnectError::fatal("this producer has no transactional.id")
 }
 
 /// A topic's partition numbers with their current earliest and latest offsets.
@@ -189,6 +275,24 @@ pub trait Admin: Send + Sync {
     async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()>;
     /// Removes a group; one that does not exist is fine. `Conflict` where it has members.
     async fn delete_group(&self, group: &str) -> Result<()>;
+    /// As [`Admin::group_offsets`], with what stands beside them, and stable: a transaction that is about to change them
+    /// is waited for.
+    async fn group_commits(&self, group: &str) -> Result<Commits> {
+        let commit = |offset| Committed { offset, metadata: String::new() };
+        let offsets = self.group_offsets(group).await?;
+        Ok(offsets.into_iter().map(|(partition, offset)| (partition, commit(offset))).collect())
+    }
+    /// As [`Admin::alter_group_offsets`], with what is to stand beside them.
+    async fn alter_group_commits(&self, group: &str, commits: &Commits) -> Result<()> {
+        let _ = commits;
+        Err(ConnectError::fatal(format!("nothing can stand beside the offsets of group {group} here")))
+    }
+    /// The first record that a `read_committed` consumer finds in one of these stretches, if there is any: control
+    /// records and those of aborted transactions are none.
+    async fn first_visible(&self, stretches: &Stretches) -> Result<Option<(TopicPartition, i64)>> {
+        let _ = stretches;
+        Err(ConnectError::fatal("records cannot be looked at here"))
+    }
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 //! Invariant: a record with timestamp 0 never goes out by [`Producer::send_batch`], because the client library would
 //! stamp it with the present. Deliberately absent: retries beyond the client's own.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{BoxFuture, select};
+use futures::future::select;
 use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::record::RawRecord;
 use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Permit, Result};
@@ -20,7 +20,8 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use super::error::explain;
 use super::ffi::{self, Code, Failure, Handle, Outgoing, Role};
 use super::security::{self, JAVA_PARTITIONER, Settings};
-use super::{Delivered, Delivery, Producer};
+use super::transactions::Transactions;
+use super::{BatchDelivery, Commits, Delivered, Delivery, Producer, Written};
 
 /// Opens a producer, which pays from `budget` what waits in its queue.
 ///
@@ -38,7 +39,8 @@ pub fn open(properties: &Config, budget: Budget, clock: Arc<dyn Clock>) -> Resul
         .name("producer".to_owned())
         .spawn(move || poll(&polled))
         .map_err(|error| ConnectError::retriable("cannot start a producer thread").caused_by(error))?;
-    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), budget, clock, max_block }))
+    let transactions = Transactions::of(properties, Arc::clone(&shared));
+    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), budget, clock, max_block, transactions }))
 }
 
 /// What a record takes in the client's queue beyond its bytes.
@@ -46,6 +48,9 @@ const MESSAGE_BYTES: u64 = 256;
 
 fn settings(properties: &Config) -> Result<Settings> {
     let mut settings = security::client_config(properties, Role::Producer)?;
+    if settings.contains_key("transactional.id") {
+        Transactions::demand(&mut settings)?;
+    }
     let defaults = [
         ("acks", "all"),
         ("partitioner", JAVA_PARTITIONER),
@@ -75,17 +80,21 @@ struct QueueProducer {
     budget: Budget,
     clock: Arc<dyn Clock>,
     max_block: Option<Duration>,
+    transactions: Transactions,
 }
 
-struct Shared {
-    client: ffi::Producer<Report>,
+pub(super) struct Shared {
+    pub(super) client: ffi::Producer<Report>,
     room: Notify,
     closing: AtomicBool,
 }
 
 /// Answers for one or many records: resolves with the last of them.
-struct Report {
+pub(super) struct Report {
     open: AtomicUsize,
+    /// The smallest and the largest offset so far.
+    first: AtomicI64,
+    last: AtomicI64,
     outcome: Mutex<Outcome>,
     /// Pays for the copies in the client's queue.
     _copies: Permit,
@@ -93,7 +102,14 @@ struct Report {
 
 struct Outcome {
     result: Result<Option<Delivered>>,
-    tell: Option<oneshot::Sender<Result<Option<Delivered>>>>,
+    tell: Option<oneshot::Sender<Result<Told>>>,
+}
+
+/// What is known once every record of a report is acknowledged.
+struct Told {
+    /// Of a single record.
+    place: Option<Delivered>,
+    written: Option<Written>,
 }
 
 impl QueueProducer {
@@ -160,11 +176,11 @@ impl Producer for QueueProducer {
         self.queue(outgoing, headers, &report).await?;
         Ok(Box::pin(async move {
             let delivered = told.await.unwrap_or_else(|_| Err(closed()))?;
-            delivered.ok_or_else(|| ConnectError::fatal("a delivery report without a place"))
+            delivered.place.ok_or_else(|| ConnectError::fatal("a delivery report without a place"))
         }))
     }
 
-    async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>> {
+    async fn send_batch(&self, batch: &Batch) -> Result<BatchDelivery> {
         refuse_untimed(batch)?;
         let partition = batch.partition();
         let turn = self.turn().await?;
@@ -186,7 +202,27 @@ impl Producer for QueueProducer {
         }
         drop(turn);
         report.close(1);
-        Ok(Box::pin(async move { told.await.unwrap_or_else(|_| Err(closed())).map(drop) }))
+        Ok(Box::pin(async move { told.await.unwrap_or_else(|_| Err(closed())).map(|told| told.written) }))
+    }
+
+    async fn init_transactions(&self) -> Result<()> {
+        self.transactions.init().await
+    }
+
+    async fn begin_transaction(&self) -> Result<()> {
+        self.transactions.begin().await
+    }
+
+    async fn send_offsets(&self, group: &str, commits: &Commits) -> Result<()> {
+        self.transactions.send_offsets(group, commits).await
+    }
+
+    async fn commit_transaction(&self) -> Result<()> {
+        self.transactions.commit().await
+    }
+
+    async fn abort_transaction(&self) -> Result<()> {
+        self.transactions.abort().await
     }
 }
 
@@ -212,13 +248,25 @@ fn refuse_untimed(batch: &Batch) -> Result<()> {
 }
 
 impl Report {
-    fn new(records: usize, copies: Permit) -> (Arc<Self>, oneshot::Receiver<Result<Option<Delivered>>>) {
+    fn new(records: usize, copies: Permit) -> (Arc<Self>, oneshot::Receiver<Result<Told>>) {
         let (tell, told) = oneshot::channel();
         let outcome = Mutex::new(Outcome { result: Ok(None), tell: Some(tell) });
-        (Arc::new(Self { open: AtomicUsize::new(records), outcome, _copies: copies }), told)
+        let (first, last) = (AtomicI64::new(i64::MAX), AtomicI64::new(i64::MIN));
+        (Arc::new(Self { open: AtomicUsize::new(records), first, last, outcome, _copies: copies }), told)
+    }
+
+    /// Between which offsets the records stand.
+    fn written(&self) -> Option<Written> {
+        let (first, last) = (self.first.load(Ordering::Relaxed), self.last.load(Ordering::Relaxed));
+        (0 <= first && first <= last).then_some(Written { first, last })
     }
 
     fn take(&self, delivered: Result<(i32, i64), Failure>) {
+        if let Ok((_, offset)) = delivered {
+            // One thread writes them, and whoever reads them has waited for the last report.
+            self.first.fetch_min(offset, Ordering::Relaxed);
+            self.last.fetch_max(offset, Ordering::Relaxed);
+        }
         let result = delivered
             .map(|(partition, offset)| Some(Delivered { partition, offset }))
             .map_err(|failure| explain(&failure, "a record was not acknowledged"));
@@ -241,7 +289,7 @@ impl Report {
         let result = std::mem::replace(&mut outcome.result, Ok(None));
         if let Some(tell) = outcome.tell.take() {
             // Nobody waits any more: fine.
-            let _ = tell.send(result);
+            let _ = tell.send(result.map(|place| Told { place, written: self.written() }));
         }
     }
 }

@@ -249,7 +249,10 @@ async fn attempt(
 ) -> Result<BoxFuture<'static, Result<()>>> {
     topics.ensure(out.topic()).await?;
     match out {
-        Outgoing::Batch(batch) => producer.send_batch(batch).await,
+        Outgoing::Batch(batch) => {
+            let delivery = producer.send_batch(batch).await?;
+            Ok(Box::pin(async move { delivery.await.map(drop) }))
+        }
         Outgoing::Record(record) => {
             let delivery = producer.send(record.clone()).await?;
             Ok(Box::pin(async move { delivery.await.map(drop) }))

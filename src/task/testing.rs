@@ -21,7 +21,9 @@ use lakeferry_api::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{State, StatusListener, TaskId};
-use crate::kafka::{Admin, Clients, Consumer, Delivered, Delivery, Event, GroupMember, Producer, Subscription};
+use crate::kafka::{
+    Admin, BatchDelivery, Clients, Consumer, Delivered, Delivery, Event, GroupMember, Producer, Subscription,
+};
 
 /// Time that a test moves, from one awaited moment to the next.
 pub(crate) struct ManualClock {
@@ -476,10 +478,10 @@ impl Producer for Cluster {
         Ok(Box::pin(async move { delivery.await.map(|()| Delivered { partition: 0, offset: 0 }) }))
     }
 
-    async fn send_batch(&self, batch: &Batch) -> Result<BoxFuture<'static, Result<()>>> {
+    async fn send_batch(&self, batch: &Batch) -> Result<BatchDelivery> {
         let delivery = self.delivery()?;
         self.journal.note(format!("send {}", shown_batches(std::slice::from_ref(batch))));
-        Ok(delivery)
+        Ok(Box::pin(async move { delivery.await.map(|()| None) }))
     }
 }
 

@@ -67,7 +67,7 @@ impl Sending {
         let was_doubtful = std::mem::replace(&mut self.account.is_doubtful, true);
         let delivery = self.producer.send_batch(records).await?;
         self.account.is_doubtful = was_doubtful;
-        self.in_flight.push_back((batch, delivery));
+        self.in_flight.push_back((batch, Box::pin(async move { delivery.await.map(drop) })));
         while self.in_flight.len() > IN_FLIGHT {
             self.settle_oldest().await?;
         }
@@ -155,11 +155,11 @@ mod tests {
             Err(ConnectError::fatal("only batches are sent"))
         }
 
-        async fn send_batch(&self, _: &Batch) -> Result<BoxFuture<'static, Result<()>>> {
+        async fn send_batch(&self, _: &Batch) -> Result<crate::kafka::BatchDelivery> {
             Ok(match self.0.lock().unwrap().pop_front() {
                 Some(answer) => Box::pin(async {
                     tokio::task::yield_now().await;
-                    answer
+                    answer.map(|()| None)
                 }),
                 None => Box::pin(std::future::pending()),
             })

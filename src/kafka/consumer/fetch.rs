@@ -476,5 +476,5 @@ pub(super) fn fetch_from(partition: &TopicPartition, place: Place) -> FetchFrom 
 }
 
 fn refused(row: &FetchFrom, failure: &Failure) -> Entry {
-    Entry { partition: row.partition.clone(), offset: None, failure: Some(failure.clone()) }
+    Entry { partition: row.partition.clone(), offset: None, metadata: String::new(), failure: Some(failure.clone()) }
 }

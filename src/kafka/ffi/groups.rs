@@ -35,10 +35,24 @@ impl Handle {
         })
     }
 
-    /// All committed offsets of a group.
+    /// All committed offsets of a group, whatever a transaction is about to make of them.
     pub(in crate::kafka) fn group_offsets(&self, group: &str, timeout: Duration) -> Result<Vec<Entry>, Failure> {
-        let name = c_name(group)?;
         let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout)?;
+        self.list_group_offsets(group, &options, timeout)
+    }
+
+    /// The same; one that a transaction is about to change has a failure in its place.
+    pub(in crate::kafka) fn stable_group_offsets(&self, group: &str, timeout: Duration) -> Result<Vec<Entry>, Failure> {
+        let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS, timeout)?;
+        // SAFETY: the options live; the error that comes back is ours to destroy.
+        unsafe {
+            Failure::of_error(sys::rd_kafka_AdminOptions_set_require_stable_offsets(options.0.as_ptr(), 1))?;
+        }
+        self.list_group_offsets(group, &options, timeout)
+    }
+
+    fn list_group_offsets(&self, group: &str, options: &Options, timeout: Duration) -> Result<Vec<Entry>, Failure> {
+        let name = c_name(group)?;
         let asked = Asked::new(self, timeout)?;
         // SAFETY: all pointers outlive the call, which copies the request; the request is ours to destroy.
         unsafe {
@@ -57,14 +71,14 @@ impl Handle {
         })
     }
 
-    /// Sets offsets of a group.
-    pub(in crate::kafka) fn alter_group_offsets(
+    /// Sets offsets of a group, and what stands beside them.
+    pub(in crate::kafka) fn alter_group_offsets<'a>(
         &self,
         group: &str,
-        rows: &[(TopicPartition, i64)],
+        rows: impl ExactSizeIterator<Item = (&'a TopicPartition, i64, &'a str)>,
         timeout: Duration,
     ) -> Result<Vec<Entry>, Failure> {
-        let (name, rows) = (c_name(group)?, List::of(rows.iter().map(|(partition, offset)| (partition, *offset)))?);
+        let (name, rows) = (c_name(group)?, List::of_commits(rows)?);
         let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS, timeout)?;
         let asked = Asked::new(self, timeout)?;
         // SAFETY: all pointers outlive the call, which copies the request; the request is ours to destroy.

@@ -1,11 +1,12 @@
 //! librdkafka's topic partition lists: made for a call, read after it, never kept. A list may hold references into its
 //! client, so it never leaves this folder; what callers see is [`Entry`].
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use lakeferry_api::TopicPartition;
 use rdkafka_sys as sys;
 
+use super::ask::slice;
 use super::code::code_at;
 use super::{Failure, c_name, text};
 
@@ -19,6 +20,8 @@ pub(in crate::kafka) struct Entry {
     pub partition: TopicPartition,
     /// The offset; `None` where the list has none.
     pub offset: Option<i64>,
+    /// What stands beside the offset of a group; empty where nothing does.
+    pub metadata: String,
     /// What went wrong with this partition.
     pub failure: Option<Failure>,
 }
@@ -57,6 +60,29 @@ impl List {
         let list = Self::new(rows.len());
         for FetchFrom { partition, offset, leader_epoch } in rows {
             list.add_in_epoch(&partition.topic, partition.partition, *offset, leader_epoch.unwrap_or(NO_EPOCH))?;
+        }
+        Ok(list)
+    }
+
+    /// What a group commits: partitions, offsets and what stands beside them, ordered by topic.
+    pub(super) fn of_commits<'a>(
+        rows: impl ExactSizeIterator<Item = (&'a TopicPartition, i64, &'a str)>,
+    ) -> Result<Self, Failure> {
+        let list = Self::new(rows.len());
+        for (partition, offset, metadata) in rows {
+            list.add(&partition.topic, partition.partition, offset)?;
+            if metadata.is_empty() {
+                continue;
+            }
+            // SAFETY: the row that was added is the last; its metadata is librdkafka's to free, so librdkafka's own
+            // allocator, which is C's, makes the copy.
+            unsafe {
+                let row = (*list.raw()).elems.add(usize::try_from((*list.raw()).cnt - 1).unwrap_or_default());
+                let copy = sys::rd_kafka_mem_malloc(ptr::null_mut(), metadata.len());
+                ptr::copy_nonoverlapping(metadata.as_ptr(), copy.cast::<u8>(), metadata.len());
+                (*row).metadata = copy;
+                (*row).metadata_size = metadata.len();
+            }
         }
         Ok(list)
     }
@@ -114,7 +140,10 @@ pub(super) unsafe fn entries(list: *const sys::rd_kafka_topic_partition_list_t) 
 pub(super) unsafe fn entry(row: &sys::rd_kafka_topic_partition_t) -> Entry {
     // SAFETY: a row's topic is a C string, its code a number.
     let (topic, code) = unsafe { (text(row.topic).unwrap_or_default(), code_at(&raw const row.err)) };
+    // SAFETY: a row's metadata is null or has as many bytes as it says.
+    let metadata = unsafe { slice(row.metadata.cast::<u8>().cast_const(), row.metadata_size) };
     Entry {
+        metadata: String::from_utf8_lossy(metadata).into_owned(),
         partition: TopicPartition::new(topic, row.partition),
         offset: (row.offset >= 0).then_some(row.offset),
         failure: Failure::of(code).err(),
