@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 use lakeferry_api::{Result, TopicPartition};
 use lakeferry_lake::inspect::{LogSummary, TopicSummary, inspect};
 use lakeferry_lake::manifest::model::{Reason, TopicSettings};
+use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind};
 
 use super::lake::LakeArgs;
 use super::{Context, Exit};
@@ -39,10 +40,10 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
 
 impl Args {
     async fn read(&self) -> Result<Vec<TopicSummary>> {
-        let archive = self.lake.archive()?;
+        let (archive, leftovers) = self.lake.archive_and_leftovers()?;
         let mut topics = Vec::new();
         for topic in self.lake.archived_topics(&archive).await? {
-            topics.push(inspect(&archive, &topic).await?);
+            topics.push(inspect(&archive, &leftovers, &topic).await?);
         }
         Ok(topics)
     }
@@ -104,10 +105,32 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
     for gap in &log.gaps {
         writeln!(out, "    gap {} to {}: {}", gap.from, gap.to, in_words(gap.reason))?;
     }
-    for object in &log.unreferenced {
-        writeln!(out, "    no manifest names {object}: a crash left it, or it is being written")?;
+    for leftover in &log.unreferenced {
+        writeln!(out, "    no manifest names {}: {}", what(leftover), fate(leftover))?;
     }
     Ok(())
+}
+
+/// Something that no manifest names, and its size.
+pub(super) fn what(leftover: &Leftover) -> String {
+    let Leftover { kind, path, bytes: size, .. } = leftover;
+    let size = size.map(|size| format!(" ({})", bytes(size))).unwrap_or_default();
+    let kind = match kind {
+        LeftoverKind::Object => "",
+        LeftoverKind::Upload => "unfinished upload of ",
+        LeftoverKind::StagedFile => "staged file ",
+    };
+    format!("{kind}{path}{size}")
+}
+
+/// What will become of it.
+pub(super) fn fate(leftover: &Leftover) -> &'static str {
+    match leftover.kept {
+        None => "a writer that is gone left it, `lakeferry sweep` removes it",
+        Some(Kept::LiveEpoch) => "its epoch is the last one, whose writer may publish it yet",
+        Some(Kept::ForeignName) => "no sink gives such a name here",
+        Some(Kept::Young) => "its writer may be at it this moment",
+    }
 }
 
 fn in_words(reason: Reason) -> &'static str {

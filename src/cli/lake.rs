@@ -10,6 +10,7 @@ use lakeferry_lake::config::LakeSettings;
 use lakeferry_lake::layout::Layout;
 use lakeferry_lake::manifest::ManifestStore;
 use lakeferry_lake::manifest::read::Archive;
+use lakeferry_lake::store::leftovers::Leftovers;
 
 use crate::clock::SystemClock;
 use crate::config::properties;
@@ -70,9 +71,19 @@ impl LakeArgs {
     /// # Errors
     /// `Config` where the settings cannot name one.
     pub(crate) fn archive(&self) -> Result<Archive> {
+        self.archive_and_leftovers().map(|(archive, _)| archive)
+    }
+
+    /// The archive, and what its store may hold besides objects.
+    ///
+    /// # Errors
+    /// `Config` where the settings cannot name one.
+    pub(crate) fn archive_and_leftovers(&self) -> Result<(Archive, Leftovers)> {
         let settings = self.settings()?;
         let layout = Layout::new(&settings.topics_dir)?;
-        Ok(Archive::new(ManifestStore::new(settings.open()?, layout, Arc::new(SystemClock::default()))))
+        let lake = settings.open_lake()?;
+        let manifests = ManifestStore::new(lake.store, layout, Arc::new(SystemClock::default()));
+        Ok((Archive::new(manifests), lake.leftovers))
     }
 
     /// The archived topics that are meant, sorted.

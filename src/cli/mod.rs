@@ -11,6 +11,7 @@ mod demo;
 mod inspect;
 mod lake;
 mod restore;
+mod sweep;
 mod verify;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Demo(demo::Args),
     Inspect(inspect::Args),
     Restore(Box<restore::Args>),
+    Sweep(sweep::Args),
     Verify(Box<verify::Args>),
 }
 
@@ -86,6 +88,7 @@ impl Command {
             Self::Demo(args) => demo::run(args, context).await,
             Self::Inspect(args) => inspect::run(args, context).await,
             Self::Restore(args) => restore::run(*args, context).await,
+            Self::Sweep(args) => sweep::run(args, context).await,
             Self::Verify(args) => verify::run(*args, context).await,
         }
     }

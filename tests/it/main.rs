@@ -25,5 +25,6 @@ mod rest;
 mod restore;
 mod standalone;
 mod store;
+mod sweep;
 mod truncation;
 mod verify;

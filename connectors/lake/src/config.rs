@@ -247,7 +247,15 @@ impl LakeSettings {
     /// # Errors
     /// `Config` where they cannot name one.
     pub fn open(&self) -> Result<Arc<dyn ObjectStore>> {
-        store::open(&self.url, &self.options, self.hadoop_conf_dir.as_deref()).map(|lake| lake.store)
+        self.open_lake().map(|lake| lake.store)
+    }
+
+    /// Opens the store that they name, with what it may hold besides objects.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_lake(&self) -> Result<store::Lake> {
+        store::open(&self.url, &self.options, self.hadoop_conf_dir.as_deref())
     }
 }
 

@@ -3,15 +3,14 @@
 //!
 //! Invariant: a partition whose manifests are damaged is told as such and does not hide the others.
 
-use std::collections::BTreeSet;
-
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{Kind, Result, TopicPartition};
 use serde::Serialize;
 
 use crate::manifest::model::{Gap, Lineage, Missing, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
-use crate::store::explain;
+use crate::store::leftovers::Leftovers;
+use crate::sweep::{Found, Leftover};
 
 /// Partitions that are read at once.
 const PARALLEL_PARTITIONS: usize = 8;
@@ -79,17 +78,17 @@ pub struct LogSummary {
     pub missing: Missing,
     /// Offsets that were never archived.
     pub gaps: Vec<Gap>,
-    /// Data objects that no entry names: what a crash left, or a writer has not published yet.
-    pub unreferenced: Vec<String>,
+    /// Objects and unfinished uploads that no entry names: what a crash left, or a writer has not published yet.
+    pub unreferenced: Vec<Leftover>,
 }
 
 /// Sums up `topic`.
 ///
 /// # Errors
-/// As [`explain`].
-pub async fn inspect(archive: &Archive, topic: &str) -> Result<TopicSummary> {
+/// As [`explain`](crate::store::explain).
+pub async fn inspect(archive: &Archive, leftovers: &Leftovers, topic: &str) -> Result<TopicSummary> {
     let partitions = archive.partitions(topic).await?;
-    let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, partition)));
+    let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, leftovers, partition)));
     let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
     let whole = read.iter().filter_map(|(_, chain)| chain.as_ref());
     let settings = whole.max_by_key(|chain| chain.end().written_at).and_then(Chain::topic_settings).cloned();
@@ -97,20 +96,26 @@ pub async fn inspect(archive: &Archive, topic: &str) -> Result<TopicSummary> {
     Ok(TopicSummary { topic: topic.to_owned(), settings, partitions })
 }
 
-async fn read(archive: &Archive, partition: TopicPartition) -> Result<(PartitionSummary, Option<Chain>)> {
+async fn read(
+    archive: &Archive,
+    leftovers: &Leftovers,
+    partition: TopicPartition,
+) -> Result<(PartitionSummary, Option<Chain>)> {
+    // In this order, or what is published meanwhile would be told as left over.
+    let found = Found::list(archive, leftovers, &partition).await?;
     let (chain, problem) = match archive.chain(&partition).await {
         Ok(chain) => (chain, None),
         Err(error) if error.kind() == Kind::Fatal => (None, Some(error.message().to_owned())),
         Err(error) => return Err(error),
     };
     let log = match &chain {
-        Some(chain) => Some(summarize(archive, chain).await?),
+        Some(chain) => Some(summarize(archive, chain, found)?),
         None => None,
     };
     Ok((PartitionSummary { partition: partition.partition, problem, log }, chain))
 }
 
-async fn summarize(archive: &Archive, chain: &Chain) -> Result<LogSummary> {
+fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummary> {
     let end = chain.end();
     let lineage = chain.latest_lineage();
     let history: Vec<_> = chain.history(lineage)?.into_iter().map(|(number, _)| number).collect();
@@ -136,7 +141,7 @@ async fn summarize(archive: &Archive, chain: &Chain) -> Result<LogSummary> {
         max_timestamp: files().filter_map(|file| file.max_timestamp).max(),
         missing: missing(chain, &history, files().map(|file| &file.missing)),
         gaps: chain.gaps(lineage)?,
-        unreferenced: unreferenced(archive, chain).await?,
+        unreferenced: found.judge(archive, chain).into_iter().map(|(leftover, _)| leftover).collect(),
     })
 }
 
@@ -151,30 +156,13 @@ fn missing<'a>(chain: &'a Chain, history: &[u32], files: impl Iterator<Item = &'
     sums
 }
 
-async fn unreferenced(archive: &Archive, chain: &Chain) -> Result<Vec<String>> {
-    let files = chain.links.iter().flat_map(|link| &link.entry.files);
-    let named: BTreeSet<_> = files.map(|file| file.path.as_str()).collect();
-    let layout = archive.manifests().layout();
-    let folder = layout.data_dir(&chain.partition);
-    let listed: Vec<_> = archive
-        .manifests()
-        .store()
-        .list(Some(&folder))
-        .try_collect()
-        .await
-        .map_err(|error| explain(&format!("list {folder}"), error))?;
-    let mut relative: Vec<_> = listed.iter().filter_map(|meta| layout.relative(&meta.location)).collect();
-    relative.retain(|path| !named.contains(path.as_str()));
-    relative.sort();
-    Ok(relative)
-}
-
 #[cfg(test)]
 mod tests {
     use object_store::{ObjectStoreExt as _, PutPayload};
 
     use super::*;
     use crate::manifest::model::Reason;
+    use crate::sweep::{Kept, LeftoverKind};
     use crate::testing::{TestArchive, row};
 
     #[tokio::test]
@@ -188,14 +176,16 @@ mod tests {
         let orphan = archive.layout.data_dir(&partition).join("orphan");
         archive.store.put(&orphan, PutPayload::from_static(b"x")).await.unwrap();
 
-        let found = inspect(&archive.archive(), "orders").await.unwrap();
+        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
         let log = found.partitions[0].log.as_ref().unwrap();
         assert_eq!((log.owner.as_str(), log.entries, log.lineage, log.lineages.len()), ("c/connect-archive", 5, 2, 2));
         assert_eq!((log.first_offset, log.resume_offset), (Some(3), Some(9)));
         assert_eq!((log.records, log.files, log.untimed), (3, 2, 0), "what was cut from the log does not count");
         assert_eq!((log.min_timestamp, log.max_timestamp), (Some(20), Some(90)));
         assert_eq!(log.missing, Missing::from([(Reason::Transaction, 3)]));
-        assert_eq!(log.unreferenced, [archive.layout.relative(&orphan).unwrap()]);
+        let path = archive.layout.relative(&orphan).unwrap();
+        let left = Leftover { kind: LeftoverKind::Object, path, bytes: Some(1), kept: Some(Kept::ForeignName) };
+        assert_eq!(log.unreferenced, [left]);
     }
 
     #[tokio::test]
@@ -205,7 +195,7 @@ mod tests {
         archive.publish(&good, &[row(0, 1)], 0).await;
         let path = archive.layout.entry(&bad, 0);
         archive.store.put(&path, PutPayload::from_static(b"{")).await.unwrap();
-        let found = inspect(&archive.archive(), "orders").await.unwrap();
+        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
         let [bad, good] = &found.partitions[..] else { panic!("{found:?}") };
         assert!(bad.problem.as_ref().unwrap().contains(path.as_ref()), "{bad:?}");
         assert_eq!((&good.problem, good.log.as_ref().unwrap().records), (&None, 1));

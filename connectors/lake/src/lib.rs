@@ -40,6 +40,7 @@ pub mod rotate;
 pub mod sink;
 pub mod source;
 pub mod store;
+pub mod sweep;
 #[cfg(test)]
 mod testing;
 pub mod verify;

@@ -15,13 +15,16 @@
 mod deadline;
 mod error;
 mod hdfs;
+pub mod leftovers;
 mod local;
 mod memory;
 mod probe;
 mod s3;
 mod staged;
+mod staging;
 #[cfg(test)]
 pub(crate) mod testing;
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,8 +33,10 @@ use lakeferry_api::{ConnectError, Result};
 use object_store::ObjectStore;
 use url::Url;
 
+use self::leftovers::Leftovers;
 pub use error::explain;
 pub use probe::probe;
+pub use staged::Purpose;
 
 /// An open store, rooted at its URL.
 #[derive(Debug, Clone)]
@@ -40,10 +45,18 @@ pub struct Lake {
     pub store: Arc<dyn ObjectStore>,
     /// The URL, for messages.
     pub url: String,
+    /// What the store may hold besides objects.
+    pub leftovers: Leftovers,
+}
+
+/// What the row of a scheme gives.
+struct Opened {
+    store: Arc<dyn ObjectStore>,
+    leftovers: Leftovers,
 }
 
 /// What the row of a scheme opens: the URL, the options and the folder of Hadoop's configuration.
-type Opener = fn(&Url, &BTreeMap<String, String>, Option<&str>) -> Result<Arc<dyn ObjectStore>>;
+type Opener = fn(&Url, &BTreeMap<String, String>, Option<&str>) -> Result<Opened>;
 
 static SCHEMES: &[(&str, Opener)] = &[
     ("file", |url, options, _| local::open(url, options)),
@@ -60,8 +73,8 @@ static SCHEMES: &[(&str, Opener)] = &[
 /// `Config`, naming the setting and the remedy.
 pub fn open(url: &str, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Lake> {
     let parsed = parse(url)?;
-    let store = opener(&parsed)?(&parsed, options, hadoop_conf_dir)?;
-    Ok(Lake { store, url: url.to_owned() })
+    let Opened { store, leftovers } = opener(&parsed)?(&parsed, options, hadoop_conf_dir)?;
+    Ok(Lake { store, url: url.to_owned(), leftovers })
 }
 
 /// Looks at `url` alone: whether it is one, of a scheme that there is a store for.

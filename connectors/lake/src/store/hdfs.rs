@@ -11,13 +11,14 @@ use std::sync::Arc;
 use hdfs_native::ClientBuilder;
 use hdfs_native_object_store::HdfsObjectStore;
 use lakeferry_api::{ConnectError, Result};
-use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
 use super::deadline::Deadline;
+use super::leftovers::Leftovers;
 use super::staged::Staged;
-use super::{path_of, unknown_option};
+use super::staging::{HdfsStaging, lease_of};
+use super::{Opened, path_of, unknown_option};
 
 /// The client's own patience with a NameNode that is away: about ten seconds, where the client alone waits minutes. The
 /// task tries again after that. `store.dfs...` overrides it.
@@ -32,11 +33,7 @@ const PATIENCE: [(&str, &str); 3] = [
 ///
 /// # Errors
 /// `Config` where an option is unknown, or no NameNode is named by `url` and Hadoop's configuration.
-pub(super) fn open(
-    url: &Url,
-    options: &BTreeMap<String, String>,
-    hadoop_conf_dir: Option<&str>,
-) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Opened> {
     let mut settings: BTreeMap<&str, &str> = PATIENCE.into();
     let mut builder = ClientBuilder::new();
     for (option, value) in options {
@@ -59,6 +56,7 @@ pub(super) fn open(
     if url.has_host() {
         builder = builder.with_url(&url[..url::Position::BeforePath]);
     }
+    let lease = lease_of(options, hadoop_conf_dir);
     let client = builder.with_config(settings).build().map_err(|error| {
         ConnectError::config(format!(
             "store.url={url} cannot be opened: {error}; name the NameNode and its port (hdfs://host:8020/dir), or set \
@@ -67,5 +65,7 @@ pub(super) fn open(
         .caused_by(error)
     })?;
     let store = PrefixStore::new(Deadline::new(HdfsObjectStore::new(client)), path_of(url)?);
-    Ok(Arc::new(Staged::new(store)))
+    let staged = Staged::new(store);
+    let staging = HdfsStaging { store: staged.inner(), lease };
+    Ok(Opened { store: Arc::new(staged), leftovers: Leftovers { uploads: None, staging: Some(Arc::new(staging)) } })
 }

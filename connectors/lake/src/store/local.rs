@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lakeferry_api::{ConnectError, Result};
-use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use url::Url;
 
+use super::leftovers::Leftovers;
 use super::staged::Staged;
-use super::unknown_option;
+use super::staging::LocalStaging;
+use super::{Opened, unknown_option};
 
 /// Opens the folder that `url` names.
 ///
 /// # Errors
 /// `Config` where it is none. It is not made: a file system that is not mounted would be mistaken for an empty archive.
-pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Opened> {
     if let Some(option) = options.keys().next() {
         return Err(unknown_option("file", option));
     }
@@ -35,5 +36,7 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<
     }
     let store = LocalFileSystem::new_with_prefix(&path)
         .map_err(|error| super::explain(&format!("open {}", path.display()), error))?;
-    Ok(Arc::new(Staged::new(store.with_fsync(true))))
+    let staging: Arc<LocalStaging> = Arc::new(LocalStaging::below(&path));
+    let leftovers = Leftovers { uploads: None, staging: Some(staging) };
+    Ok(Opened { store: Arc::new(Staged::new(store.with_fsync(true))), leftovers })
 }

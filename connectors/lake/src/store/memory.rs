@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lakeferry_api::Result;
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use url::Url;
 
-use super::unknown_option;
+use super::leftovers::Leftovers;
+use super::{Opened, unknown_option};
 
 static STORES: Mutex<BTreeMap<String, Arc<InMemory>>> = Mutex::new(BTreeMap::new());
 
@@ -17,11 +17,11 @@ static STORES: Mutex<BTreeMap<String, Arc<InMemory>>> = Mutex::new(BTreeMap::new
 ///
 /// # Errors
 /// `Config` where there are options.
-pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Opened> {
     if let Some(option) = options.keys().next() {
         return Err(unknown_option("memory", option));
     }
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
     let store = Arc::clone(stores.entry(url.as_str().trim_end_matches('/').to_owned()).or_default());
-    Ok(store)
+    Ok(Opened { store, leftovers: Leftovers::default() })
 }

@@ -11,7 +11,9 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::{path_of, unknown_option};
+use super::leftovers::Leftovers;
+use super::uploads::{KeepingConnector, S3Uploads};
+use super::{Opened, path_of, unknown_option};
 
 /// How long a request is tried again here; the task tries again after that.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -21,7 +23,7 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// `Config` where an option is unknown or has a wrong value.
-pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Opened> {
     let bucket = url.host_str().ok_or_else(|| {
         ConnectError::config(format!("store.url={url} names no bucket; write it as s3://bucket/prefix"))
     })?;
@@ -38,10 +40,15 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Arc<
     if insecure(AmazonS3ConfigKey::Endpoint) || insecure(AmazonS3ConfigKey::S3Endpoint) {
         builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp), "true");
     }
-    let store = builder.with_bucket_name(bucket).build().map_err(|error| {
+    let connector = KeepingConnector::default();
+    let builder = builder.with_http_connector(connector.clone()).with_bucket_name(bucket);
+    let store = builder.build().map_err(|error| {
         let names = options.keys().map(|option| format!("store.{option}")).collect::<Vec<_>>().join(", ");
         ConnectError::config(format!("store.url={url} cannot be opened with the options {names}: {error}"))
             .caused_by(error)
     })?;
-    Ok(Arc::new(PrefixStore::new(store, path_of(url)?)))
+    let root = path_of(url)?;
+    let uploads = S3Uploads::new(store.clone(), &connector, root.clone()).map(|uploads| Arc::new(uploads) as _);
+    let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, root));
+    Ok(Opened { store, leftovers: Leftovers { uploads, staging: None } })
 }

@@ -3,7 +3,8 @@
 //!
 //! Invariants: no reader sees an object that is not whole; `PutMode::Create` is a rename that never overwrites, so one
 //! writer of a name wins; a staged file whose writing did not end well is never renamed; and no staged name is used
-//! twice, so a sweeper that removes one can never make two writers share it. `.tmp/` is left out of listings.
+//! twice, so a sweeper that removes one can never make two writers share it. A staged name says what the file is to
+//! become ([`Purpose`]), so that the sweep can ask the right chain about it. `.tmp/` is left out of listings.
 //!
 //! What it does not do: settle a doubt. A rename that failed may have happened; the staged file is then removed if it is
 //! still there, which takes nothing back, and the caller reads the target.
@@ -20,12 +21,25 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, RenameTargetMode, Result, UploadPart,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, RenameTargetMode, Result,
+    UploadPart,
 };
+use sha2::{Digest as _, Sha256};
 
 /// The folder of what is being written.
-const STAGING: &str = ".tmp";
+pub(super) const STAGING: &str = ".tmp";
+/// A longer name than this is not repeated in a staged name, which must stay below the 255 bytes of file systems.
+const MAX_NAME: usize = 120;
+
+/// What a staged file was to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purpose {
+    /// See [`Purpose::folder_mark`].
+    pub folder_mark: u64,
+    /// The name in that folder.
+    pub name: String,
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -38,6 +52,11 @@ impl<S> Staged<S> {
     /// `inner` must rename atomically, without overwrite where it is asked to.
     pub(super) fn new(inner: S) -> Self {
         Self { inner: Arc::new(inner), names: Names::new() }
+    }
+
+    /// The store below, which shows the staged files too.
+    pub(super) fn inner(&self) -> Arc<S> {
+        Arc::clone(&self.inner)
     }
 }
 
@@ -56,7 +75,7 @@ impl<S: ObjectStore> ObjectStore for Staged<S> {
             PutMode::Overwrite => RenameTargetMode::Overwrite,
             PutMode::Update(_) => return self.inner.put_opts(location, payload, opts).await,
         };
-        let staged = self.names.next();
+        let staged = self.names.next(location);
         let written = self.inner.put_opts(&staged, payload, PutOptions { mode: PutMode::Overwrite, ..opts }).await;
         match written {
             Ok(result) => publish(&*self.inner, &staged, location, target_mode).await.map(|()| result),
@@ -68,7 +87,7 @@ impl<S: ObjectStore> ObjectStore for Staged<S> {
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        let staged = self.names.next();
+        let staged = self.names.next(location);
         let upload = self.inner.put_multipart_opts(&staged, opts).await?;
         Ok(Box::new(StagedUpload { inner: Arc::clone(&self.inner), upload, staged, location: location.clone() }))
     }
@@ -137,15 +156,24 @@ impl<S: ObjectStore> MultipartUpload for StagedUpload<S> {
 
 async fn publish(store: &impl ObjectStore, staged: &Path, to: &Path, target_mode: RenameTargetMode) -> Result<()> {
     let renamed = store.rename_opts(staged, to, RenameOptions { target_mode, ..RenameOptions::default() }).await;
-    if renamed.is_err() {
-        discard(store, staged).await;
+    match renamed {
+        Ok(()) => Ok(()),
+        // Not `to` is missing, and it may well be there by now: the caller looks, and writes the same again.
+        Err(Error::NotFound { .. }) => {
+            let text =
+                format!("{staged}, which was to become {to}, is gone: swept away, or renamed by a request before");
+            Err(Error::Generic { store: "Staged", source: text.into() })
+        }
+        Err(error) => {
+            discard(store, staged).await;
+            Err(error)
+        }
     }
-    renamed
 }
 
 async fn discard(store: &impl ObjectStore, staged: &Path) {
     match store.delete(staged).await {
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        Ok(()) | Err(Error::NotFound { .. }) => {}
         Err(error) => tracing::debug!(%staged, %error, "a staged file stays until the sweep"),
     }
 }
@@ -177,9 +205,44 @@ impl Names {
         Self { instance: random() << 64 | random(), used: AtomicU64::new(0) }
     }
 
-    fn next(&self) -> Path {
+    /// A new name for what becomes `location`.
+    fn next(&self, location: &Path) -> Path {
         let number = self.used.fetch_add(1, Ordering::Relaxed);
-        Path::from(format!("{STAGING}/{:032x}-{number}", self.instance))
+        let unique = format!("{STAGING}/{:032x}-{number}", self.instance);
+        let (folder, name) = location.as_ref().rsplit_once('/').unwrap_or(("", location.as_ref()));
+        let telling = name.len() <= MAX_NAME && !name.contains('#');
+        let staged = match telling {
+            true => format!("{unique}-{:016x}-{name}", Purpose::mark(folder)),
+            false => unique,
+        };
+        Path::parse(&staged).unwrap_or_else(|_| Path::from(staged))
+    }
+}
+
+impl Purpose {
+    /// What stands for `folder` in a staged name, which has no room for it: the first 64 bits of its SHA-256.
+    pub fn folder_mark(folder: &Path) -> u64 {
+        Self::mark(folder.as_ref())
+    }
+
+    fn mark(folder: &str) -> u64 {
+        let digest = Sha256::digest(folder.as_bytes());
+        digest.iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+    }
+
+    /// The purpose that a name in the staging folder tells. Stores decorate it while they write: `name#1` on a local
+    /// disk, `.name.tmp.1` on HDFS.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let name = match name.strip_prefix('.') {
+            Some(inner) => inner.rsplit_once(".tmp.")?.0,
+            None => name.split_once('#').map_or(name, |(name, _)| name),
+        };
+        let mut parts = name.splitn(4, '-');
+        let (instance, number, mark, name) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        u128::from_str_radix(instance, 16).ok().filter(|_| instance.len() == 32)?;
+        number.parse::<u64>().ok()?;
+        let folder_mark = u64::from_str_radix(mark, 16).ok().filter(|_| mark.len() == 16)?;
+        Some(Self { folder_mark, name: name.to_owned() })
     }
 }
 

@@ -1,0 +1,338 @@
+//! What no manifest names and no live writer can still publish: found, told apart from what somebody may still need,
+//! and removed. Called by `lakeferry sweep`; `inspect` asks for the same lists.
+//!
+//! # Why it is safe
+//!
+//! An object or an upload becomes real only by an entry of the epoch in its name. The folder is listed **first**, the
+//! chain read **after** that. An epoch below the chain's end is over: the number that its writer would have to create
+//! next was taken by the entry that ended it, and numbers are never free again. So what was listed, has such an epoch
+//! and is named by no entry up to the end will never be named. An epoch that is the end's, or above what was read, may
+//! be alive, whatever the object's age: it stays. A writer that opens between the two readings only raises the end,
+//! and has uploaded nothing that was listed.
+//!
+//! A staged file goes when it is older than any lease **and**, where its name tells a data object, its epoch is over:
+//! a file that fills for hours is older than any limit. That of a manifest or a probe is written in one go; its writer,
+//! should it still live, reads the chain before it writes the same bytes again.
+//!
+//! Names that no sink gives are never touched, nor is anything of a partition whose manifests are damaged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
+use object_store::path::Path;
+use object_store::{Error as StoreError, ObjectMeta, ObjectStoreExt as _};
+use serde::Serialize;
+
+use crate::layout::ObjectName;
+use crate::manifest::read::{Archive, Chain};
+use crate::store::explain;
+use crate::store::leftovers::{Leftovers, OpenUpload, StagedFile};
+
+/// Staged files younger than this stay, whatever the store's lease.
+const MIN_AGE: Duration = Duration::from_secs(60 * 60);
+/// Partitions that are read at once.
+const PARALLEL_PARTITIONS: usize = 8;
+/// Requests of one partition that are under way at once.
+const PARALLEL_REMOVALS: usize = 16;
+
+/// What is looked at, and what is done about it.
+pub struct Sweep<'a> {
+    /// The archive.
+    pub archive: &'a Archive,
+    /// What its store may hold besides objects.
+    pub leftovers: &'a Leftovers,
+    /// The time, in milliseconds since the Unix epoch.
+    pub now_ms: i64,
+    /// Nothing is removed.
+    pub dry_run: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+pub struct Swept {
+    /// Partitions that were looked at.
+    pub partitions: u64,
+    /// What was removed, or would be.
+    pub removed: Vec<Leftover>,
+    /// What no manifest names and stays all the same.
+    pub kept: Vec<Leftover>,
+    /// Partitions whose manifests cannot be read, and why: nothing of theirs is touched.
+    pub damaged: Vec<Damage>,
+}
+
+/// Something that no manifest names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// What it is.
+    pub kind: LeftoverKind,
+    /// Where: relative to `topics.dir`; of a staged file its name.
+    pub path: String,
+    /// Its size; nobody says that of an unfinished upload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Why it stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
+}
+
+/// What a leftover is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftoverKind {
+    /// A whole object.
+    Object,
+    /// An upload in parts that was never completed.
+    Upload,
+    /// A file that was to be renamed once it was whole.
+    StagedFile,
+}
+
+/// Why a leftover stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// Its epoch is the one that writes: it may be published yet.
+    LiveEpoch,
+    /// No sink gives such a name here.
+    ForeignName,
+    /// Its writer may be at it this moment.
+    Young,
+}
+
+/// A partition whose manifests cannot be read.
+#[derive(Debug, Clone, Serialize)]
+pub struct Damage {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// What stood in a partition's folder before its chain was read.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    objects: Vec<ObjectMeta>,
+    uploads: Vec<OpenUpload>,
+}
+
+/// A partition that was looked at, and what has come of it so far.
+struct Tidied {
+    partition: TopicPartition,
+    /// The epoch of its chain's end; `None` where it is damaged.
+    epoch: Option<u32>,
+    swept: Swept,
+    failure: Option<ConnectError>,
+}
+
+/// What the names in a staging folder can mean: folders by their marks, with the epoch of the chain's end.
+#[derive(Default)]
+struct Folders {
+    data: BTreeMap<u64, Option<u32>>,
+    chains: BTreeMap<u64, Option<u32>>,
+}
+
+impl Sweep<'_> {
+    /// Sweeps `topics` of the archive; with `everything` also staged files that belong to none of them. What comes of
+    /// it is added to `swept`.
+    ///
+    /// # Errors
+    /// As [`explain`]. What was done until then is in `swept`.
+    pub async fn run(&self, topics: &[String], everything: bool, swept: &mut Swept) -> Result<()> {
+        // Before any chain is read, as all that is listed.
+        let staged = match &self.leftovers.staging {
+            Some(staging) => staging.list().await?,
+            None => Vec::new(),
+        };
+        let mut folders = Folders::default();
+        for topic in topics {
+            let partitions = self.archive.partitions(topic).await?;
+            let mut tidied = stream::iter(partitions.into_iter().map(|partition| self.tidy(partition)))
+                .buffered(PARALLEL_PARTITIONS);
+            while let Some(tidied) = tidied.next().await {
+                folders.add(self.archive, &tidied);
+                swept.add(tidied.swept);
+                if let Some(failure) = tidied.failure {
+                    return Err(failure);
+                }
+            }
+        }
+        self.tidy_staging(staged, &folders, everything, swept).await
+    }
+
+    async fn tidy(&self, partition: TopicPartition) -> Tidied {
+        let swept = Swept { partitions: 1, ..Swept::default() };
+        let mut tidied = Tidied { partition, epoch: None, swept, failure: None };
+        tidied.failure = self.tidy_into(&mut tidied).await.err();
+        tidied
+    }
+
+    async fn tidy_into(&self, tidied: &mut Tidied) -> Result<()> {
+        let partition = &tidied.partition;
+        let found = Found::list(self.archive, self.leftovers, partition).await?;
+        let chain = match self.archive.chain(partition).await {
+            Ok(Some(chain)) => chain,
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == Kind::Fatal => {
+                let (topic, problem) = (partition.topic.to_string(), error.message().to_owned());
+                tidied.swept.damaged.push(Damage { topic, partition: partition.partition, problem });
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        tidied.epoch = Some(chain.end().epoch);
+        let judged = found.judge(self.archive, &chain);
+        let mut removals = stream::iter(judged.into_iter().map(|(leftover, upload)| async move {
+            let removed = match &leftover.kept {
+                Some(_) => Ok(()),
+                None => self.remove(&leftover, upload.as_ref()).await,
+            };
+            (leftover, removed)
+        }))
+        .buffered(PARALLEL_REMOVALS);
+        let mut failure = None;
+        while let Some((leftover, removed)) = removals.next().await {
+            match removed {
+                Ok(()) => tidied.swept.tell(leftover),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Removes an object, or the upload it comes from.
+    async fn remove(&self, leftover: &Leftover, upload: Option<&OpenUpload>) -> Result<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        if let (Some(upload), Some(uploads)) = (upload, &self.leftovers.uploads) {
+            return uploads.abort(upload).await;
+        }
+        let manifests = self.archive.manifests();
+        let path = manifests.layout().object(&leftover.path)?;
+        match manifests.store().delete(&path).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(explain(&format!("remove {path}"), error)),
+        }
+    }
+
+    async fn tidy_staging(
+        &self,
+        staged: Vec<StagedFile>,
+        folders: &Folders,
+        everything: bool,
+        swept: &mut Swept,
+    ) -> Result<()> {
+        let Some(staging) = &self.leftovers.staging else { return Ok(()) };
+        let limit = MIN_AGE.max(staging.lease());
+        for file in staged {
+            let Some(kept) = folders.judge(&file, everything) else { continue };
+            let age_ms = self.now_ms.saturating_sub(file.modified_ms);
+            let young = age_ms <= i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+            let kept = kept.or(young.then_some(Kept::Young));
+            if kept.is_none() && !self.dry_run {
+                staging.remove(&file).await?;
+            }
+            let kind = LeftoverKind::StagedFile;
+            swept.tell(Leftover { kind, path: file.name, bytes: Some(file.bytes), kept });
+        }
+        Ok(())
+    }
+}
+
+impl Swept {
+    fn tell(&mut self, leftover: Leftover) {
+        match leftover.kept {
+            Some(_) => self.kept.push(leftover),
+            None => self.removed.push(leftover),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.partitions += other.partitions;
+        self.removed.extend(other.removed);
+        self.kept.extend(other.kept);
+        self.damaged.extend(other.damaged);
+    }
+}
+
+impl Found {
+    /// Lists the folder of `partition`; to be called before its chain is read.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub(crate) async fn list(archive: &Archive, leftovers: &Leftovers, partition: &TopicPartition) -> Result<Self> {
+        let folder = archive.manifests().layout().data_dir(partition);
+        let listed = archive.manifests().store().list(Some(&folder)).try_collect().await;
+        let objects = listed.map_err(|error| explain(&format!("list {folder}"), error))?;
+        let uploads = match &leftovers.uploads {
+            Some(uploads) => uploads.list(&folder).await?,
+            None => Vec::new(),
+        };
+        Ok(Self { objects, uploads })
+    }
+
+    /// What `chain`, read after the listing, says of each that it does not name; sorted.
+    pub(crate) fn judge(self, archive: &Archive, chain: &Chain) -> Vec<(Leftover, Option<OpenUpload>)> {
+        let layout = archive.manifests().layout();
+        let files = chain.links.iter().flat_map(|link| &link.entry.files);
+        let named: BTreeSet<_> = files.map(|file| file.path.as_str()).collect();
+        let leftover = |kind, path: &Path, bytes| {
+            let name = layout.parse_data(path).map(|(_, name)| name);
+            let kept = keep(name.as_ref(), chain.end().epoch);
+            Some(Leftover { kind, path: layout.relative(path)?, bytes, kept })
+        };
+        let objects = self.objects.iter().filter_map(|meta| {
+            let object = leftover(LeftoverKind::Object, &meta.location, Some(meta.size))?;
+            (!named.contains(object.path.as_str())).then_some((object, None))
+        });
+        let mut judged: Vec<_> = objects.collect();
+        judged.extend(self.uploads.into_iter().filter_map(|upload| {
+            let leftover = leftover(LeftoverKind::Upload, &upload.path, None)?;
+            // One that has a name of the chain was completed since it was listed.
+            (!named.contains(leftover.path.as_str())).then_some((leftover, Some(upload)))
+        }));
+        judged.sort_by(|(one, _), (other, _)| (one.kind, &one.path).cmp(&(other.kind, &other.path)));
+        judged
+    }
+}
+
+/// Why something of this name stays while `end` is the epoch of the chain's end; `None`: nobody can need it.
+fn keep(name: Option<&ObjectName>, end: u32) -> Option<Kept> {
+    match name {
+        None => Some(Kept::ForeignName),
+        Some(name) if name.epoch >= end => Some(Kept::LiveEpoch),
+        Some(_) => None,
+    }
+}
+
+impl Folders {
+    fn add(&mut self, archive: &Archive, tidied: &Tidied) {
+        use crate::store::Purpose;
+        let layout = archive.manifests().layout();
+        self.data.insert(Purpose::folder_mark(&layout.data_dir(&tidied.partition)), tidied.epoch);
+        self.chains.insert(Purpose::folder_mark(&layout.chain_dir(&tidied.partition)), tidied.epoch);
+    }
+
+    /// Whether a staged file stays, its age aside; nothing where it is none of ours to judge.
+    fn judge(&self, file: &StagedFile, everything: bool) -> Option<Option<Kept>> {
+        let Some(purpose) = &file.purpose else { return everything.then_some(None) };
+        if let Some(epoch) = self.data.get(&purpose.folder_mark) {
+            let name = purpose.name.parse::<ObjectName>().ok();
+            // Of a damaged partition nothing is known.
+            return Some(epoch.map_or(Some(Kept::LiveEpoch), |epoch| keep(name.as_ref(), epoch)));
+        }
+        if self.chains.contains_key(&purpose.folder_mark) {
+            return Some(None);
+        }
+        // Another archive's, at the same URL: only its own chains could say that a data object's epoch is over.
+        let is_data = purpose.name.parse::<ObjectName>().is_ok();
+        everything.then_some(is_data.then_some(Kept::ForeignName))
+    }
+}
+
+#[cfg(test)]
+mod tests;
