@@ -1,10 +1,11 @@
 //! `lakeferry sweep` and `inspect` on real stores: what dead writers left goes, what is named or may be published stays.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use lakeferry_api::TopicPartition;
+use lakeferry::clock::SystemClock;
+use lakeferry_api::{Clock, TopicPartition};
 use lakeferry_lake::layout::{Layout, ObjectName};
 use lakeferry_lake::store::{self, Lake as Store};
 use object_store::path::Path;
@@ -63,6 +64,10 @@ fn paths(leftovers: &Value, kind: &str) -> Vec<String> {
     let mut paths: Vec<_> = of_kind.map(|leftover| leftover["path"].as_str().unwrap().to_owned()).collect();
     paths.sort();
     paths
+}
+
+fn two_hours_ago_ms() -> u64 {
+    (SystemClock::new().now_ms() - 7_200_000) as u64
 }
 
 fn relative(path: &Path) -> String {
@@ -154,10 +159,10 @@ fn file_staged_files_and_objects_of_dead_epochs_go() {
     assert_eq!((code, paths(&swept["removed"], "object").as_slice()), (0, one.as_slice()));
     assert_eq!((staged().len(), runtime.block_on(names(&*store))), (2, whole), "staged files are young");
 
-    let two_hours_ago = SystemTime::now() - Duration::from_secs(7_200);
+    let then = UNIX_EPOCH + Duration::from_millis(two_hours_ago_ms());
     for file in staged() {
         let file = std::fs::File::options().write(true).open(lake.dir.join(".tmp").join(file.name)).unwrap();
-        file.set_modified(two_hours_ago).unwrap();
+        file.set_modified(then).unwrap();
     }
     let (code, out, err) = run(&["sweep", &lake.url()]);
     assert!(
@@ -195,8 +200,7 @@ fn hdfs_staged_files_and_objects_of_dead_epochs_go() {
     let staged = || runtime.block_on(staging.list()).unwrap();
     let before = staged();
     assert!(before.len() == 2 && before.iter().all(|file| file.purpose.is_some()), "{before:?}");
-    let two_hours_ago = SystemTime::now() - Duration::from_secs(7_200);
-    let then_ms = two_hours_ago.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+    let then_ms = two_hours_ago_ms();
     for file in before {
         let path = format!("/webhdfs/v1/sweep/.tmp/{}?op=SETTIMES&modificationtime={then_ms}&user.name=kit", file.name);
         let (status, answer) = kit::http::request("PUT", &hdfs.http_address(), &path, "").unwrap();
