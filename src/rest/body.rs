@@ -1,14 +1,22 @@
 //! Request bodies. Read as loosely as Connect reads them (numbers and booleans are text where text is expected, keeping
-//! their letters), refused in words that begin as Connect's do, because clients match them.
+//! their letters), refused in words that begin as Connect's do, because clients match them. A body is bounded, and so are
+//! all that are read at a time: a large one needs leave.
 
 use std::collections::BTreeMap;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
+use bytes::BytesMut;
+use http_body_util::BodyExt as _;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::server::Client;
+
+/// The largest body that is read: a distributed worker's config topic takes a quarter of it in one record.
+const BODY_BYTES: usize = 4 << 20;
+/// A body up to here is read without leave.
+pub(super) const SMALL_BODY_BYTES: usize = 64 << 10;
 
 /// The JSON of a request's body; null where there is none.
 pub(super) struct Body(pub(super) Value);
@@ -19,10 +27,9 @@ pub(super) type TextMap = BTreeMap<String, Option<String>>;
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let typed = request.headers().contains_key(header::CONTENT_TYPE);
-        let bytes = Bytes::from_request(request, state).await;
-        let bytes = bytes.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
+        let bytes = read(request).await?;
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(Value::Null));
@@ -35,6 +42,42 @@ impl<S: Send + Sync> FromRequest<S> for Body {
             Err(error) => Err(ApiError::internal(malformed(text, &error))),
         }
     }
+}
+
+/// The bytes of a body. One that is refused is read to its end all the same, and thrown away: a client that is cut off
+/// while it sends does not see the answer.
+async fn read(request: Request) -> Result<BytesMut, ApiError> {
+    let client = request.extensions().get::<Client>().cloned();
+    let _waiting = client.as_ref().map(Client::wait);
+    let mut body = request.into_body();
+    let (mut bytes, mut leave, mut refusal) = (BytesMut::new(), None, None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(format!("The body cannot be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if refusal.is_some() {
+            continue;
+        }
+        let length = bytes.len() + data.len();
+        if length > SMALL_BODY_BYTES && leave.is_none() {
+            leave = client.as_ref().and_then(|client| client.large_bodies().try_acquire().ok());
+        }
+        if length > BODY_BYTES {
+            refusal = Some(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("The body of a request may have {BODY_BYTES} bytes at most"),
+            ));
+        } else if length > SMALL_BODY_BYTES && leave.is_none() {
+            refusal = Some(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("Too many bodies of more than {SMALL_BODY_BYTES} bytes are sent at this moment; try again"),
+            ));
+        } else {
+            bytes.extend_from_slice(&data);
+            continue;
+        }
+        (bytes, leave) = (BytesMut::new(), None);
+    }
+    refusal.map_or(Ok(bytes), Err)
 }
 
 /// The members of an object.

@@ -1,6 +1,6 @@
 //! The REST API of Kafka Connect. One file a resource, each exporting `router()`; this one merges them.
 //!
-//! `listener` opens the sockets, `layers` holds what every request passes, `body` reads requests, `entities` is the
+//! `listener` opens the sockets, `server` serves them, `layers` holds what every request passes, `body` reads requests, `entities` is the
 //! wire's JSON and `error` the one status map. Knows the herder's handle and nothing below it: no task, no Kafka.
 //!
 //! A request: socket, CORS and extra headers, path (trailing slash), route, media types, handler, herder, answer.
@@ -17,6 +17,7 @@ mod loggers;
 mod offsets;
 mod plugins;
 mod root;
+mod server;
 mod tasks;
 mod topics;
 
@@ -25,16 +26,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::future::join_all;
 use lakeferry_api::{Clock, Result};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::error::ApiError;
 use self::layers::Layers;
+use self::server::Limits;
 use crate::config::rest::RestConfig;
 use crate::herder;
 use crate::logging::Loggers;
@@ -44,9 +44,6 @@ pub use self::listener::Sockets;
 
 /// How long an answer of the herder may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// The largest body that is read.
-const BODY_LIMIT_BYTES: usize = 16 << 20;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -76,6 +73,7 @@ pub fn serve(sockets: Sockets, api: Api, config: &RestConfig, stop: Cancellation
         Some(_) => (main_router(), Some(admin)),
         None => (main_router().merge(admin), None),
     };
+    let clock = Arc::clone(&api.clock);
     let main = layers.around(finish(main, &api), true);
     let mut servers: Vec<_> = sockets.main.into_iter().map(|socket| (socket, main.clone())).collect();
     if let Some(admin) = on_admin {
@@ -83,15 +81,10 @@ pub fn serve(sockets: Sockets, api: Api, config: &RestConfig, stop: Cancellation
         servers.extend(sockets.admin.into_iter().flatten().map(|socket| (socket, admin.clone())));
     }
     spawn("rest", async move {
-        join_all(servers.into_iter().map(|(socket, router)| listen(socket, router, stop.clone()))).await;
+        let serve =
+            |(socket, router)| server::serve(socket, router, Limits::default(), Arc::clone(&clock), stop.clone());
+        join_all(servers.into_iter().map(serve)).await;
     })
-}
-
-async fn listen(socket: TcpListener, router: Router, stop: CancellationToken) {
-    let served = axum::serve(socket, router).with_graceful_shutdown(stop.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "a REST listener ended");
-    }
 }
 
 fn main_router() -> Router<Api> {
@@ -116,7 +109,6 @@ fn finish(router: Router<Api>, api: &Api) -> Router {
         .route_layer(axum::middleware::from_fn(layers::media_types))
         .method_not_allowed_fallback(async || ApiError::plain(StatusCode::METHOD_NOT_ALLOWED))
         .fallback(async || ApiError::plain(StatusCode::NOT_FOUND))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT_BYTES))
         .with_state(api.clone())
 }
 
