@@ -132,11 +132,11 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
         first_offset: oldest.and_then(|line| line.first),
         resume_offset: end.resume_offset,
         last_stable_offset: end.log.last_stable_offset,
-        records: files().map(|file| file.records).sum(),
-        untimed: files().map(|file| file.untimed).sum(),
+        records: sum(files().map(|file| file.records)),
+        untimed: sum(files().map(|file| file.untimed)),
         files: pieces.len(),
-        stored_bytes: files().map(|file| file.stored_bytes).sum(),
-        raw_bytes: files().map(|file| file.raw_bytes).sum(),
+        stored_bytes: sum(files().map(|file| file.stored_bytes)),
+        raw_bytes: sum(files().map(|file| file.raw_bytes)),
         min_timestamp: files().filter_map(|file| file.min_timestamp).min(),
         max_timestamp: files().filter_map(|file| file.max_timestamp).max(),
         missing: missing(chain, &history, files().map(|file| &file.missing)),
@@ -145,13 +145,19 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
     })
 }
 
+/// What manifests count is not to be trusted to fit.
+fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
+}
+
 /// The missing offsets of `files` and those that entries of `history` account for outside of files.
 fn missing<'a>(chain: &'a Chain, history: &[u32], files: impl Iterator<Item = &'a Missing>) -> Missing {
     let entries = chain.links.iter().map(|link| &link.entry);
     let outside = entries.filter(|entry| history.contains(&entry.source.lineage)).map(|entry| &entry.missing);
     let mut sums = Missing::new();
     for (reason, count) in files.chain(outside).flatten() {
-        *sums.entry(*reason).or_default() += count;
+        let sum = sums.entry(*reason).or_default();
+        *sum = sum.saturating_add(*count);
     }
     sums
 }

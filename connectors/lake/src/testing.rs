@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Batch, BatchBuilder, Budget, Clock, Executor, Result, SourceBatch, SourceContext, SourceOffset, SourcePartition,
-    TimestampType, TopicPartition, executor,
+    Batch, BatchBuilder, Budget, Clock, ConnectError, Executor, Result, SourceBatch, SourceContext, SourceOffset,
+    SourcePartition, TimestampType, TopicPartition, executor,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
@@ -332,6 +332,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Seeded randomness for loops that must come out the same every time (SplitMix64).
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
 /// A worker and a target cluster, as a source task sees them.
 pub(crate) struct TestContext {
     pub(crate) clock: Arc<CountingClock>,
@@ -390,6 +408,9 @@ impl SourceContext for TestContext {
 
     async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
         let partitions = topic.partitions.unwrap();
+        if partitions > 10_000 {
+            return Err(ConnectError::config(format!("{} cannot have {partitions} partitions", topic.name)));
+        }
         let offsets = vec![(0, 0); partitions as usize];
         let made = TargetTopic { partitions, configs: topic.configs.clone(), offsets };
         assert!(self.targets.lock().unwrap().insert(topic.name.clone(), made).is_none(), "{} exists", topic.name);

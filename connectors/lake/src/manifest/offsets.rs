@@ -103,13 +103,23 @@ impl OffsetSet {
         reached
     }
 
-    /// The offsets of `range` that are not in the set, in order: a gap excludes what is archived already.
+    /// The offsets of `range` that are not in the set, in order: a gap excludes what is archived already. However wide
+    /// `range` is, this costs no more than the runs of the set.
     pub fn holes_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
-        let Some(bits) = bits_of(range) else { return Vec::new() };
-        let mut holes = RoaringTreemap::new();
-        holes.insert_range(bits);
-        holes -= &self.bits;
-        Self { bits: holes }.ranges().collect()
+        let mut holes = Vec::new();
+        let mut from = range.from.max(0);
+        for run in self.ranges().skip_while(|run| run.to < range.from) {
+            if run.from > range.to {
+                break;
+            }
+            holes.push(OffsetRange::new(from, run.from.saturating_sub(1)));
+            match run.to.checked_add(1) {
+                Some(behind) => from = behind,
+                None => return whole(holes),
+            }
+        }
+        holes.push(OffsetRange::new(from, range.to));
+        whole(holes)
     }
 
     /// The maximal runs of the set, in order: sorted, disjoint, and never touching.
@@ -162,6 +172,12 @@ impl fmt::Debug for OffsetSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.ranges().map(|range| (range.from, range.to))).finish()
     }
+}
+
+/// Those of `ranges` that do not end before they begin.
+fn whole(mut ranges: Vec<OffsetRange>) -> Vec<OffsetRange> {
+    ranges.retain(|range| range.from <= range.to);
+    ranges
 }
 
 fn bits_of(range: OffsetRange) -> Option<std::ops::RangeInclusive<u64>> {
@@ -263,6 +279,15 @@ mod tests {
         assert_eq!(set.advance(-7), 2);
         set.cut(-7);
         assert!(set.is_empty());
+    }
+
+    #[test]
+    fn holes_of_any_width_are_found_without_a_set_of_them() {
+        let all = OffsetRange::new(0, i64::MAX);
+        assert_eq!(OffsetSet::new().holes_in(OffsetRange::new(i64::MIN, i64::MAX)), [all]);
+        assert_eq!(OffsetSet::new().holes_in(OffsetRange::new(9, 8)), []);
+        let set = OffsetSet::from_iter([0, 7, 8, i64::MAX]);
+        assert_eq!(set.holes_in(all), [OffsetRange::new(1, 6), OffsetRange::new(9, i64::MAX - 1)]);
     }
 
     #[test]

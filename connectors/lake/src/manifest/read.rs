@@ -5,7 +5,7 @@
 //! and judges no entry beyond that: the other laws are [`check_chain`]'s.
 
 use futures::{StreamExt, TryStreamExt, stream};
-use lakeferry_api::{ConnectError, Result, TopicPartition};
+use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -217,8 +217,10 @@ impl Chain {
         let mut history = Vec::new();
         while let Some(number) = next {
             let line = lines.iter().find(|line| line.lineage == number).ok_or_else(|| {
-                let partition = &self.partition;
-                ConnectError::not_found(format!("{partition} has no lineage {number}; there are 1 to {}", lines.len()))
+                let (partition, count) = (&self.partition, lines.len());
+                let asked_for = history.is_empty() && number != self.latest_lineage();
+                let kind = if asked_for { Kind::NotFound } else { Kind::Fatal };
+                ConnectError::new(kind, format!("{partition} has no lineage {number}; there are 1 to {count}"))
             })?;
             history.push((number, last));
             next = line.continues.map(|continues| continues.lineage);

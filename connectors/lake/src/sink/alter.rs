@@ -122,7 +122,7 @@ fn altered(end: &Entry, offset: Option<i64>) -> Entry {
     // A reset starts over: the log is archived anew from where the next opening finds it.
     let continues = offset.map(|before| Continues { lineage: end.source.lineage, before });
     let first = offset.map(|offset| old.map_or(offset, |old| offset.min(old)));
-    let jumped = old.zip(offset).map(|(old, offset)| OffsetRange::new(old, offset - 1));
+    let jumped = old.zip(offset).map(|(old, offset)| OffsetRange::new(old, offset.saturating_sub(1)));
     let jumped = jumped.filter(|jumped| jumped.width() > 0);
     let gaps: Vec<_> = jumped
         .iter()

@@ -311,12 +311,19 @@ fn commit_entry(
         }
     }
     let mut ahead = previous.ahead.clone();
-    for range in files.iter().filter_map(FileEntry::span).chain(gaps.iter().map(Gap::range)) {
-        ahead.insert_range(range);
-    }
-    let resume = previous.resume_offset.ok_or_else(|| {
+    let mut resume = previous.resume_offset.ok_or_else(|| {
         ConnectError::fatal(format!("{}: an epoch was opened without a resume offset", previous.partition()))
     })?;
+    let mut published: Vec<_> = files.iter().filter_map(FileEntry::span).chain(gaps.iter().map(Gap::range)).collect();
+    published.sort_unstable();
+    for range in published {
+        // What goes on at the resume offset is no set of offsets: a compacted log may have passed thousands of millions.
+        if range.from > resume {
+            ahead.insert_range(range);
+        } else {
+            resume = ahead.advance(resume.max(range.to.saturating_add(1)));
+        }
+    }
     let resume = ahead.advance(resume);
     let mark = mark.and_then(|mark| before_a_bare_stretch(mark, &previous.ahead, resume));
     Ok(Entry {

@@ -142,7 +142,7 @@ fn decide(evidence: &Evidence<'_>) -> Result<Start> {
 /// `resume` lies beyond. A stable offset below `resume` proves nothing: it falls back while a transaction is open.
 fn divergence(view: &PartitionView, entry: &Entry, resume: i64) -> Option<i64> {
     let cut_back = view.end_offset.filter(|end| *end < resume && view.last_stable_offset < resume);
-    let published = entry.ahead.last().map_or(resume, |last| resume.max(last + 1));
+    let published = entry.ahead.last().map_or(resume, |last| resume.max(last.saturating_add(1)));
     let known = [view.truncated_at, cut_back].into_iter().flatten();
     known.min().filter(|divergence| *divergence < published)
 }
@@ -194,7 +194,7 @@ fn mark_within(entry: &Entry, log_start: i64, resume: i64) -> Option<EpochMark> 
 /// `mark`, where no record lies between it and `resume`. Files that were `ahead` can have filled that stretch: the leader
 /// epoch of their last record nobody remembers, and one that is known of a record before it is no mark.
 pub(super) fn before_a_bare_stretch(mark: EpochMark, ahead: &OffsetSet, resume: i64) -> Option<EpochMark> {
-    (ahead.count_in(OffsetRange::new(mark.upto, resume - 1)) == 0).then_some(mark)
+    (ahead.count_in(OffsetRange::new(mark.upto, resume.saturating_sub(1))) == 0).then_some(mark)
 }
 
 /// The offsets were reset: the group, or Connect's default, says where to begin.
@@ -271,7 +271,7 @@ fn after_log_start(resume: i64, ahead: &mut OffsetSet, log_start: i64) -> (i64, 
     if resume >= log_start {
         return (resume, Vec::new());
     }
-    let lost = ahead.holes_in(OffsetRange::new(resume, log_start - 1));
+    let lost = ahead.holes_in(OffsetRange::new(resume, log_start.saturating_sub(1)));
     let gaps = lost.iter().map(|hole| Gap { from: hole.from, to: hole.to, reason: Reason::LogStartMoved }).collect();
     (ahead.advance(log_start), gaps)
 }

@@ -1,5 +1,7 @@
 //! An archive is sound, then one thing of it is changed: the change must be found and named.
 
+mod hostile;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;

@@ -1,5 +1,8 @@
 //! Each rule of where a partition begins, by itself.
 
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
 use super::*;
 use crate::manifest::model::{EntryKind, Isolation, LogState, Missing, Writer};
 
@@ -246,4 +249,37 @@ fn another_owner_is_refused_by_name_unless_taken_over() {
     assert!(check_owner(&theirs, &ours, Some("c/connect-old"), &name()).is_ok());
     assert!(check_owner(&ours, &ours, None, &name()).is_ok());
     assert!(check_owner(&theirs, &ours, Some("c/connect-other"), &name()).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Numbers of any size: from a manifest that lies, or a broker that does.
+    #[test]
+    fn no_number_brings_it_down(
+        numbers in proptest::collection::vec(any_number(), 8),
+        ahead in proptest::collection::vec(0..64i64, 0..4),
+        resolved in any::<bool>(),
+        reset in prop_oneof![Just(OffsetReset::Earliest), Just(OffsetReset::Latest), Just(OffsetReset::None)],
+    ) {
+        let far = numbers[0].saturating_sub(64).max(0);
+        let ahead: Vec<_> = ahead.iter().map(|from| (far + from, far + from)).collect();
+        let mut known = entry("id-1", 1, resolved.then_some(numbers[1]), &ahead);
+        known.source.first = Some(numbers[2]);
+        known.log.leader_epoch_upto = Some(numbers[3]);
+        let view = PartitionView {
+            last_stable_offset: numbers[5],
+            end_offset: Some(numbers[6]),
+            truncated_at: Some(numbers[7]),
+            ..view("id-1", numbers[4], 0)
+        };
+        for committed in [None, Some(numbers[1])] {
+            let _ = start(Some(&known), &view, committed, reset);
+            let _ = start(None, &view, committed, reset);
+        }
+    }
+}
+
+fn any_number() -> impl Strategy<Value = i64> {
+    prop_oneof![Just(i64::MAX), Just(i64::MAX - 1), Just(i64::MIN), Just(-1), Just(0), 0..100i64, any::<i64>()]
 }

@@ -97,3 +97,28 @@ async fn files_end_early_where_there_is_no_room() {
     assert!(with_little.len() < without.len() && with_little.len() > 1, "{}", with_little.len());
     assert_eq!(with_none.len(), without.len());
 }
+
+/// What a set of these offsets would need, no machine has.
+const FAR: i64 = 1 << 52;
+
+#[tokio::test]
+async fn a_stretch_without_records_costs_nothing_however_wide_it_is() {
+    let rig = Rig::new(&[("flush.size", "5"), ("rotate.age.ms", "1000")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    // The log cleaner left this of a topic that had lived long.
+    writer.put(0, FAR, 0..3).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    writer.put(FAR, 2 * FAR, []).await.unwrap();
+    let end = async || rig.chain().await.pop().unwrap();
+    writer.tick_until(&rig, async |_| end().await.resume_offset == Some(2 * FAR)).await;
+    drop(writer);
+    rig.kafka.lock().unwrap().live = false;
+    // Somebody sets the offset far away, and back.
+    for (offset, width) in [(3 * FAR, FAR), (i64::MAX, i64::MAX - 3 * FAR)] {
+        rig.alter(Some(offset)).await.unwrap();
+        assert_eq!(end().await.totals.gaps, width as u64);
+    }
+    rig.alter(Some(1)).await.unwrap();
+    assert_eq!(end().await.resume_offset, Some(1));
+}
