@@ -1,35 +1,46 @@
 //! `lakeferry restore`: the lake source run to its end by hand. It prepares exactly as the connector does, tells the plan,
 //! asks, replays with a progress bar, and gives an account.
 //!
-//! Invariant: nothing is written before every check has passed. Only a restore that was cut short leaves a partial
-//! target; its last words name, for every partition, the offset to go on from. A target that holds records is refused
-//! unless `--append` says that this is meant.
+//! Invariant: nothing is written before every check has passed. Each record arrives exactly once, however often a
+//! restore is cut short: the same arguments are the same restore ([`identity`]), and it goes on where its last
+//! transaction ended. A target that holds other records is refused, unless `--append` says that this is meant.
 
 mod account;
+mod identity;
 mod plan;
 mod run;
-mod sending;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakeferry_api::{Budget, Clock, Config, ConnectError, Result};
 use lakeferry_lake::source::config::SourceSettings;
 use lakeferry_lake::source::prepare::{Prepared, Target};
+use lakeferry_lake::source::replay::Replay;
 
+use self::identity::Identity;
 use super::lake::{LakeArgs, read_properties};
 use super::{Context, Exit};
 use crate::clock::SystemClock;
 use crate::executor::Pool;
 use crate::kafka::clients::KafkaClients;
 use crate::kafka::{Admin, Clients as _};
+use crate::task::exact::{Ledger, LedgerParts, Tolerated, Transactions};
 
 /// Bytes that a restore may buffer: what is read ahead and what is on its way to the brokers.
 const MEMORY_BYTES: u64 = 256 << 20;
 
 /// Bytes of a batch, where the targets take it.
 const BATCH_BYTES: u64 = 1 << 20;
+
+/// See [`patience`].
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What helps where a target holds records of somebody else.
+const TARGET_REMEDY: &str = "restore under another name with --rename, delete the topic, or say --append (with an --id of \
+                             its own where records were restored to it before) to write behind what is there";
 
 /// Bring archived topics back, up to a point in time: bytes, keys, headers, timestamps and partitions as they were
 #[derive(Debug, Clone, clap::Args)]
@@ -69,10 +80,16 @@ pub(super) struct Args {
     /// At most so many bytes a second
     #[arg(long, value_name = "BYTES")]
     rate: Option<u64>,
+    /// Milliseconds that a transaction lasts: what is written is visible that much later, and written again after a crash
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=30_000), default_value = "2000")]
+    transaction_ms: u64,
     /// Replication factor of topics that are created; without it the broker's default
     #[arg(long, value_name = "N")]
     replication_factor: Option<u32>,
-    /// Write to topics that hold records already
+    /// Which restore this is, where the same is done more than once; without it the arguments say
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Write behind the records that a target holds already
     #[arg(long)]
     append: bool,
     /// Write to topics whose configs would delete, compact or re-stamp records
@@ -92,6 +109,13 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// A restore that has passed every check.
+struct Begun {
+    run: run::Run,
+    replay: Replay,
+    plan: plan::Plan,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -104,23 +128,24 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let admin = clients.admin(&properties)?;
     let source = run::RestoreContext {
         admin: Arc::clone(&admin),
-        clock: Arc::clone(&clock),
+        clock,
         executor: Arc::new(Pool::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?),
         budget,
+        ledger: None,
     };
     let mut out = std::io::stdout();
-    let beginning = args.begin(&source, &mut out);
-    let Some((prepared, plan)) = context.unless_stopped("no record was written", beginning).await? else {
+    let beginning = args.begin(source, clients, properties, &mut out);
+    let Some(begun) = context.unless_stopped("no record was written", beginning).await? else {
         return Ok(Exit::Done);
     };
-    let producer = clients.producer(&producer_properties(properties, plan.batch_bytes))?;
-    let account = plan.account(prepared.settings.offsets.as_ref())?;
-    let replay = prepared.replay(&source)?;
-    let sending = sending::Sending::new(producer, Arc::clone(&clock), account, (plan.records, plan.raw_bytes));
-    let outcome = run::Run::new(replay, sending, clock).until_end(&context.stop).await;
+    let plan = begun.plan;
+    let outcome = begun.run.until_end(begun.replay, &context.stop).await;
     outcome.account.tell(args.json, &mut out)?;
     if let Err(error) = outcome.result {
-        return Err(anyhow::Error::from(error).context(args.how_to_go_on(&outcome.account)));
+        let records = outcome.account.records;
+        return Err(anyhow::Error::from(error).context(format!(
+            "the restore ended early: {records} records are restored and stay; the same command goes on behind them"
+        )));
     }
     let settling = settle_configs(&args, admin.as_ref(), &plan, &mut out);
     context.unless_stopped("every record is restored, but not every config is applied", settling).await?;
@@ -141,24 +166,54 @@ impl Args {
     /// was wanted.
     async fn begin(
         &self,
-        source: &run::RestoreContext,
+        mut source: run::RestoreContext,
+        clients: KafkaClients,
+        properties: Config,
         out: &mut impl std::io::Write,
-    ) -> anyhow::Result<Option<(Prepared, plan::Plan)>> {
-        let prepared = Prepared::new(source, self.settings().await?).await?;
-        let targets = prepared.targets(source).await?;
-        let plan = plan::Plan::new(&prepared, &targets).await?;
+    ) -> anyhow::Result<Option<Begun>> {
+        let identity = Identity::of(self)?;
+        let settings = self.settings().await?;
+        let mut prepared = Prepared::new(&source, settings.clone()).await?;
+        let targets = prepared.targets(&source).await?;
+        targets.iter().try_for_each(|target| target.check(self.force))?;
+        let patience = patience(&properties);
+        let properties = producer_properties(properties, &identity, &targets);
+        let parts = LedgerParts {
+            group: identity.group(),
+            routes: Arc::new(settings.clone()),
+            producer: clients.producer(&properties)?,
+            admin: Arc::clone(&source.admin),
+            clock: Arc::clone(&source.clock),
+            what: Some(identity.what.clone()),
+            tolerated: if self.append { Tolerated::Records } else { Tolerated::Nothing },
+            // Whoever only looks must not end what another instance has under way.
+            takes_over: self.yes && !self.dry_run,
+            remedy: TARGET_REMEDY,
+        };
+        let mut ledger = Arc::new(Ledger::new(parts.clone()));
+        source.ledger = Some(Arc::clone(&ledger));
+        prepared.resume(&source).await?;
+        let plan = plan::Plan::new(&prepared, &targets, &identity).await?;
         if self.json {
             plan.tell_json(out)?
         } else {
             plan.tell(out)?
         };
-        self.check(&targets)?;
         prepared.refuse_untimed().await?;
         if self.dry_run || !self.is_confirmed().await? {
             return Ok(None);
         }
-        prepared.make_targets(source).await?;
-        Ok(Some((prepared, plan)))
+        if !parts.takes_over {
+            ledger = Arc::new(Ledger::new(LedgerParts { takes_over: true, ..parts }));
+            source.ledger = Some(Arc::clone(&ledger));
+            prepared.resume(&source).await?;
+        }
+        prepared.make_targets(&source).await?;
+        let replay = prepared.replay(&source)?;
+        let progress = account::Progress::new(Arc::clone(&source.clock), (plan.records, plan.raw_bytes));
+        let transactions = Transactions::new(ledger, Duration::from_millis(self.transaction_ms));
+        let run = run::Run { context: source, settings, transactions, progress, patience };
+        Ok(Some(Begun { run, replay, plan }))
     }
 
     /// The arguments as the connector's settings, so that both mean the same.
@@ -198,27 +253,6 @@ impl Args {
         Ok((!pairs.is_empty()).then(|| pairs.join(",")))
     }
 
-    /// What stands against writing to the targets as they are.
-    fn check(&self, targets: &[Target]) -> Result<()> {
-        targets.iter().try_for_each(|target| target.check(self.force))?;
-        for target in targets.iter().filter(|_| !self.append) {
-            let offsets = target.existing.iter().flat_map(|existing| existing.offsets.iter().enumerate());
-            let full: Vec<_> = offsets
-                .filter(|(_, (earliest, latest))| latest > earliest)
-                .map(|(partition, (earliest, latest))| format!("partition {partition}: {earliest} to {latest}"))
-                .collect();
-            if !full.is_empty() {
-                return Err(ConnectError::config(format!(
-                    "topic {} is not empty ({}): restore under another name with --rename, delete it, or say --append to \
-                     write behind what is there",
-                    target.name,
-                    full.join(", ")
-                )));
-            }
-        }
-        Ok(())
-    }
-
     async fn is_confirmed(&self) -> anyhow::Result<bool> {
         if self.yes {
             return Ok(true);
@@ -240,46 +274,26 @@ impl Args {
         let answer = answer.await??;
         Ok(answer.trim().eq_ignore_ascii_case("y") || answer.trim().eq_ignore_ascii_case("yes"))
     }
-
-    /// The words for a restore that was cut short.
-    fn how_to_go_on(&self, account: &account::Account) -> String {
-        let ranges: Vec<_> = account.rest().iter().map(|range| format!("--offsets {range}")).collect();
-        if ranges.is_empty() {
-            return "the restore ended early, after the last record was acknowledged: nothing is left to restore"
-                .to_owned();
-        }
-        let doubt = match (account.is_doubtful, account.overtaking) {
-            (false, _) => "All that was sent is acknowledged: go on".to_owned(),
-            (true, 0) => {
-                "Records in flight may or may not have arrived: compare with `lakeferry verify`, then either delete \
-                          the targets and begin again, or go on behind what was acknowledged"
-                    .to_owned()
-            }
-            (true, overtaking) => format!(
-                "Records in flight may or may not have arrived, and {overtaking} arrived behind one of their partition that \
-                 failed: delete the targets and begin again, or, if records may come twice, go on from what failed"
-            ),
-        };
-        let kept = if self.offsets.is_empty() { "the same arguments" } else { "the same arguments without --offsets" };
-        let append = if self.append { "" } else { "--append " };
-        format!("the restore ended early. {doubt} with {kept} and {append}{}", ranges.join(" "))
-    }
 }
 
 /// What makes a producer fast where latency does not matter, and give up where the brokers are gone: somebody waits for
-/// the end, and can go on. No batch is larger than `batch_bytes`. The user's file may say otherwise.
-fn producer_properties(mut properties: Config, batch_bytes: Option<u64>) -> Config {
-    let batch_bytes = batch_bytes.map_or(BATCH_BYTES, |most| most.clamp(1, BATCH_BYTES)).to_string();
-    let defaults = [
-        ("linger.ms", "20"),
-        ("batch.size", &batch_bytes),
-        ("compression.type", "lz4"),
-        ("delivery.timeout.ms", "120000"),
-    ];
+/// the end, and can go on. No batch is larger than what every target takes. The user's file may say otherwise.
+fn producer_properties(mut properties: Config, identity: &Identity, targets: &[Target]) -> Config {
+    let limit = |target: &Target| target.existing.as_ref()?.configs.get("max.message.bytes")?.parse::<u64>().ok();
+    let batch_bytes = targets.iter().filter_map(limit).min().map_or(BATCH_BYTES, |most| most.clamp(1, BATCH_BYTES));
+    let batch_bytes = batch_bytes.to_string();
+    let defaults = [("linger.ms", "20"), ("batch.size", &batch_bytes), ("compression.type", "lz4")];
     for (key, value) in defaults {
         properties.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
+    properties.insert("transactional.id".to_owned(), identity.group());
     properties
+}
+
+/// How long the brokers may be gone: `delivery.timeout.ms`, as a producer has it where nothing is said.
+fn patience(properties: &Config) -> Duration {
+    let given = properties.get("delivery.timeout.ms").and_then(|text| text.trim().parse().ok());
+    given.map_or(PATIENCE, Duration::from_millis)
 }
 
 /// Applies the archived configs, or prints them. Configs that a target got for the restore only (see

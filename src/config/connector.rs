@@ -37,6 +37,8 @@ pub struct ConnectorConfig {
     pub topics: Option<Topics>,
     /// Where a sink puts records that fail; `None` where nowhere.
     pub dead_letter_queue: Option<DeadLetterQueue>,
+    /// How long a transaction of a source lasts, where `transaction.boundary=interval` says it.
+    pub transaction_interval: Option<Duration>,
 }
 
 /// What happens to records that a converter, a transform or the connector cannot process.
@@ -100,7 +102,11 @@ impl ConnectorConfig {
     /// # Errors
     /// `Config` naming each key, its value and what it may be.
     pub fn source(worker: &WorkerConfig, config: &Config) -> Result<Self> {
-        Self::common(worker, config, &source_def().parse(config)?)
+        let parsed = source_def().parse(config)?;
+        let by_interval = parsed.text("transaction.boundary")?.eq_ignore_ascii_case("interval");
+        let interval = parsed.integer_if_set("transaction.boundary.interval.ms").filter(|_| by_interval);
+        let transaction_interval = interval.map(|ms| Duration::from_millis(ms.unsigned_abs()));
+        Ok(Self { transaction_interval, ..Self::common(worker, config, &parsed)? })
     }
 
     fn common(worker: &WorkerConfig, config: &Config, parsed: &ParsedConfig) -> Result<Self> {
@@ -127,6 +133,7 @@ impl ConnectorConfig {
             },
             topics: None,
             dead_letter_queue: None,
+            transaction_interval: None,
         })
     }
 }

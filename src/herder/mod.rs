@@ -12,6 +12,7 @@ mod command;
 mod job;
 mod offsets;
 mod plan;
+mod progress;
 mod restart;
 mod run;
 mod slot;

@@ -1,5 +1,5 @@
-//! The offsets of a connector, read and altered from outside: a source's in Connect's offset log, a sink's in its
-//! consumer group. The connector is asked before anything is altered. Runs as a job of the loop, which sees to it that
+//! The offsets of a connector, read and altered from outside: a source's in Connect's offset log or, where it writes in
+//! transactions, in a group of its own ([`progress`]); a sink's in its consumer group. The connector is asked before anything is altered. Runs as a job of the loop, which sees to it that
 //! the connector is stopped and stays so meanwhile.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 
 use super::Parts;
 use super::command::{Altered, NewOffsets, Offsets};
+use super::progress::Progress;
 use super::stopped_sink::StoppedSink;
+use crate::backing::SourceOffsets;
 use crate::config::overrides::{Client, client_config};
 use crate::kafka::Admin;
 
@@ -27,14 +29,18 @@ pub(super) async fn read(parts: &Parts, name: &str, raw: &Config) -> Result<Offs
         }
         _ => fatal(format!("Failed to retrieve the offsets of source connector {name}"), error),
     };
-    match parts.connector(&config)?.connector_type() {
+    let connector = parts.connector(&config)?;
+    match connector.connector_type() {
         ConnectorType::Sink => {
             let group = Group::new(parts, name, &config).map_err(failed)?;
             let offsets = group.admin.group_offsets(&group.id).await.map_err(failed)?;
             Ok(Offsets::Sink(offsets.into_iter().collect()))
         }
         ConnectorType::Source => {
-            let offsets = parts.offsets.all(name).await.map_err(failed)?;
+            let offsets = match Progress::of(parts, name, &config, connector.as_ref()).map_err(failed)? {
+                Some(progress) => progress.read().await.map_err(failed)?,
+                None => parts.offsets.all(name).await.map_err(failed)?,
+            };
             Ok(Offsets::Source(offsets.into_iter().collect()))
         }
     }
@@ -61,13 +67,22 @@ async fn alter_source(
     connector: &dyn Connector,
     offsets: NewOffsets,
 ) -> Result<Altered> {
-    let altered: AlteredOffsets = match offsets {
-        NewOffsets::Some(entries) => source_offsets(entries)?,
-        NewOffsets::ResetAll => parts.offsets.all(name).await?.into_keys().map(|partition| (partition, None)).collect(),
+    let progress = Progress::of(parts, name, config, connector)?;
+    let altered: AlteredOffsets = match (offsets, &progress) {
+        (NewOffsets::Some(entries), _) => source_offsets(entries)?,
+        (NewOffsets::ResetAll, Some(progress)) => resets(progress.read().await.map_err(refused)?),
+        (NewOffsets::ResetAll, None) => resets(parts.offsets.all(name).await?),
     };
     let completely = connector.alter_source_offsets(config, &altered).await.map_err(refused)?;
-    parts.offsets.put(name, &altered.into_iter().collect::<Vec<_>>()).await.map_err(refused)?;
+    match progress {
+        Some(progress) => progress.alter(altered).await.map_err(refused)?,
+        None => parts.offsets.put(name, &altered.into_iter().collect::<Vec<_>>()).await.map_err(refused)?,
+    }
     Ok(Altered { completely })
+}
+
+fn resets(offsets: SourceOffsets) -> AlteredOffsets {
+    offsets.into_keys().map(|partition| (partition, None)).collect()
 }
 
 async fn alter_sink(

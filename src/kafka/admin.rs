@@ -14,7 +14,7 @@ use lakeferry_api::{Clock, Config, ConnectError, Kind, PartitionView, Positions,
 
 use super::error::explain;
 use super::ffi::{Code, ConfigEntry, Described, Entry, Failure, Handle, OffsetSpec, Role};
-use super::{Admin, Commits, Committed, Stretches, reader, security};
+use super::{Admin, Commits, Committed, Pending, Stretches, reader, security};
 
 /// Opens an admin client.
 ///
@@ -293,14 +293,17 @@ impl Admin for BlockingAdmin {
         .await
     }
 
-    async fn group_commits(&self, group: &str) -> Result<Commits> {
+    async fn group_commits(&self, group: &str, pending: Pending) -> Result<Commits> {
         let name = group.to_owned();
         // One partition whose offset is about to change is reason to ask again for all.
         let settled = |entries: Vec<Entry>| match entries.iter().find_map(|entry| entry.failure.clone()) {
             Some(failure) => Err(failure),
             None => Ok(entries),
         };
-        let ask = move |handle: &Handle, timeout| handle.stable_group_offsets(&name, timeout).and_then(settled);
+        let ask = move |handle: &Handle, timeout| match pending {
+            Pending::Awaited => handle.stable_group_offsets(&name, timeout).and_then(settled),
+            Pending::Ignored => handle.group_offsets(&name, timeout).and_then(settled),
+        };
         match self.ask_raw(ask).await? {
             Ok(entries) => Ok(entries.into_iter().filter_map(commit).collect()),
             Err(failure) if is_no_group(failure.code) => Ok(Commits::new()),

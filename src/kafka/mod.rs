@@ -156,6 +156,15 @@ pub struct Committed {
     pub metadata: String,
 }
 
+/// What to make of a transaction that is about to change the offsets of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// Its end is waited for.
+    Awaited,
+    /// The offsets before it count.
+    Ignored,
+}
+
 /// What a group committed, by partition.
 pub type Commits = BTreeMap<TopicPartition, Committed>;
 
@@ -275,9 +284,9 @@ pub trait Admin: Send + Sync {
     async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()>;
     /// Removes a group; one that does not exist is fine. `Conflict` where it has members.
     async fn delete_group(&self, group: &str) -> Result<()>;
-    /// As [`Admin::group_offsets`], with what stands beside them, and stable: a transaction that is about to change them
-    /// is waited for.
-    async fn group_commits(&self, group: &str) -> Result<Commits> {
+    /// As [`Admin::group_offsets`], with what stands beside them.
+    async fn group_commits(&self, group: &str, pending: Pending) -> Result<Commits> {
+        let _ = pending;
         let commit = |offset| Committed { offset, metadata: String::new() };
         let offsets = self.group_offsets(group).await?;
         Ok(offsets.into_iter().map(|(partition, offset)| (partition, commit(offset))).collect())

@@ -30,6 +30,31 @@ pub(super) fn producer(worker: &WorkerConfig, connector: &Config, id: &TaskId) -
     producer_named(worker, connector, &format!("connector-producer-{id}"))
 }
 
+/// Of the producer of a source task that writes in transactions.
+pub(crate) fn transactional_producer(worker: &WorkerConfig, connector: &Config, id: &TaskId) -> Result<Config> {
+    let client = format!("connector-producer-{id}");
+    let built_in = [
+        ("client.id", client.as_str()),
+        ("acks", "all"),
+        ("enable.idempotence", "true"),
+        ("max.block.ms", MAX_LONG),
+        ("max.in.flight.requests.per.connection", "5"),
+    ];
+    let mut properties = merge(&built_in, client_config(worker, connector, Client::Producer)?)?;
+    // Another id would let two instances write at once.
+    properties.insert("transactional.id".to_owned(), transactional_id(&id.connector, id.task));
+    Ok(properties)
+}
+
+/// The group whose offsets are the progress of a source that writes in transactions.
+pub(crate) fn source_group(connector: &str) -> String {
+    format!("lakeferry-source-{connector}")
+}
+
+fn transactional_id(connector: &str, task: u32) -> String {
+    format!("{}-{task}", source_group(connector))
+}
+
 /// Of the producer that fills a sink's dead letter queue.
 pub(super) fn dead_letter_producer(worker: &WorkerConfig, connector: &Config, id: &TaskId) -> Result<Config> {
     producer_named(worker, connector, &format!("connector-dlq-producer-{id}"))

@@ -12,6 +12,7 @@ use lakeferry_api::{
     SourceOffset, SourcePartition, TopicPartition, TopicView,
 };
 
+use super::exact::Ledger;
 use super::voice::{Trouble, Voice};
 use super::{Parts, TaskId};
 use crate::kafka::{Admin, Clients, GroupMember};
@@ -151,6 +152,8 @@ pub(super) struct TaskSourceContext {
     pub(super) id: TaskId,
     pub(super) parts: Arc<Parts>,
     pub(super) admin: Arc<LazyAdmin>,
+    /// Knows the offsets of a source that writes in transactions.
+    pub(super) ledger: Option<Arc<Ledger>>,
 }
 
 #[async_trait]
@@ -176,7 +179,18 @@ impl SourceContext for TaskSourceContext {
     }
 
     async fn offset(&self, partition: &SourcePartition) -> Result<Option<SourceOffset>> {
-        self.parts.offsets.get(&self.id.connector, partition).await
+        match &self.ledger {
+            Some(ledger) => Ok(ledger.offsets(std::slice::from_ref(partition)).await?.pop().flatten()),
+            None => self.parts.offsets.get(&self.id.connector, partition).await,
+        }
+    }
+
+    async fn offsets(&self, partitions: &[SourcePartition]) -> Result<Vec<Option<SourceOffset>>> {
+        if let Some(ledger) = &self.ledger {
+            return ledger.offsets(partitions).await;
+        }
+        let stored = partitions.iter().map(|partition| self.parts.offsets.get(&self.id.connector, partition));
+        futures::future::try_join_all(stored).await
     }
 
     async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {

@@ -6,15 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lakeferry_api::connector::Task as ConnectorTask;
-use lakeferry_api::{ConnectError, Connector, RecordForm, Result, SinkTask, SourceTask};
+use lakeferry_api::{ConnectError, Connector, RecordForm, Result, Routes, SinkTask, SourceTask};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{LazyAdmin, TaskSinkContext, TaskSourceContext};
 use super::control::{Control, Wanted};
 use super::dead_letters::DeadLetters;
+use super::exact::{Ledger, LedgerParts, Tolerated, Transactions};
 use super::pipeline::{Converters, SinkPipeline, SourcePipeline};
 use super::sink::{SinkLoop, SinkParts};
-use super::source::{Flow, FlowParts, SourceLoop, SourceParts};
+use super::source::{Flow, FlowParts, Life, SourceLoop, SourceParts, TransactionalLoop, TransactionalParts};
 use super::tolerance::Tolerance;
 use super::topics::{TopicCreation, Topics};
 use super::voice::Voice;
@@ -25,6 +26,14 @@ use crate::config::overrides::offset_reset;
 use crate::kafka::Subscription;
 use crate::spawn::guard;
 
+/// How long a source's transaction lasts, where nothing else is said: what is written is seen that much later.
+const TRANSACTION: Duration = Duration::from_secs(2);
+/// Well below `transaction.timeout.ms`, after which the brokers take it back.
+const LONGEST_TRANSACTION: Duration = Duration::from_secs(30);
+/// What helps where a target holds records of somebody else.
+const TARGET_REMEDY: &str = "write to another topic (topic.rename), or delete this one and the connector's offsets, or \
+                             stop the connector and PATCH its offsets to where it is to go on behind what is there";
+
 /// See [`Timing::release_patience`].
 const RELEASE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -34,6 +43,7 @@ pub(super) struct Task {
     task: ConnectorTask,
     form: RecordForm,
     config: ConnectorConfig,
+    routes: Option<Arc<dyn Routes>>,
 }
 
 impl Task {
@@ -50,7 +60,8 @@ impl Task {
             ConnectorTask::Source(_) => ConnectorConfig::source(&parts.worker, &spec.connector_config)?,
         };
         let form = connector.record_form();
-        Ok(Self { parts, task, form, config })
+        let routes = connector.routes(&spec.connector_config)?;
+        Ok(Self { parts, task, form, config, routes })
     }
 }
 
@@ -70,11 +81,11 @@ async fn live_guarded(task: Task, spec: TaskSpec, voice: Arc<Voice>, control: &m
     if !wait_while_paused(&voice, control).await {
         return Ok(());
     }
-    let Task { parts, task, form, config } = task;
+    let Task { parts, task, form, config, routes } = task;
     let build = Build { parts, spec, form, config, voice, stop: control.stop_token() };
     match task {
         ConnectorTask::Sink(task) => live_sink(build, task, control).await,
-        ConnectorTask::Source(task) => live_source(build, task, control).await,
+        ConnectorTask::Source(task) => live_source(build, (task, routes), control).await,
     }
 }
 
@@ -121,9 +132,16 @@ async fn until_stop(control: &Control, start: impl Future<Output = Result<()>>) 
     }
 }
 
-async fn live_source(build: Build, task: Box<dyn SourceTask>, control: &mut Control) -> Result<()> {
+async fn live_source(
+    build: Build,
+    (task, routes): (Box<dyn SourceTask>, Option<Arc<dyn Routes>>),
+    control: &mut Control,
+) -> Result<()> {
     let (voice, config) = (Arc::clone(&build.voice), build.spec.task_config.clone());
-    let mut source = build.source(task)?;
+    let mut source: Box<dyn Life> = match routes {
+        Some(routes) => Box::new(build.transactional_source(task, routes)?),
+        None => Box::new(build.source(task)?),
+    };
     let outcome = guard(async {
         let outcome = match until_stop(control, source.start(&config)).await {
             Some(Ok(())) => {
@@ -133,7 +151,7 @@ async fn live_source(build: Build, task: Box<dyn SourceTask>, control: &mut Cont
             Some(failed) => failed,
             None => Ok(()),
         };
-        source.finish().await;
+        source.finish(&outcome).await;
         outcome
     });
     let outcome = outcome.await;
@@ -265,8 +283,12 @@ impl Build {
             SourcePipeline::new(converters, Arc::clone(&self.parts.executor), Arc::clone(&tolerance))
         });
         let admin = Arc::new(self.admin()?);
-        let context =
-            TaskSourceContext { id: self.spec.id.clone(), parts: Arc::clone(&self.parts), admin: Arc::clone(&admin) };
+        let context = TaskSourceContext {
+            id: self.spec.id.clone(),
+            parts: Arc::clone(&self.parts),
+            admin: Arc::clone(&admin),
+            ledger: None,
+        };
         let flow = Flow::new(FlowParts {
             connector: self.spec.id.connector.clone(),
             offsets: Arc::clone(&self.parts.offsets),
@@ -282,6 +304,36 @@ impl Build {
             topics: Topics::new(creation, admin),
             flow,
             voice: self.voice,
+        }))
+    }
+    fn transactional_source(self, task: Box<dyn SourceTask>, routes: Arc<dyn Routes>) -> Result<TransactionalLoop> {
+        let (connector, worker) = (&self.spec.connector_config, &self.parts.worker);
+        let properties = clients::transactional_producer(worker, connector, &self.spec.id)?;
+        let admin = Arc::new(self.admin()?);
+        let clock = Arc::clone(&self.parts.clock);
+        let ledger = Arc::new(Ledger::new(LedgerParts {
+            group: clients::source_group(&self.spec.id.connector),
+            routes,
+            producer: self.parts.clients.producer(&properties)?,
+            admin: admin.get()?,
+            clock: Arc::clone(&clock),
+            what: None,
+            tolerated: Tolerated::Nothing,
+            takes_over: true,
+            remedy: TARGET_REMEDY,
+        }));
+        let interval =
+            self.config.transaction_interval.unwrap_or_else(|| TRANSACTION.min(worker.offset_flush_interval));
+        let interval = interval.min(LONGEST_TRANSACTION);
+        let (id, parts) = (self.spec.id.clone(), Arc::clone(&self.parts));
+        let context = TaskSourceContext { id, parts, admin, ledger: Some(Arc::clone(&ledger)) };
+        Ok(TransactionalLoop::new(TransactionalParts {
+            task,
+            context: Arc::new(context),
+            transactions: Transactions::new(ledger, interval),
+            timing: self.timing(),
+            voice: self.voice,
+            clock,
         }))
     }
 }

@@ -2,7 +2,7 @@
 //! what happens to a task comes back through [`StatusListener`].
 //!
 //! Reading order: [`Tasks`] (the factory), `life` (start, loop, end, and the panic border), then `sink` or `source`
-//! (the two loops). Pure parts with the weight of correctness: `positions`, `acks`, `sink::inbox`.
+//! (the two loops), `exact` (a source's progress in one transaction with its records). Pure parts with the weight of correctness: `positions`, `acks`, `sink::inbox`.
 
 mod acks;
 mod backoff;
@@ -10,6 +10,7 @@ mod clients;
 mod context;
 mod control;
 mod dead_letters;
+pub(crate) mod exact;
 mod life;
 mod pipeline;
 mod positions;
@@ -29,6 +30,8 @@ use async_trait::async_trait;
 use lakeferry_api::{Budget, Clock, Config, Executor, Result};
 
 pub use state::{State, TaskId};
+
+pub(crate) use self::clients::{source_group, transactional_producer};
 
 use self::control::{Steering, control};
 use self::voice::Voice;

@@ -2,19 +2,22 @@
 //! connector's task (A2); [`flow`] owns what is under way. The order of sending is the order of polling.
 //!
 //! Deliveries and offset commits go on while the loop waits for the task or for a full producer, so neither can hold
-//! up the other. Deliberately absent: exactly-once transactions.
+//! up the other. Sources whose progress lies in the target cluster have a loop of their own: [`transactional`].
 
 mod flow;
+mod transactional;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::future::BoxFuture;
 use lakeferry_api::record::RawRecord;
 use lakeferry_api::{Batch, Config, ConnectError, Result, SourceBatch, SourceRecords, SourceTask};
 
 pub(super) use self::flow::{Flow, FlowParts};
 use self::flow::{Landing, Served, Until};
+pub(super) use self::transactional::{TransactionalLoop, TransactionalParts};
 use super::State;
 use super::acks::Ticket;
 use super::backoff::Backoff;
@@ -28,6 +31,29 @@ use crate::kafka::Producer;
 /// How long after a poll that gave nothing the next one comes, and after a send that the client did not take.
 const PAUSE: Duration = Duration::from_millis(100);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
+
+/// The life of a source task in its loop, whichever that is.
+#[async_trait]
+pub(super) trait Life: Send {
+    /// Starts the connector's task.
+    ///
+    /// # Errors
+    /// Whatever fails the task.
+    async fn start(&mut self, config: &Config) -> Result<()>;
+
+    /// Runs until the task is to stop.
+    ///
+    /// # Errors
+    /// Whatever fails the task.
+    async fn run(&mut self, control: &mut Control) -> Result<()>;
+
+    /// Ends the task after [`Life::run`], or a start that failed: waits a while for what is under way, and stores how
+    /// far everything got.
+    async fn finish(&mut self, outcome: &Result<()>);
+
+    /// The same after a panic: the task is in no known state and is not called any more.
+    async fn abandon(&mut self);
+}
 
 /// What the loop is made of.
 pub(super) struct SourceParts {
@@ -65,27 +91,6 @@ impl SourceLoop {
         Self { parts, poll_backoff: Backoff::new(PAUSE, RETRY_LIMIT) }
     }
 
-    /// Starts the connector's task.
-    ///
-    /// # Errors
-    /// Whatever fails the task.
-    pub(super) async fn start(&mut self, config: &Config) -> Result<()> {
-        let context: Arc<TaskSourceContext> = Arc::clone(&self.parts.context);
-        self.parts.task.start(context, config).await
-    }
-
-    /// Runs until the task is to stop.
-    ///
-    /// # Errors
-    /// Whatever fails the task.
-    pub(super) async fn run(&mut self, control: &mut Control) -> Result<()> {
-        let Err(error) = self.pump(control).await else { return Ok(()) };
-        match self.parts.flow.failed_topic() {
-            Some(topic) => Err(self.parts.topics.explain(&topic, error).await),
-            None => Err(error),
-        }
-    }
-
     async fn pump(&mut self, control: &mut Control) -> Result<()> {
         loop {
             if control.is_paused() && self.wait_while_paused(control).await? == Flag::Stop {
@@ -98,19 +103,6 @@ impl SourceLoop {
             // A source that is always ready must leave room for others.
             tokio::task::yield_now().await;
         }
-    }
-
-    /// Ends the task after [`SourceLoop::run`], well or not: waits a while for what is under way and stores how far
-    /// everything got.
-    pub(super) async fn finish(&mut self) {
-        self.parts.flow.drain().await;
-        self.tell_committed().await;
-        self.parts.task.stop().await;
-    }
-
-    /// The same after a panic: the task is in no known state and is not called any more.
-    pub(super) async fn abandon(&mut self) {
-        self.parts.flow.drain().await;
     }
 
     async fn wait_while_paused(&mut self, control: &mut Control) -> Result<Flag> {
@@ -225,6 +217,32 @@ impl SourceLoop {
                 tracing::warn!(error = error.trace(), "the task failed to note stored offsets");
             }
         }
+    }
+}
+
+#[async_trait]
+impl Life for SourceLoop {
+    async fn start(&mut self, config: &Config) -> Result<()> {
+        let context: Arc<TaskSourceContext> = Arc::clone(&self.parts.context);
+        self.parts.task.start(context, config).await
+    }
+
+    async fn run(&mut self, control: &mut Control) -> Result<()> {
+        let Err(error) = self.pump(control).await else { return Ok(()) };
+        match self.parts.flow.failed_topic() {
+            Some(topic) => Err(self.parts.topics.explain(&topic, error).await),
+            None => Err(error),
+        }
+    }
+
+    async fn finish(&mut self, _: &Result<()>) {
+        self.parts.flow.drain().await;
+        self.tell_committed().await;
+        self.parts.task.stop().await;
+    }
+
+    async fn abandon(&mut self) {
+        self.parts.flow.drain().await;
     }
 }
 

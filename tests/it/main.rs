@@ -15,6 +15,7 @@ mod lake;
 #[path = "../support/topic.rs"]
 mod topic;
 
+mod back;
 mod crossing;
 mod faults;
 mod formats;

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::config_def::{Config, ConfigDef, ConfigValue};
 use crate::error::Result;
 use crate::sink::{SinkTask, TopicPartition};
-use crate::source::{SourceOffset, SourcePartition, SourceTask};
+use crate::source::{Routes, SourceOffset, SourcePartition, SourceTask};
 
 /// How a task wants to see, or gives, its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,16 @@ pub trait Connector: Send + Sync {
 
     /// Stops what [`Connector::start`] began.
     async fn stop(&mut self) {}
+
+    /// A source whose progress lies in the target cluster has routes: each of its records arrives exactly once, whatever
+    /// ends a task. `None` (the default): its offsets are stored in Connect's own log, after the records.
+    ///
+    /// # Errors
+    /// `Config` where `config` cannot be used.
+    fn routes(&self, config: &Config) -> Result<Option<Arc<dyn Routes>>> {
+        let _ = config;
+        Ok(None)
+    }
 
     /// A source is asked whether it accepts these offsets before the worker stores them. `Ok(true)`: the connector
     /// has nothing else to alter; `Ok(false)` (the default): offsets kept elsewhere are the user's affair.

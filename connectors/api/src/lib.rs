@@ -45,5 +45,5 @@ pub use executor::Executor;
 pub use record::{Record, TimestampType, TopicPartition};
 pub use schema::Schema;
 pub use sink::{Closing, EpochMark, Opened, PartitionView, Place, Places, Positions, SinkContext, SinkTask, TopicView};
-pub use source::{SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceRecords, SourceTask};
+pub use source::{Routes, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceRecords, SourceTask};
 pub use value::{Datum, Value};

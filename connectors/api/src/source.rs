@@ -11,6 +11,7 @@ use crate::config_def::Config;
 use crate::error::{ConnectError, Result};
 use crate::executor::Executor;
 use crate::record::Record;
+use crate::sink::TopicPartition;
 
 /// What a source reads from, in the connector's own terms: a flat JSON object. Ordered and compared by its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +90,20 @@ pub struct SourceBatch {
     pub records: SourceRecords,
 }
 
+/// The ways of a source whose progress lies in the target cluster: as the committed offsets of a group of its own, in one
+/// transaction with the records. Its offsets have the number `offset`, which is what the group commits; the rest of them
+/// stands beside it. All records of a source partition go to one target partition, and no others do.
+pub trait Routes: Send + Sync {
+    /// Where the records of `source` go.
+    ///
+    /// # Errors
+    /// `Config` where it is no partition of this source.
+    fn target(&self, source: &SourcePartition) -> Result<TopicPartition>;
+
+    /// What goes to `target`; `None` where nothing of this source does.
+    fn source(&self, target: &TopicPartition) -> Option<SourcePartition>;
+}
+
 /// A source task. The loop calls every method, one at a time.
 #[async_trait]
 pub trait SourceTask: Send {
@@ -113,6 +128,15 @@ pub trait SourceTask: Send {
     async fn committed(&mut self, upto: &[(SourcePartition, SourceOffset)]) -> Result<()> {
         let _ = upto;
         Ok(())
+    }
+
+    /// Only where the connector has [`Routes`]: what was given out and not told to be committed was taken back. The task
+    /// goes on from the stored offsets, as after a start.
+    ///
+    /// # Errors
+    /// Any error fails the task: what may pass is left to the polls.
+    async fn rewind(&mut self) -> Result<()> {
+        Err(ConnectError::fatal("this source cannot go back"))
     }
 
     /// Called once, last.
@@ -162,6 +186,19 @@ pub trait SourceContext: Send + Sync {
     /// # Errors
     /// `Retriable` where the store does not answer.
     async fn offset(&self, partition: &SourcePartition) -> Result<Option<SourceOffset>>;
+
+    /// The stored offsets of several partitions, in their order. Where the connector has [`Routes`] the targets are
+    /// looked at, too: whatever is in them beyond what the offsets speak of is an error.
+    ///
+    /// # Errors
+    /// As [`SourceContext::offset`]; `Config` where something else has written to a target.
+    async fn offsets(&self, partitions: &[SourcePartition]) -> Result<Vec<Option<SourceOffset>>> {
+        let mut offsets = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            offsets.push(self.offset(partition).await?);
+        }
+        Ok(offsets)
+    }
 
     /// What the target cluster says of `topic`; `None` where it does not exist.
     ///

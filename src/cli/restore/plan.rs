@@ -3,24 +3,23 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use lakeferry_api::{Config, Result, TopicPartition};
-use lakeferry_lake::manifest::model::OffsetRange;
+use lakeferry_api::{Config, Result};
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
 
-use super::account::Account;
+use super::identity::Identity;
 use crate::cli::inspect::bytes;
 
 /// The plan of all topics.
 #[derive(Debug, Serialize)]
 pub(super) struct Plan {
+    id: String,
+    /// The group that holds the progress.
+    group: String,
     pub(super) records: u64,
     pub(super) raw_bytes: u64,
-    pub(super) topics: Vec<TopicPlan>,
-    /// What every existing target takes of a batch.
-    #[serde(skip)]
-    pub(super) batch_bytes: Option<u64>,
+    topics: Vec<TopicPlan>,
 }
 
 #[derive(Debug, Serialize)]
@@ -29,7 +28,7 @@ pub(super) struct TopicPlan {
     target: String,
     exists: bool,
     partitions: u32,
-    pub(super) records: u64,
+    records: u64,
     raw_bytes: u64,
     untimed: u64,
     logs: Vec<LogRow>,
@@ -48,14 +47,13 @@ struct LogRow {
     records: u64,
     files: u64,
     stored_bytes: u64,
-    /// The last that the archive held when the plan was made; -1 where it held none.
-    #[serde(skip)]
-    last_offset: i64,
+    /// Everything below was restored before.
+    goes_on_at: i64,
 }
 
 impl Plan {
     /// Counts what `prepared` is going to replay; files at the border of a cut are read for it.
-    pub(super) async fn new(prepared: &Prepared, targets: &[Target]) -> Result<Self> {
+    pub(super) async fn new(prepared: &Prepared, targets: &[Target], identity: &Identity) -> Result<Self> {
         let surveys = prepared.survey().await?;
         let outlines = prepared.outlines()?;
         let mut topics = Vec::new();
@@ -94,31 +92,14 @@ impl Plan {
                     records: survey.records,
                     files: outline.files,
                     stored_bytes: outline.stored_bytes,
-                    last_offset: log.plan.segments.iter().map(|segment| segment.rows.to).max().unwrap_or(-1),
+                    goes_on_at: log.plan.position,
                 });
             }
             topics.push(plan);
         }
         let records = topics.iter().map(|topic| topic.records).sum();
         let raw_bytes = topics.iter().map(|topic| topic.raw_bytes).sum();
-        let limit = |target: &Target| target.existing.as_ref()?.configs.get("max.message.bytes")?.parse().ok();
-        Ok(Self { records, raw_bytes, topics, batch_bytes: targets.iter().filter_map(limit).min() })
-    }
-
-    /// The account before anything is done; `offsets` are those that the user asked for.
-    pub(super) fn account(&self, offsets: Option<&BTreeMap<TopicPartition, Vec<OffsetRange>>>) -> Result<Account> {
-        let mut account = Account::default();
-        for topic in &self.topics {
-            for log in &topic.logs {
-                let partition = TopicPartition::new(topic.topic.as_str(), log.partition);
-                let asked = offsets.and_then(|offsets| offsets.get(&partition)).cloned();
-                let mut rest = asked.unwrap_or_else(|| vec![OffsetRange::new(0, log.last_offset)]);
-                rest.iter_mut().for_each(|range| range.to = range.to.min(log.last_offset));
-                rest.retain(|range| range.from <= range.to);
-                account.plan(partition, log.records, rest)?;
-            }
-        }
-        Ok(account)
+        Ok(Self { id: identity.id.clone(), group: identity.group(), records, raw_bytes, topics })
     }
 
     /// What each target's configs become at the end: those of the archived topic and, where a restore made the target,
@@ -143,7 +124,9 @@ impl Plan {
         for topic in &self.topics {
             topic.tell(out)?;
         }
-        writeln!(out, "to restore: {} records, {}", self.records, bytes(self.raw_bytes))?;
+        let goes_on = self.topics.iter().flat_map(|topic| &topic.logs).any(|log| log.goes_on_at > 0);
+        let behind = if goes_on { ", behind what was restored before" } else { "" };
+        writeln!(out, "to restore: {} records, {}{behind} (id {})", self.records, bytes(self.raw_bytes), self.id)?;
         Ok(())
     }
 }

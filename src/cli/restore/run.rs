@@ -1,7 +1,7 @@
-//! The replay itself: batches from the archive to [`Sending`] until the end, a failure, or a signal.
+//! The replay itself: batches from the archive into transactions until the end, a failure, or a signal.
 //!
-//! Invariant: a signal ends it within [`STOP_GRACE`], whoever does not answer; what was sent until then is waited for
-//! that long, so that the words at the end leave no doubt where the brokers are well.
+//! Invariant: a signal ends it within [`STOP_GRACE`], whoever does not answer. What is not committed then is not visible,
+//! and the same restore writes it again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,24 +9,29 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{Budget, Clock, ConnectError, Executor, Result, SourceContext, SourceOffset, SourcePartition};
+use lakeferry_lake::source::config::SourceSettings;
+use lakeferry_lake::source::prepare::Prepared;
 use lakeferry_lake::source::replay::{Next, Replay};
 use tokio_util::sync::CancellationToken;
 
-use super::account::Account;
-use super::sending::Sending;
+use super::account::{Account, Progress};
 use crate::kafka::Admin;
+use crate::spawn::within;
+use crate::task::exact::{Ledger, Transactions};
 
-/// How long the brokers have to acknowledge what was sent before a signal.
+/// How long the brokers have to commit what was sent before a signal.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_LIMIT: Duration = Duration::from_secs(60);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// What a replay may ask, without a worker around it: nothing was stored before it.
+/// What a replay may ask, without a worker around it.
 pub(super) struct RestoreContext {
     pub(super) admin: Arc<dyn Admin>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) executor: Arc<dyn Executor>,
     pub(super) budget: Budget,
+    /// Knows how far the restore got; `None` before anybody may ask.
+    pub(super) ledger: Option<Arc<Ledger>>,
 }
 
 #[async_trait]
@@ -51,8 +56,15 @@ impl SourceContext for RestoreContext {
         self.budget.clone()
     }
 
-    async fn offset(&self, _: &SourcePartition) -> Result<Option<SourceOffset>> {
-        Ok(None)
+    async fn offset(&self, partition: &SourcePartition) -> Result<Option<SourceOffset>> {
+        Ok(self.offsets(std::slice::from_ref(partition)).await?.pop().flatten())
+    }
+
+    async fn offsets(&self, partitions: &[SourcePartition]) -> Result<Vec<Option<SourceOffset>>> {
+        match &self.ledger {
+            Some(ledger) => ledger.offsets(partitions).await,
+            None => Err(ConnectError::fatal("nobody knows how far the restore got")),
+        }
     }
 
     async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
@@ -66,9 +78,12 @@ impl SourceContext for RestoreContext {
 
 /// A restore under way.
 pub(super) struct Run {
-    replay: Replay,
-    sending: Sending,
-    clock: Arc<dyn Clock>,
+    pub(super) context: RestoreContext,
+    pub(super) settings: SourceSettings,
+    pub(super) transactions: Transactions,
+    pub(super) progress: Progress,
+    /// How long nothing need be committed before it is given up.
+    pub(super) patience: Duration,
 }
 
 /// How it ended.
@@ -78,102 +93,168 @@ pub(super) struct Outcome {
 }
 
 impl Run {
-    pub(super) fn new(replay: Replay, sending: Sending, clock: Arc<dyn Clock>) -> Self {
-        Self { replay, sending, clock }
-    }
-
     /// Replays everything, or as much as `stop` and the services allow.
-    pub(super) async fn until_end(mut self, stop: &CancellationToken) -> Outcome {
-        let start = self.clock.monotonic();
-        let clock = Arc::clone(&self.clock);
-        let result = within_grace(stop, clock.as_ref(), self.replay_and_settle(stop)).await;
-        let account = self.sending.end(result.is_ok(), self.clock.monotonic() - start);
+    pub(super) async fn until_end(mut self, replay: Replay, stop: &CancellationToken) -> Outcome {
+        let clock = Arc::clone(&self.context.clock);
+        let start = clock.monotonic();
+        let mut account = Account::default();
+        let mut result = self.replay_all(replay, &mut account, stop).await;
+        if let Err(error) = result {
+            result = Err(self.end(error, &mut account, stop).await);
+        }
+        self.progress.end();
+        account.is_complete = result.is_ok();
+        account.took = clock.monotonic() - start;
         Outcome { account, result }
     }
 
-    async fn replay_and_settle(&mut self, stop: &CancellationToken) -> Result<()> {
-        let replayed = self.replay_all(stop).await;
-        let settled = self.sending.settle_all().await;
-        replayed.and(settled)
+    async fn replay_all(&mut self, replay: Replay, account: &mut Account, stop: &CancellationToken) -> Result<()> {
+        let clock = Arc::clone(&self.context.clock);
+        let (mut replay, mut wait) = (Some(replay), RETRY_FIRST);
+        let mut committed = (clock.monotonic(), account.records);
+        loop {
+            let outcome = match replay.take() {
+                Some(replay) => self.write(replay, account, stop).await,
+                // What was taken back is read again.
+                None => match unless_stopped(stop, self.prepare()).await {
+                    Ok(again) => {
+                        replay = Some(again);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let Err(error) = outcome else { return Ok(()) };
+            if account.records > committed.1 {
+                (committed, wait) = ((clock.monotonic(), account.records), RETRY_FIRST);
+            }
+            let left = (committed.0 + self.patience).saturating_sub(clock.monotonic());
+            if !error.is_retriable() || stop.is_cancelled() || left.is_zero() {
+                return Err(error);
+            }
+            tracing::warn!(error = error.trace(), "what was not committed is written again");
+            let aborted = unless_stopped(stop, async {
+                let aborted = within(left, clock.as_ref(), self.transactions.abort(error)).await;
+                Ok(aborted.unwrap_or_else(|| ConnectError::fatal("the brokers do not answer")))
+            });
+            let error = aborted.await?;
+            if !error.is_retriable() {
+                return Err(error);
+            }
+            unless_stopped(stop, async {
+                clock.sleep(wait).await;
+                Ok(())
+            })
+            .await?;
+            wait = (wait * 2).min(RETRY_LONGEST);
+        }
     }
 
-    async fn replay_all(&mut self, stop: &CancellationToken) -> Result<()> {
-        let stopped = || ConnectError::retriable("stopped by a signal");
+    async fn prepare(&self) -> Result<Replay> {
+        let mut prepared = Prepared::new(&self.context, self.settings.clone()).await?;
+        prepared.resume(&self.context).await?;
+        prepared.replay(&self.context)
+    }
+
+    /// From the position of `replay` to the end.
+    async fn write(&mut self, mut replay: Replay, account: &mut Account, stop: &CancellationToken) -> Result<()> {
+        let clock = Arc::clone(&self.context.clock);
         loop {
+            let due = self.transactions.due_at().saturating_sub(clock.monotonic());
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(stopped()),
-                next = next(&mut self.replay, self.clock.as_ref()) => next?,
+                next = self::next(&mut replay, clock.as_ref(), self.patience), if !due.is_zero() => match next {
+                    Ok(next) => Some(next),
+                    // What was read before it is whole, and stays.
+                    Err(error) => return self.commit(account, stop).await.and(Err(error)),
+                },
+                delivered = self.transactions.delivered() => {
+                    delivered?;
+                    continue;
+                }
+                () = clock.sleep(due) => None,
             };
+            self.transactions.take_in()?;
             match next {
-                Next::Batches(batches) => {
+                Some(Next::Batches(batches)) => {
                     for batch in batches {
-                        if stop.is_cancelled() {
-                            return Err(stopped());
-                        }
-                        self.sending.send(batch).await?;
+                        unless_stopped(stop, self.transactions.send(batch)).await?;
                     }
                 }
-                Next::Found(_) => {}
-                Next::End => return Ok(()),
+                Some(Next::Found(_)) => {}
+                Some(Next::End) => {
+                    self.commit(account, stop).await?;
+                    return Ok(());
+                }
+                None => self.commit(account, stop).await?,
             }
         }
     }
+
+    async fn commit(&mut self, account: &mut Account, stop: &CancellationToken) -> Result<()> {
+        let clock = Arc::clone(&self.context.clock);
+        let overdue = async {
+            stop.cancelled().await;
+            clock.sleep(STOP_GRACE).await;
+        };
+        let settled = tokio::select! {
+            biased;
+            settled = within(self.patience, clock.as_ref(), self.transactions.commit()) => settled,
+            () = overdue => return Err(stopped()),
+        };
+        let settled =
+            settled.unwrap_or_else(|| Err(ConnectError::retriable("the brokers do not end the transaction")))?;
+        account.add(&settled)?;
+        self.progress.tell(account);
+        Ok(())
+    }
+
+    /// Commits what is whole where a signal ended the run, and takes the rest back; what it ended with.
+    async fn end(&mut self, error: ConnectError, account: &mut Account, stop: &CancellationToken) -> ConnectError {
+        let clock = Arc::clone(&self.context.clock);
+        let ending = async {
+            if stop.is_cancelled() && error.is_retriable() && self.transactions.is_whole() {
+                match self.commit(account, stop).await {
+                    Ok(()) => return error,
+                    Err(failed) => return self.transactions.abort(failed).await,
+                }
+            }
+            self.transactions.abort(error).await
+        };
+        let cut_off =
+            || ConnectError::retriable("the brokers do not answer; they end the last transaction by themselves");
+        within(STOP_GRACE, clock.as_ref(), ending).await.unwrap_or_else(cut_off)
+    }
 }
 
-/// Runs `work`, which ends by itself after `stop` unless the brokers are gone: then it is cut off.
-async fn within_grace(
-    stop: &CancellationToken,
-    clock: &dyn Clock,
-    work: impl Future<Output = Result<()>>,
-) -> Result<()> {
-    let overdue = async {
-        stop.cancelled().await;
-        clock.sleep(STOP_GRACE).await;
-    };
+fn stopped() -> ConnectError {
+    ConnectError::retriable("stopped by a signal")
+}
+
+async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;
-        result = work => result,
-        () = overdue => Err(ConnectError::retriable(format!(
-            "stopped by a signal, and the brokers have not acknowledged what was sent within {} s",
-            STOP_GRACE.as_secs()
-        ))),
+        () = stop.cancelled() => Err(stopped()),
+        outcome = work => outcome,
     }
 }
 
 /// What comes next; a store that is away for a while is waited for.
-async fn next(replay: &mut Replay, clock: &dyn Clock) -> Result<Next> {
+async fn next(replay: &mut Replay, clock: &dyn Clock, patience: Duration) -> Result<Next> {
     let start = clock.monotonic();
     let mut wait = RETRY_FIRST;
     loop {
         match replay.next().await {
-            Err(error) if error.is_retriable() && clock.monotonic() - start < RETRY_LIMIT => {
+            Err(error) if error.is_retriable() && clock.monotonic() - start < patience => {
                 tracing::warn!(error = error.trace(), "reading the archive again");
                 clock.sleep(wait).await;
                 wait *= 2;
             }
+            Err(error) if error.is_retriable() => {
+                return Err(ConnectError::fatal(error.message().to_owned()).caused_by(error));
+            }
             outcome => return outcome,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::task::testing::ManualClock;
-
-    #[tokio::test]
-    async fn a_signal_ends_what_the_brokers_do_not_answer() {
-        let (clock, stop) = (ManualClock::new(), CancellationToken::new());
-        let lost = within_grace(&stop, clock.as_ref(), std::future::pending());
-        stop.cancel();
-        let error = clock.drive(lost).await.unwrap_err();
-        assert!(error.is_retriable() && error.message().contains("not acknowledged"), "{error}");
-        assert_eq!(clock.monotonic(), STOP_GRACE);
-        let settled = async {
-            clock.sleep(STOP_GRACE / 2).await;
-            Ok(())
-        };
-        clock.drive(within_grace(&stop, clock.as_ref(), settled)).await.unwrap();
     }
 }

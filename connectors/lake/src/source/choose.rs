@@ -87,7 +87,21 @@ pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<
         let chains: Vec<Chain> = chains.into_iter().flatten().collect();
         chosen.push(choose_topic(&topic, &chains, settings)?);
     }
+    refuse_shared_targets(&chosen)?;
     Ok(chosen)
+}
+
+/// Records of two topics in one would have no order, and no progress of their own.
+fn refuse_shared_targets(chosen: &[ChosenTopic]) -> Result<()> {
+    let mut topic_by_target = BTreeMap::new();
+    for ChosenTopic { topic, target, .. } in chosen {
+        if let Some(other) = topic_by_target.insert(target, topic) {
+            return Err(ConnectError::config(format!(
+                "topic.rename: {other} and {topic} would both be written to {target}; give each topic its own"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What `settings` ask for of the log in `chain`, in the lineage that was chosen before.

@@ -22,10 +22,12 @@ pub mod rewrite;
 pub mod target;
 mod task;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use lakeferry_api::config_def::ConfigValue;
 use lakeferry_api::connector::{AlteredOffsets, ConnectorType, Task};
-use lakeferry_api::{Config, ConfigDef, ConnectError, Connector, RecordForm, Result};
+use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, Routes, SourcePartition, TopicPartition};
 
 use self::config::{SourceSettings, TASK_COUNT, TASK_INDEX, source_def};
 
@@ -99,22 +101,32 @@ impl Connector for LakeSourceConnector {
         Task::Source(Box::new(LakeSourceTask::default()))
     }
 
+    fn routes(&self, config: &Config) -> Result<Option<Arc<dyn Routes>>> {
+        Ok(Some(Arc::new(SourceSettings::parse(config)?)))
+    }
+
     async fn alter_source_offsets(&self, _: &Config, offsets: &AlteredOffsets) -> Result<bool> {
         for (partition, offset) in offsets {
-            let map = partition.to_map();
-            let known = map.len() == 2
-                && map.get("topic").is_some_and(serde_json::Value::is_string)
-                && map.get("partition").is_some_and(serde_json::Value::is_u64);
-            if !known {
-                return Err(ConnectError::config(format!(
-                    "{} is no partition of a lake source; write {{\"topic\": \"orders\", \"partition\": 0}}",
-                    partition.as_str()
-                )));
-            }
+            replay::archived_partition(partition)?;
             if let Some(offset) = offset {
                 prepare::read_offset(offset)?;
             }
         }
         Ok(true)
+    }
+}
+
+/// An archived partition goes to the partition of the same number in the topic of its new name.
+impl Routes for SourceSettings {
+    fn target(&self, source: &SourcePartition) -> Result<TopicPartition> {
+        let archived = replay::archived_partition(source)?;
+        Ok(TopicPartition::new(self.target_of(&archived.topic), archived.partition))
+    }
+
+    fn source(&self, target: &TopicPartition) -> Option<SourcePartition> {
+        let renamed = self.rename.iter().find(|(_, to)| ***to == *target.topic).map(|(from, _)| from.as_str());
+        let topic = renamed.unwrap_or(&target.topic);
+        let is_ours = self.topics.has(topic) && self.target_of(topic) == &*target.topic;
+        is_ours.then(|| replay::source_partition(&TopicPartition::new(topic, target.partition)).ok()).flatten()
     }
 }

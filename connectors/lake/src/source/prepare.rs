@@ -179,13 +179,12 @@ async fn count_untimed(access: &Access, log: &ChosenLog) -> Result<u64> {
 
 /// Moves the partitions of `topics` to their stored offsets.
 pub(super) async fn resume(context: &dyn SourceContext, topics: &mut [ChosenTopic]) -> Result<()> {
-    for topic in topics {
-        for log in &mut topic.logs {
-            let partition = source_partition(&log.plan.partition)?;
-            if let Some(stored) = context.offset(&partition).await? {
-                let (lineage, offset) = read_offset(&stored)?;
-                log.plan.position = log.position(lineage, offset)?;
-            }
+    let mut logs: Vec<&mut ChosenLog> = topics.iter_mut().flat_map(|topic| &mut topic.logs).collect();
+    let partitions = logs.iter().map(|log| source_partition(&log.plan.partition)).collect::<Result<Vec<_>>>()?;
+    for (log, stored) in logs.iter_mut().zip(context.offsets(&partitions).await?) {
+        if let Some(stored) = stored {
+            let (lineage, offset) = read_offset(&stored)?;
+            log.plan.position = log.position(lineage, offset)?;
         }
     }
     Ok(())

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{select_all, try_join_all};
-use lakeferry_api::{Batch, Clock, Result, SourceBatch, SourceOffset, SourcePartition, SourceRecords, TopicPartition};
+use lakeferry_api::{
+    Batch, Clock, ConnectError, Result, SourceBatch, SourceOffset, SourcePartition, SourceRecords, TopicPartition,
+};
 use serde_json::{Map, Value};
 
 use super::choose::{ChosenLog, ChosenTopic, target_partition};
@@ -298,6 +300,23 @@ pub fn source_partition(partition: &TopicPartition) -> Result<SourcePartition> {
     let topic = ("topic".to_owned(), Value::from(&*partition.topic));
     let number = ("partition".to_owned(), Value::from(partition.partition));
     SourcePartition::new(&Map::from_iter([topic, number]))
+}
+
+/// The archived partition that Connect stores offsets of under `partition`.
+///
+/// # Errors
+/// `Config` where it is none.
+pub fn archived_partition(partition: &SourcePartition) -> Result<TopicPartition> {
+    let map = partition.to_map();
+    let topic = map.get("topic").and_then(Value::as_str);
+    let number = map.get("partition").and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok());
+    match (topic, number) {
+        (Some(topic), Some(number)) if map.len() == 2 && number >= 0 => Ok(TopicPartition::new(topic, number)),
+        _ => Err(ConnectError::config(format!(
+            "{} is no partition of a lake source; write {{\"topic\": \"orders\", \"partition\": 0}}",
+            partition.as_str()
+        ))),
+    }
 }
 
 /// What Connect stores: everything of `lineage` below `offset` is replayed.

@@ -1,7 +1,7 @@
 //! The task of the replay source: prepares, then polls its [`Replay`].
 //!
-//! Invariant: the task stores nothing; where it goes on is what the worker has stored for its partitions, so a batch is
-//! produced again after a crash rather than lost.
+//! Invariant: the task stores nothing; where it goes on is what the worker has stored for its partitions, in one
+//! transaction with their records.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,16 @@ impl SourceTask for LakeSourceTask {
             State::Running(running) => running.poll().await,
             _ => Err(ConnectError::fatal("the task was not started")),
         }
+    }
+
+    async fn rewind(&mut self) -> Result<()> {
+        let (context, settings) = match std::mem::take(&mut self.state) {
+            State::Stopped => return Err(ConnectError::fatal("the task was not started")),
+            State::Waiting(waiting) => (waiting.context, *waiting.settings),
+            State::Running(running) => (running.context, running.settings),
+        };
+        self.state = State::Waiting(Waiting::new(context, settings));
+        Ok(())
     }
 
     async fn stop(&mut self) {

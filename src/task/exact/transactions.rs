@@ -1,0 +1,276 @@
+//! The transactions of a source, one after the other: begun with the first batch, ended when they are old or large
+//! enough. What is on its way is bounded; what is delivered must touch what was delivered before.
+//!
+//! Invariant: a transaction is committed only when every record of it stands where it was to stand, and with the
+//! offsets behind them. After any failure it is aborted, and nothing of it counts.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use lakeferry_api::{
+    ConnectError, Kind, Result, SourceBatch, SourceOffset, SourcePartition, SourceRecords, TopicPartition,
+};
+
+use super::ledger::{Ledger, Page};
+use super::mark::Tail;
+use crate::kafka::{BatchDelivery, Written};
+
+/// Batches on their way to the brokers.
+const IN_FLIGHT: usize = 32;
+/// A transaction that has written so many bytes ends, however young it is.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// See the module.
+pub(crate) struct Transactions {
+    ledger: Arc<Ledger>,
+    interval: Duration,
+    open: Option<Open>,
+}
+
+/// What a transaction that was committed held.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Settled {
+    /// How far each source partition got.
+    pub(crate) offsets: Vec<(SourcePartition, SourceOffset)>,
+    /// Records by source partition.
+    pub(crate) records: BTreeMap<SourcePartition, u64>,
+    /// Bytes of their keys, values and headers.
+    pub(crate) raw_bytes: u64,
+}
+
+struct Open {
+    began: Duration,
+    in_flight: VecDeque<InFlight>,
+    /// What the ledger will hold.
+    pages: BTreeMap<TopicPartition, Page>,
+    /// Where records were delivered: there the commit leaves its marker.
+    written: BTreeSet<TopicPartition>,
+    settled: Settled,
+    /// False while a batch is handed over or the end is under way: one that is dropped then can only be aborted.
+    whole: bool,
+}
+
+struct InFlight {
+    target: TopicPartition,
+    records: u64,
+    delivery: BatchDelivery,
+}
+
+impl Transactions {
+    /// None is open; each will last `interval`.
+    pub(crate) fn new(ledger: Arc<Ledger>, interval: Duration) -> Self {
+        Self { ledger, interval, open: None }
+    }
+
+    /// True where nothing is half done: what is open may be committed.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.whole)
+    }
+
+    /// When the open transaction is to be committed, or, where none is, the offsets once more.
+    pub(crate) fn due_at(&self) -> Duration {
+        match &self.open {
+            Some(open) if open.settled.raw_bytes >= MAX_BYTES => open.began,
+            Some(open) => open.began + self.interval,
+            None => self.ledger.refresh_at(),
+        }
+    }
+
+    /// Hands `batch` over, once there is room, in a transaction that it begins where none is open.
+    ///
+    /// # Errors
+    /// `Retriable` where the transaction is to be aborted; others end the source. One that is dropped must be, too.
+    pub(crate) async fn send(&mut self, batch: SourceBatch) -> Result<()> {
+        let SourceBatch { partition: source, offset, records: SourceRecords::Bytes(records) } = batch else {
+            return Err(ConnectError::fatal("only bytes are written exactly once"));
+        };
+        let target = records.partition().clone();
+        if self.ledger.parts().routes.target(&source)? != target {
+            return Err(ConnectError::fatal(format!(
+                "{} is written to {target}, which is not its way",
+                source.as_str()
+            )));
+        }
+        let page = match self.open.as_ref().and_then(|open| open.pages.get(&target)) {
+            Some(page) => page.clone(),
+            None => self.ledger.page(&target)?,
+        };
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => {
+                self.ledger.parts().producer.begin_transaction().await?;
+                let began = self.ledger.parts().clock.monotonic();
+                self.open.insert(Open::new(began))
+            }
+        };
+        open.whole = false;
+        open.pages.insert(target.clone(), Page { stored: offset.clone().or_else(|| page.stored.clone()), ..page });
+        if !records.is_empty() {
+            let delivery = self.ledger.parts().producer.send_batch(&records).await?;
+            open.in_flight.push_back(InFlight { target, records: records.len() as u64, delivery });
+        }
+        open.settled.add(source, offset, (records.len() as u64, records.raw_bytes() as u64));
+        open.whole = true;
+        drop(records);
+        while open.in_flight.len() > IN_FLIGHT {
+            open.settle_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what was acknowledged meanwhile; waits for nothing.
+    ///
+    /// # Errors
+    /// As [`Transactions::send`].
+    pub(crate) fn take_in(&mut self) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        while let Some(answer) = open.in_flight.front_mut().and_then(|oldest| (&mut oldest.delivery).now_or_never()) {
+            open.settle(answer)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest batch on its way, for ever where there is none. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Transactions::send`].
+    pub(crate) async fn delivered(&mut self) -> Result<()> {
+        match &mut self.open {
+            Some(open) if !open.in_flight.is_empty() => open.settle_oldest().await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Ends the open transaction well, with everything in it acknowledged. Where none is open and it is time, what is
+    /// committed is committed once more.
+    ///
+    /// # Errors
+    /// As [`Transactions::send`].
+    pub(crate) async fn commit(&mut self) -> Result<Settled> {
+        let parts = self.ledger.parts();
+        if self.ledger.refresh_at() <= parts.clock.monotonic() {
+            let mut pages = self.ledger.to_refresh();
+            if self.open.is_none() && !pages.is_empty() {
+                parts.producer.begin_transaction().await?;
+                self.open = Some(Open::new(parts.clock.monotonic()));
+            }
+            if let Some(open) = &mut self.open {
+                pages.append(&mut open.pages);
+                open.pages = pages;
+            }
+        }
+        let Some(open) = &mut self.open else { return Ok(Settled::default()) };
+        while !open.in_flight.is_empty() {
+            open.settle_oldest().await?;
+        }
+        open.whole = false;
+        open.mark();
+        let commits = self.ledger.commits(&open.pages)?;
+        parts.producer.send_offsets(&parts.group, &commits).await?;
+        parts.producer.commit_transaction().await?;
+        let Some(open) = self.open.take() else { return Ok(Settled::default()) };
+        self.ledger.committed(open.pages);
+        Ok(open.settled)
+    }
+
+    /// Takes the open transaction back after `cause`, which is given back unless there is a worse one.
+    /// Everything is to be asked anew then.
+    pub(crate) async fn abort(&mut self, cause: ConnectError) -> ConnectError {
+        self.ledger.forget();
+        if self.open.take().is_none() {
+            return cause;
+        }
+        match self.ledger.parts().producer.abort_transaction().await {
+            Ok(()) => cause,
+            Err(error) if error.kind() == Kind::Fenced || cause.is_retriable() => error.caused_by(cause),
+            Err(_) => cause,
+        }
+    }
+}
+
+impl Open {
+    fn new(began: Duration) -> Self {
+        Self {
+            began,
+            in_flight: VecDeque::new(),
+            pages: BTreeMap::new(),
+            written: BTreeSet::new(),
+            settled: Settled::default(),
+            whole: true,
+        }
+    }
+
+    /// All is delivered: next in each partition is the marker of the commit.
+    fn mark(&mut self) {
+        for target in &self.written {
+            if let Some(page) = self.pages.get_mut(target) {
+                page.tail.marker = true;
+            }
+        }
+    }
+
+    async fn settle_oldest(&mut self) -> Result<()> {
+        // It stays in its place until it is settled: whoever drops this leaves it in flight.
+        let Some(oldest) = self.in_flight.front_mut() else { return Ok(()) };
+        let answer = (&mut oldest.delivery).await;
+        self.settle(answer)
+    }
+
+    fn settle(&mut self, answer: Result<Option<Written>>) -> Result<()> {
+        let Some(InFlight { target, records, .. }) = self.in_flight.pop_front() else { return answer.map(drop) };
+        let written = answer.map_err(|error| error.context(format!("a record for {target} was not written")))?;
+        let page = self.pages.get_mut(&target).ok_or_else(|| ConnectError::fatal(format!("{target} has no page")))?;
+        page.tail = follow(&target, page.tail, written, records)?;
+        self.written.insert(target);
+        Ok(())
+    }
+}
+
+impl Settled {
+    fn add(&mut self, source: SourcePartition, offset: Option<SourceOffset>, (records, raw_bytes): (u64, u64)) {
+        self.raw_bytes += raw_bytes;
+        *self.records.entry(source.clone()).or_default() += records;
+        let Some(offset) = offset else { return };
+        match self.offsets.iter_mut().find(|(known, _)| *known == source) {
+            Some((_, known)) => *known = offset,
+            None => self.offsets.push((source, offset)),
+        }
+    }
+}
+
+/// Where writing goes on behind `records` records that were written: next to what was known, or somebody else writes.
+fn follow(target: &TopicPartition, tail: Tail, written: Option<Written>, records: u64) -> Result<Tail> {
+    let Some(Written { first, last }) = written else {
+        return Err(ConnectError::retriable(format!("the brokers did not tell where records stand in {target}")));
+    };
+    // The embedded cluster of the demo leaves no markers.
+    let touches = tail.last < first && first <= tail.next();
+    if touches && (last - first + 1).unsigned_abs() == records {
+        return Ok(Tail { last, marker: false });
+    }
+    Err(ConnectError::conflict(format!(
+        "something else writes to {target}: {records} records were to stand from offset {} on, and stand between {first} \
+         and {last}; nothing of their transaction will be visible",
+        tail.next()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_must_touch_what_is_known() {
+        let target = TopicPartition::new("t", 0);
+        let known = Tail { last: 9, marker: true };
+        let written = |first, last| Some(Written { first, last });
+        assert_eq!(follow(&target, known, written(11, 15), 5).unwrap(), Tail { last: 15, marker: false });
+        for (first, last, records) in [(12, 16, 5), (11, 16, 5), (9, 13, 5), (11, 15, 4)] {
+            let error = follow(&target, known, written(first, last), records).unwrap_err();
+            assert_eq!(error.kind(), Kind::Conflict, "{first} to {last}");
+        }
+        assert!(follow(&target, known, None, 5).unwrap_err().is_retriable());
+    }
+}
