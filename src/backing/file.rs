@@ -20,6 +20,8 @@ use super::{OffsetLog, SourceOffsets};
 
 const FORMAT: &str = "lakeferry.offsets";
 const VERSION: u64 = 1;
+/// A larger file is not read: it would be millions of offsets.
+const LIMIT_BYTES: u64 = 1 << 30;
 /// How a file of Java's serialisation begins.
 const JAVA_SERIALISED: &[u8] = &[0xAC, 0xED];
 
@@ -133,8 +135,12 @@ fn lock(path: &Path) -> Result<File> {
 
 fn load(path: &Path) -> Result<Offsets> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) if bytes.is_empty() => return Ok(Offsets::new()),
+    match File::open(path).and_then(|file| file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)) {
+        Ok(0) => return Ok(Offsets::new()),
+        Ok(length) if length as u64 > LIMIT_BYTES => {
+            let message = format!("offset.storage.file.filename={} has more than {LIMIT_BYTES} bytes", path.display());
+            return Err(ConnectError::config(message));
+        }
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Offsets::new()),
         Err(error) => {

@@ -79,7 +79,31 @@ fn text(value: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = NewConnector::parse(&bytes);
+        }
+
+        #[test]
+        fn a_connector_that_comes_of_damage_has_its_name(
+            at in any::<prop::sample::Index>(), len in 0..20usize, with in "[\\[\\]{}\",:=\\\\0-9a-z.-]{0,12}",
+        ) {
+            let mut text = br#"{"name":"c","config":{"connector.class":"X","topics":"t","tasks.max":2},"initial_state":"STOPPED"}"#.to_vec();
+            let at = at.index(text.len());
+            text.splice(at..(at + len).min(text.len()), with.bytes());
+            if let Ok(connector) = NewConnector::parse(&text) {
+                prop_assert_eq!(connector.config.get("name"), Some(&connector.name));
+            }
+        }
+    }
 
     #[test]
     fn the_three_forms_say_the_same() {

@@ -2,9 +2,12 @@
 //! holds, each time the config is used. Stored configs, REST answers and logs keep the reference.
 //!
 //! The three providers are Kafka's own, under its class names. One pass, never recursive; a reference to an unknown
-//! provider or key stays as it is, as in Connect. Nothing here logs a value.
+//! provider or key stays as it is, as in Connect. Nothing here logs a value. Whoever may send a config chooses what is
+//! read: only regular files, files and resolved values of bounded size, and a bounded number of references in a value.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Error, ErrorKind, Read as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -15,6 +18,11 @@ use tracing::warn;
 use super::{properties, with_prefix};
 
 const PACKAGE: &str = "org.apache.kafka.common.config.provider.";
+
+/// The largest file that is read, and the longest value that references make.
+const LIMIT_BYTES: usize = 1 << 20;
+/// References in one value.
+const LIMIT_REFERENCES: usize = 256;
 
 /// The providers of a worker by name. Cheap to clone.
 #[derive(Clone, Default)]
@@ -80,12 +88,17 @@ impl Providers {
     fn resolve_text(&self, text: &str) -> Result<String> {
         let mut resolved = String::with_capacity(text.len());
         let mut end = 0;
-        for captures in REFERENCE.captures_iter(text).flatten() {
+        for (count, captures) in REFERENCE.captures_iter(text).flatten().enumerate() {
             let Some(whole) = captures.get(0) else { continue };
             let Some(value) = self.look_up(&captures)? else { continue };
             resolved.push_str(&text[end..whole.start()]);
             resolved.push_str(&value);
             end = whole.end();
+            if count >= LIMIT_REFERENCES || resolved.len() > LIMIT_BYTES {
+                return Err(ConnectError::config(format!(
+                    "A value may hold {LIMIT_REFERENCES} references and {LIMIT_BYTES} bytes of what they stand for"
+                )));
+            }
         }
         resolved.push_str(&text[end..]);
         Ok(resolved)
@@ -121,7 +134,7 @@ impl Provider {
         match self {
             Self::File(allowed) => match allowed.admit(path) {
                 Some(path) => {
-                    let bytes = std::fs::read(&path).map_err(|error| {
+                    let bytes = read(&path).map_err(|error| {
                         ConnectError::config(format!("Could not read properties from file {}", path.display()))
                             .caused_by(error)
                     })?;
@@ -193,9 +206,21 @@ fn file_of(directory: &Path, name: &str) -> Result<Option<String>> {
     if !is_a_name || !path.is_file() {
         return Ok(None);
     }
-    std::fs::read_to_string(&path).map(Some).map_err(|error| {
+    let text = read(&path).and_then(|bytes| String::from_utf8(bytes).map_err(Error::other));
+    text.map(Some).map_err(|error| {
         ConnectError::config(format!("Could not read file {} for property {name}", path.display())).caused_by(error)
     })
+}
+
+/// The bytes of a regular file of bounded size. A device would never end, and a pipe would keep the worker waiting.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let refused = |why: &str| Err(Error::new(ErrorKind::InvalidInput, why));
+    if !std::fs::metadata(path)?.is_file() {
+        return refused("it is no regular file");
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LIMIT_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LIMIT_BYTES { refused("it has more than 1048576 bytes") } else { Ok(bytes) }
 }
 
 fn allowed_variables(params: &Config) -> Result<BTreeMap<String, String>> {
@@ -211,6 +236,9 @@ fn allowed_variables(params: &Config) -> Result<BTreeMap<String, String>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
     use super::*;
 
     fn config(pairs: &[(&str, &str)]) -> Config {
@@ -293,6 +321,42 @@ mod tests {
         assert_eq!(error.message(), message);
         assert!(!error.trace().contains("pre$"), "{}", error.trace());
         assert!(providers(&[]).unwrap().resolve_text("${env:path:KEY}").is_err());
+    }
+
+    #[test]
+    fn what_never_ends_or_is_too_large_is_refused_by_name() {
+        let folder = Folder::new("endless");
+        let (large, many) = (folder.0.join("large"), folder.0.join("many.properties"));
+        std::fs::write(&large, vec![b'x'; LIMIT_BYTES + 1]).unwrap();
+        std::fs::write(&many, format!("half={}", "x".repeat(LIMIT_BYTES / 2))).unwrap();
+        let (dir, large, many) = (folder.0.display(), large.display(), many.display());
+        let half = format!("${{file:{many}:half}}");
+        let cases = [
+            ("${file:/dev/zero:key}".to_owned(), "no regular file"),
+            ("${file:/:key}".to_owned(), "no regular file"),
+            (format!("${{file:{large}:key}}"), "more than 1048576 bytes"),
+            (format!("${{dir:{dir}:large}}"), "more than 1048576 bytes"),
+            (half.repeat(3), "1048576 bytes of what they stand for"),
+            ("${env:CARGO_PKG_NAME}".repeat(LIMIT_REFERENCES + 1), "256 references"),
+        ];
+        let providers = providers(&[]).unwrap();
+        for (value, why) in cases {
+            let error = providers.resolve(&config(&[("database.password", &value)])).unwrap_err();
+            let trace = error.trace();
+            assert!(trace.contains(why) && trace.contains("database.password"), "{trace}");
+        }
+        assert_eq!(providers.resolve_text(&half).unwrap().len(), LIMIT_BYTES / 2);
+        assert_eq!(providers.resolve_text(&"${env:CARGO_PKG_NAME}".repeat(200)).unwrap(), "lakeferry".repeat(200));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_of_references_panics(text in "[${}:/.a]{0,40}|(\\$\\{(env|file|dir)?:?[a/.:]{0,6}\\}?){0,8}") {
+            let _ = providers(&[]).unwrap().resolve_text(&text);
+            let _ = Providers::keys_with_references(&config(&[("key", &text)])).count();
+        }
     }
 
     #[test]

@@ -296,7 +296,53 @@ fn malformed(text: &[u8], error: &serde_json::Error) -> String {
 mod tests {
     use serde_json::json;
 
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
     use super::*;
+
+    /// What a handler does with a body.
+    fn take(text: &[u8]) -> Result<(), ApiError> {
+        let value = serde_json::from_slice(text).map_err(|error| ApiError::internal(malformed(text, &error)))?;
+        let mut map = object(with_literal_numbers(value, text), "CreateConnectorRequest", "")?;
+        known_fields(&map, "CreateConnectorRequest", &["name", "config", "initial_state", "offsets"])?;
+        let mut member = |name: &str| map.remove(name).unwrap_or_default();
+        text_of_all(member("name"), member("config"), member("offsets"))
+    }
+
+    fn text_of_all(name: Value, config: Value, offsets: Value) -> Result<(), ApiError> {
+        text(name, "name")?;
+        text_map(config, "config")?;
+        array(offsets, "ArrayList", "offsets").map(drop)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = take(&bytes);
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic(
+            at in any::<prop::sample::Index>(), len in 0..20usize,
+            with in "([\\[\\]{}\",:0-9a-zü.+eE\\\\-]|\n){0,12}",
+        ) {
+            let whole = r#"{"name":"c","config":{"a":1.50e1,"b":true,"c":null,"d":"x \" ü"},"offsets":[{"partition":{},"offset":-1E+2}]}"#;
+            let mut text = whole.as_bytes().to_vec();
+            let at = at.index(text.len());
+            text.splice(at..(at + len).min(text.len()), with.bytes());
+            let _ = take(&text);
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        for open in ["[", "{\"a\":"] {
+            assert!(take(open.repeat(500_000).as_bytes()).is_err());
+        }
+    }
 
     fn refusal(text: &str) -> String {
         malformed(text.as_bytes(), &serde_json::from_str::<Value>(text).unwrap_err())

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::json;
 
 use super::*;
@@ -122,4 +124,34 @@ async fn a_directory_that_is_missing_is_named() {
     let error = FileOffsetLog::open(directory.0.join("missing/connect.offsets")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.message().contains("missing/connect.offsets.lock"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode(&bytes);
+    }
+
+    /// What is read in spite of the damage can be written and is read again as the same.
+    #[test]
+    fn no_damage_makes_it_panic(at in any::<prop::sample::Index>(), len in 0..20usize, with in "[\\[\\]{}\",:0-9a-z.-]{0,12}") {
+        let positions = [("x", 1), ("y", 2)].map(|(name, position)| (partition(name), offset(position)));
+        let whole = Offsets::from([("a".to_owned(), positions.clone().into()), ("b".to_owned(), positions.into())]);
+        let mut text = encode(&whole).into_bytes();
+        let at = at.index(text.len());
+        text.splice(at..(at + len).min(text.len()), with.bytes());
+        if let Ok(read) = decode(&text) {
+            prop_assert_eq!(decode(encode(&read).as_bytes()).unwrap(), read);
+        }
+    }
+}
+
+#[test]
+fn nesting_without_end_is_refused() {
+    let deep = |count| format!("{{\"format\":\"lakeferry.offsets\",\"version\":1,\"offsets\":{}", "[".repeat(count));
+    for count in [1_000, 1_000_000] {
+        assert_eq!(decode(deep(count).as_bytes()).unwrap_err().kind(), Kind::Config);
+    }
 }

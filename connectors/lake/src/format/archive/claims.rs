@@ -2,7 +2,8 @@
 //! counts and as many bytes as a page says it holds. Called by [`super::decode`].
 //!
 //! Invariant: afterwards no element has more children than the schema has elements, and no page claims more than its
-//! bytes can hold and its column says, so that damaged or foreign files cannot make the reader fill the memory.
+//! bytes can hold and its column says, and no column more values than [`MAX_VALUES`] (a run of any length takes a few
+//! bytes), so that damaged or foreign files cannot make the reader fill the memory.
 
 use lakeferry_api::{ConnectError, Result};
 use parquet::basic::Compression;
@@ -28,6 +29,12 @@ const NUM_CHILDREN: i16 = 5;
 /// Of Parquet's PageHeader.
 const UNCOMPRESSED_PAGE_SIZE: i16 = 2;
 const COMPRESSED_PAGE_SIZE: i16 = 3;
+const DATA_PAGE: i16 = 5;
+const DATA_PAGE_V2: i16 = 8;
+/// Of both headers of data pages.
+const NUM_VALUES: i16 = 1;
+/// Rows, or headers of all rows, of a row group: as many records have no room in the 16 MiB that one is written with.
+const MAX_VALUES: i64 = 1 << 24;
 /// Structs within structs; Parquet has five levels.
 const DEPTH: usize = 8;
 
@@ -51,19 +58,24 @@ pub(super) fn check_footer(footer: &[u8]) -> Result<()> {
 pub(super) fn check_pages(column: &ColumnChunkMetaData, bytes: &[u8]) -> Result<()> {
     let mut reader = Thrift { rest: bytes };
     let mut claimed_left = column.uncompressed_size();
+    let mut values_left = MAX_VALUES;
     while !reader.rest.is_empty() {
-        let sizes = reader.page_header().and_then(|(uncompressed, compressed)| {
+        let page = reader.page_header().and_then(|Page { uncompressed, compressed, values }| {
             reader.take(usize::try_from(compressed).ok()?)?;
             let possible = i64::from(compressed).checked_mul(max_ratio(column.compression()))?;
-            (0..=possible.checked_add(64)?).contains(&i64::from(uncompressed)).then_some(uncompressed)
+            let fits = values >= 0 && (0..=possible.checked_add(64)?).contains(&i64::from(uncompressed));
+            fits.then_some((i64::from(uncompressed), i64::from(values)))
         });
         let path = column.column_path();
-        let Some(uncompressed) = sizes else {
+        let Some((uncompressed, values)) = page else {
             return Err(ConnectError::fatal(format!("a page header of column {path} is damaged")));
         };
-        claimed_left -= i64::from(uncompressed);
+        (claimed_left, values_left) = (claimed_left.saturating_sub(uncompressed), values_left - values);
         if claimed_left < 0 {
             return Err(ConnectError::fatal(format!("the pages of column {path} are larger than the column")));
+        }
+        if values_left < 0 {
+            return Err(ConnectError::fatal(format!("column {path} claims more than {MAX_VALUES} values")));
         }
     }
     Ok(())
@@ -78,6 +90,14 @@ fn max_ratio(compression: Compression) -> i64 {
         Compression::GZIP(_) => 1033,
         _ => 1 << 20,
     }
+}
+
+/// What the header of a page says.
+struct Page {
+    uncompressed: i32,
+    compressed: i32,
+    /// 0 where it is no page of data.
+    values: i32,
 }
 
 /// Reads Thrift's compact protocol; `None` where the bytes are not that.
@@ -114,18 +134,31 @@ impl<'a> Thrift<'a> {
         Some(true)
     }
 
-    /// The uncompressed and the compressed size of the page whose header this is.
-    fn page_header(&mut self) -> Option<(i32, i32)> {
-        let (mut uncompressed, mut compressed) = (None, None);
+    fn page_header(&mut self) -> Option<Page> {
+        let (mut uncompressed, mut compressed, mut values) = (None, None, 0);
         let mut id = 0;
         while let Some(kind) = self.field(&mut id)? {
             match (id, kind) {
                 (UNCOMPRESSED_PAGE_SIZE, I32) => uncompressed = Some(self.i32()?),
                 (COMPRESSED_PAGE_SIZE, I32) => compressed = Some(self.i32()?),
+                (DATA_PAGE | DATA_PAGE_V2, STRUCT) => values = self.num_values()?,
                 _ => self.skip(kind, DEPTH)?,
             }
         }
-        Some((uncompressed?, compressed?))
+        Some(Page { uncompressed: uncompressed?, compressed: compressed?, values })
+    }
+
+    /// The number of values that the header of a data page says.
+    fn num_values(&mut self) -> Option<i32> {
+        let mut values = None;
+        let mut id = 0;
+        while let Some(kind) = self.field(&mut id)? {
+            match (id, kind) {
+                (NUM_VALUES, I32) => values = Some(self.i32()?),
+                _ => self.skip(kind, DEPTH)?,
+            }
+        }
+        values
     }
 
     /// The type of the next field, whose number `id` becomes; `None` within where the struct ends.
@@ -224,8 +257,14 @@ mod tests {
     /// A page header and `stored` bytes behind it.
     fn page(uncompressed: i32, compressed: i32, stored: usize) -> Vec<u8> {
         let sizes = [vec![0x15, 0, 0x15], varint(uncompressed), vec![0x15], varint(compressed)].concat();
-        // The page's own header, an empty struct, and a checksum before it.
-        [sizes, vec![0x15], varint(7), vec![0x1c, 0, 0], vec![0; stored]].concat()
+        // A checksum, and the data page's own header.
+        [sizes, vec![0x15], varint(7), vec![0x1c, 0x15], varint(3), vec![0, 0], vec![0; stored]].concat()
+    }
+
+    /// The header of a data page without bytes, of version 1 or 2, and how many values it claims.
+    fn values(version: u8, values: i32) -> Vec<u8> {
+        let id = if version == 1 { 0x2c } else { 0x5c };
+        [vec![0x15, 0, 0x15, 0, 0x15, 0, id, 0x15], varint(values), vec![0, 0]].concat()
     }
 
     fn check(codec: Compression, uncompressed_column: i64, pages: &[u8]) -> Result<()> {
@@ -249,6 +288,19 @@ mod tests {
         assert!(check(Compression::SNAPPY, 2300, &page(100, -1, 100)).is_err());
         assert!(check(Compression::SNAPPY, 2300, &page(100, 101, 100)).is_err());
         assert!(check(Compression::SNAPPY, 2300, &pages[..pages.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_run_of_any_length_takes_few_bytes_and_is_bounded() {
+        let most = MAX_VALUES as i32;
+        for version in [1, 2] {
+            check(Compression::SNAPPY, 0, &values(version, most)).unwrap();
+            let error = check(Compression::SNAPPY, 0, &values(version, most + 1)).unwrap_err();
+            assert!(error.message().contains("16777216 values"), "{error}");
+            let twice = [values(version, most), values(3 - version, 1)].concat();
+            assert!(check(Compression::SNAPPY, 0, &twice).is_err());
+            assert!(check(Compression::SNAPPY, 0, &values(version, -1)).is_err());
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::testing::{Dice, TestArchive, TestContext, row};
 use crate::verify::{Level, Listener, Verification, verify};
 
 const URL: &str = "memory:///hostile";
-const LIES: u64 = 250;
+const LIES: u64 = 120;
 const PASSWD: &str = "../../../etc/passwd";
 const LONG: &str = "long-name-";
 
