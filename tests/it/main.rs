@@ -16,6 +16,7 @@ mod lake;
 mod topic;
 
 mod back;
+mod crashes;
 mod crossing;
 mod faults;
 mod formats;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub enum Fault {
     Answer(u16, String),
     /// It reaches the server only when the test releases it, whether or not the client still waits; else never.
     Hold,
+    /// The server serves it; its reply comes back only when the test releases it.
+    HoldReply,
 }
 
 /// A request as it came in.
@@ -35,6 +38,10 @@ pub struct HttpRequest {
     pub path: String,
     /// The server's answer, once it is there.
     pub status: Option<u16>,
+    /// Its place among all requests that went on to the server, once it did.
+    pub sent: Option<usize>,
+    /// How many had gone on to the server when its answer came.
+    pub answered: Option<usize>,
 }
 
 impl HttpRequest {
@@ -58,6 +65,7 @@ pub struct HttpProxy {
 struct Shared {
     upstream: String,
     requests: Mutex<Vec<HttpRequest>>,
+    sent: AtomicUsize,
     rules: Mutex<Vec<Rule>>,
 }
 
@@ -83,7 +91,7 @@ impl HttpProxy {
     /// A proxy before `upstream`, which is `127.0.0.1:port` and need not be up yet.
     pub fn start(upstream: impl Into<String>) -> Result<HttpProxy> {
         let (requests, rules) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        let shared = Arc::new(Shared { upstream: upstream.into(), requests, rules });
+        let shared = Arc::new(Shared { upstream: upstream.into(), requests, sent: AtomicUsize::new(0), rules });
         let serving = Arc::clone(&shared);
         let front = Front::open(move |client, _| {
             // An error ends the connection, which is all that a proxy can say about it.
@@ -161,7 +169,7 @@ impl Strike {
         wait_until("the fault strikes a request", limit, || self.count() > 0)
     }
 
-    /// Lets held requests go to the server, and those that would still be held pass.
+    /// Lets held requests go to the server, held replies to the client, and those that would still be held pass.
     pub fn release(&self) {
         *lock(&self.0.released) = true;
         self.0.release.notify_all();
@@ -200,6 +208,12 @@ impl Shared {
                     strike.wait_released();
                     self.forward(&message, index)?
                 }
+                Some((Fault::HoldReply, strike)) => {
+                    let reply = self.forward(&message, index)?;
+                    strike.strikes();
+                    strike.wait_released();
+                    reply
+                }
                 None => self.forward(&message, index)?,
             };
             reply.write(client)?;
@@ -234,11 +248,16 @@ impl Shared {
         // A slow or stopped server is the client's to judge.
         server.set_read_timeout(None)?;
         server.set_write_timeout(None)?;
+        let sent = self.sent.fetch_add(1, Ordering::SeqCst);
+        if let Some(request) = lock(&self.requests).get_mut(index) {
+            request.sent = Some(sent);
+        }
         request.write(&server)?;
         let reply = Reader::new(&server).reply(request)?;
         let status = reply.status()?;
         if let Some(request) = lock(&self.requests).get_mut(index) {
             request.status = Some(status);
+            request.answered = Some(self.sent.load(Ordering::SeqCst));
         }
         Ok(reply)
     }
@@ -249,7 +268,8 @@ impl Message {
         let mut words = self.first_line().split(' ');
         match (words.next(), words.next()) {
             (Some(method), Some(path)) => {
-                Ok(HttpRequest { method: method.to_owned(), path: path.to_owned(), status: None })
+                let (method, path) = (method.to_owned(), path.to_owned());
+                Ok(HttpRequest { method, path, status: None, sent: None, answered: None })
             }
             _ => Err(Error::failed(format!("no request line: `{}`", self.first_line()))),
         }

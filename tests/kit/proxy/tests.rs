@@ -131,6 +131,23 @@ fn http_holds_a_request_beyond_its_client() {
     assert_eq!(server.saw("PUT /late"), 0);
     held.release();
     wait_until("the held request lands", SOON, || server.saw("PUT /late") == 1).unwrap();
+    wait_until("its answer is noted", SOON, || proxy.requests()[0].status == Some(200)).unwrap();
+    let order: Vec<_> = proxy.requests().iter().map(|request| (request.sent, request.answered)).collect();
+    assert_eq!(order, [(Some(1), Some(2)), (Some(0), Some(1))], "the later one was there first");
+}
+
+#[test]
+fn http_holds_a_reply() {
+    let server = Server::http();
+    let proxy = HttpProxy::start(&server.address).unwrap();
+    let held = proxy.fault_next(Fault::HoldReply, |request| request.path == "/slow");
+    thread::scope(|scope| {
+        let client = scope.spawn(|| request("PUT", &proxy.address(), "/slow", "").unwrap());
+        held.wait_struck(SOON).unwrap();
+        assert!(server.saw("PUT /slow") == 1 && !client.is_finished());
+        held.release();
+        assert_eq!(client.join().unwrap().0, 200);
+    });
 }
 
 #[test]

@@ -1,0 +1,434 @@
+//! Real crashes: a producer writes numbered records all the time while the worker is killed or stopped, the broker dies
+//! and the stores go away. At the end a reader that knows nothing but `docs/manifest-format.md` finds every number in
+//! the archive exactly once (`crashes/audit.py`).
+//!
+//! `LAKEFERRY_CRASH_ROUNDS` sets the number of kills (20), `LAKEFERRY_CRASH_SEED` repeats the choices of a run; what
+//! the machine makes of them differs from run to run.
+
+mod numbers;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lakeferry::clock::SystemClock;
+use lakeferry_api::Clock;
+use serde_json::Value;
+
+use self::numbers::Numbers;
+use crate::journey::{Worker, run, s3_settings};
+use crate::kit::proxy::{Cut, Fault, HttpProxy, HttpRequest, Strike, TcpProxy};
+use crate::kit::{self, need, poll_until, wait_until};
+use crate::lake::{sink, task_state, task_trace};
+
+const SOON: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(600);
+
+/// Choices that a seed repeats (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    /// From the environment, else from the time.
+    fn thrown() -> (Self, u64) {
+        let given = std::env::var("LAKEFERRY_CRASH_SEED").ok().map(|seed| seed.parse().expect("a number"));
+        let seed = given.unwrap_or_else(|| SystemClock::new().now_ms() as u64);
+        (Self(seed), seed)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        (1..list.len()).rev().for_each(|at| list.swap(at, self.below(at + 1)));
+    }
+}
+
+/// A lake, how to reach it with our commands, and where the independent reader finds it.
+struct Place {
+    url: String,
+    config: PathBuf,
+    /// What `audit.py` is told.
+    folder: String,
+}
+
+impl Place {
+    fn new(settings: &[(String, String)], folder: String) -> Self {
+        let config = kit::home::instance_dir("place").unwrap().join("store.properties");
+        let lines =
+            settings.iter().filter(|(key, _)| key != "store.url").map(|(key, value)| format!("{key}={value}\n"));
+        std::fs::write(&config, lines.collect::<String>()).unwrap();
+        let url = settings.iter().find(|(key, _)| key == "store.url").unwrap().1.clone();
+        Self { url, config, folder }
+    }
+
+    /// Runs one of our commands, which must end well.
+    fn run(&self, command: &[&str]) -> String {
+        let config = ["--store-config", self.config.to_str().unwrap()];
+        let (code, out, err) = run(&[&command[..1], &[&self.url], &command[1..], &config].concat());
+        assert_eq!(code, 0, "{command:?} of {}: {out}\n{err}", self.url);
+        out
+    }
+
+    fn sweep(&self) -> Value {
+        serde_json::from_str(&self.run(&["sweep", "--json"])).unwrap()
+    }
+
+    /// Every number once, says who shares no code with us; we say so too, and still do after a sweep.
+    fn audit(&self, python: &kit::Python, topics: &[(&str, u64)]) -> Vec<Value> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/crashes/audit.py");
+        let read = |(topic, count): &(&str, u64)| {
+            let arguments = [self.folder.clone(), (*topic).to_owned(), count.to_string()];
+            serde_json::from_str(&python.run(&script, &arguments, LONG).unwrap()).unwrap()
+        };
+        topics.iter().for_each(|pair| drop::<Value>(read(pair)));
+        self.sweep();
+        self.run(&["verify", "--level", "content"]);
+        topics.iter().map(read).collect()
+    }
+}
+
+fn with_endpoint(mut settings: Vec<(String, String)>, endpoint: &str) -> Vec<(String, String)> {
+    settings.iter_mut().filter(|(key, _)| key == "store.aws_endpoint").for_each(|pair| pair.1 = endpoint.to_owned());
+    settings
+}
+
+/// A sink with small files, and whose group takes a dead member for dead before long.
+fn small_sink(name: &str, topics: &str, tasks: &str, settings: &[(String, String)]) -> Value {
+    let small = [
+        ("tasks.max", tasks),
+        ("flush.size", "100"),
+        ("rotate.age.ms", "3000"),
+        ("lakeferry.part.bytes", "5242880"),
+        ("consumer.override.session.timeout.ms", "6000"),
+        ("consumer.override.heartbeat.interval.ms", "1000"),
+    ];
+    let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    sink(name, topics, &small.into_iter().chain(pairs).collect::<Vec<_>>())
+}
+
+fn is_manifest_put(request: &HttpRequest) -> bool {
+    request.method == "PUT" && request.path.contains("/_manifests/")
+}
+
+/// A whole object or a part of one.
+fn is_data_put(request: &HttpRequest) -> bool {
+    request.method == "PUT" && request.path.contains(".parquet")
+}
+
+/// The beginning or the end of an upload in parts.
+fn is_upload_post(request: &HttpRequest) -> bool {
+    request.method == "POST" && request.path.contains(".parquet?upload")
+}
+
+/// What a kill waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    /// Any, down to the start of the process.
+    Random,
+    DataPut,
+    DataPutReply,
+    ManifestPut,
+    ManifestPutReply,
+    /// Of the beginning or the end of an upload in parts.
+    UploadPost,
+    UploadPostReply,
+    /// HDFS: of a rename, which ends the writing of a file or makes it real.
+    RenameReply,
+    /// HDFS: of the end of a file's bytes.
+    CompleteReply,
+}
+
+/// A deck of moments, of which no more than half are random.
+const DECK: [Moment; 12] = [
+    Moment::Random,
+    Moment::Random,
+    Moment::Random,
+    Moment::DataPut,
+    Moment::DataPutReply,
+    Moment::ManifestPut,
+    Moment::ManifestPutReply,
+    Moment::ManifestPutReply,
+    Moment::UploadPost,
+    Moment::UploadPostReply,
+    Moment::RenameReply,
+    Moment::CompleteReply,
+];
+
+/// The stores with a proxy before each.
+struct Fronts {
+    s3: HttpProxy,
+    hdfs: TcpProxy,
+}
+
+/// A moment that is waited for.
+enum Armed {
+    After(Duration),
+    Request(Strike),
+    Reply(Cut),
+}
+
+impl Fronts {
+    /// Waits for the `nth` such request from now, 0 being the next.
+    fn arm(&self, moment: Moment, nth: usize) -> Armed {
+        let hold = |fault: Fault, such: fn(&HttpRequest) -> bool| {
+            let seen = AtomicUsize::new(0);
+            let matches = move |request: &HttpRequest| such(request) && seen.fetch_add(1, Ordering::SeqCst) == nth;
+            Armed::Request(self.s3.fault_next(fault, matches))
+        };
+        match moment {
+            Moment::Random => Armed::After(Duration::from_millis(700 * nth as u64 + 37)),
+            Moment::DataPut => hold(Fault::Hold, is_data_put),
+            Moment::DataPutReply => hold(Fault::HoldReply, is_data_put),
+            Moment::ManifestPut => hold(Fault::Hold, is_manifest_put),
+            Moment::ManifestPutReply => hold(Fault::HoldReply, is_manifest_put),
+            Moment::UploadPost => hold(Fault::Hold, is_upload_post),
+            Moment::UploadPostReply => hold(Fault::HoldReply, is_upload_post),
+            Moment::RenameReply => Armed::Reply(self.hdfs.cut_reply("rename2", nth + 1)),
+            Moment::CompleteReply => Armed::Reply(self.hdfs.cut_reply("complete", nth + 1)),
+        }
+    }
+}
+
+impl Armed {
+    /// Returns at the moment; nothing has happened to a held request by then.
+    fn wait(&self, moment: Moment, worker: &Worker) {
+        let struck = match self {
+            Self::After(pause) => {
+                let _ = poll_until(*pause, || None::<()>);
+                return;
+            }
+            Self::Request(strike) => strike.wait_struck(SOON / 2),
+            Self::Reply(cut) => cut.wait_struck(SOON / 2),
+        };
+        struck.unwrap_or_else(|error| panic!("{moment:?}: {error}\n{}", worker.log()));
+    }
+
+    /// What was held goes on to the server, after its client's death.
+    fn release(self) {
+        if let Self::Request(strike) = self {
+            strike.release();
+        }
+    }
+}
+
+#[test]
+fn a_worker_that_is_killed_again_and_again_archives_every_record_once() {
+    let (kafka, s3) = (need!(kit::kafka()), need!(kit::s3()));
+    let (hdfs, python) = (need!(kit::hdfs()), need!(kit::python()));
+    let rounds = std::env::var("LAKEFERRY_CRASH_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number"));
+    let (mut dice, seed) = Dice::thrown();
+    kit::home::say(&format!("crashes: {rounds} kills, LAKEFERRY_CRASH_SEED={seed}"));
+    let (small, large) = ("crash-small", "crash-large");
+    kafka.create_topic(small, 3, &[("retention.ms", "-1")]).unwrap();
+    kafka.create_topic(large, 1, &[("retention.ms", "-1")]).unwrap();
+    let bucket = s3.create_bucket("crash").unwrap();
+    let fronts =
+        Fronts { s3: HttpProxy::start(s3.address()).unwrap(), hdfs: TcpProxy::start(hdfs.rpc_address()).unwrap() };
+    let on_s3 = with_endpoint(s3_settings(s3, "crash"), &fronts.s3.url());
+    let on_hdfs = |address: String| vec![("store.url".to_owned(), format!("hdfs://{address}/crash"))];
+    let places = [
+        Place::new(&s3_settings(s3, "crash"), bucket.join("lake/topics").display().to_string()),
+        Place::new(&on_hdfs(hdfs.rpc_address()), format!("{}/crash/topics", hdfs.webhdfs())),
+    ];
+    let connectors = [
+        small_sink("crash-s3", &format!("{small},{large}"), "2", &on_s3),
+        small_sink("crash-hdfs", small, "1", &on_hdfs(fronts.hdfs.address())),
+    ];
+    let numbers =
+        [Numbers::start(&kafka.bootstrap(), small, 3, 200, 8), Numbers::start(&kafka.bootstrap(), large, 1, 90_000, 1)];
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &connectors);
+    ["crash-s3", "crash-hdfs"].iter().for_each(|name| worker.wait_archived(name, 1, SOON));
+
+    let mut kills: BTreeMap<Moment, usize> = BTreeMap::new();
+    let (mut deck, mut late, mut swept) = (Vec::new(), Vec::new(), 0);
+    for round in 0..rounds {
+        if deck.is_empty() {
+            deck = DECK.to_vec();
+            dice.shuffle(&mut deck);
+        }
+        let moment = deck.pop().unwrap();
+        let armed = fronts.arm(moment, dice.below(4));
+        // Beside a writer that is alive, and another that the group has forgotten.
+        if round % 5 == 4 {
+            swept += places.iter().map(|place| place.sweep()["removed"].as_array().unwrap().len()).sum::<usize>();
+        }
+        armed.wait(moment, &worker);
+        worker.kill();
+        *kills.entry(moment).or_default() += 1;
+        late.push(armed);
+        // A dead man's request lands before the next worker comes, or while it is at work.
+        if dice.below(2) == 0 {
+            late.drain(..).for_each(Armed::release);
+        }
+        ["connect-crash-s3", "connect-crash-hdfs"].iter().for_each(|group| kafka.evict(group).unwrap());
+        worker.run(&[]).unwrap();
+        if dice.below(2) == 0 {
+            late.drain(..).for_each(Armed::release);
+        }
+    }
+    late.drain(..).for_each(Armed::release);
+    fronts.s3.disarm();
+    let [small_count, large_count] = numbers.map(Numbers::stop);
+    worker.wait_ready().unwrap();
+    worker.wait_archived("crash-s3", (small_count + large_count) as i64, LONG);
+    worker.wait_archived("crash-hdfs", small_count as i64, LONG);
+    worker.stop();
+
+    let by_proxy = rounds - kills.get(&Moment::Random).copied().unwrap_or_default();
+    let [s3, hdfs] = &places;
+    let seen =
+        [s3.audit(python, &[(small, small_count), (large, large_count)]), hdfs.audit(python, &[(small, small_count)])];
+    kit::home::say(&format!(
+        "crashes: {rounds} kills, {by_proxy} of them at a request or its reply: {kills:?}; {small_count} and {large_count} \
+         records, each exactly once on S3 and the first on HDFS; {swept} leftovers swept meanwhile; seen: {seen:?}"
+    ));
+    assert!(by_proxy * 2 >= rounds, "{kills:?}");
+}
+
+/// The requests of `front` to create this entry, in the order of their arrival.
+fn creations(front: &HttpProxy, path: &str) -> Vec<HttpRequest> {
+    front.requests().into_iter().filter(|request| is_manifest_put(request) && request.path == path).collect()
+}
+
+/// How often the log of `worker` says that it gave `partition` up because another archives it.
+fn times_given_up(worker: &Worker, partition: &str) -> usize {
+    worker.log().lines().filter(|line| line.contains("given up") && line.contains(partition)).count()
+}
+
+#[test]
+fn a_worker_that_sleeps_while_another_takes_over_is_fenced() {
+    let (kafka, s3, python) = (need!(kit::kafka()), need!(kit::s3()), need!(kit::python()));
+    let name = "crash-zombie";
+    kafka.create_topic(name, 2, &[("retention.ms", "-1")]).unwrap();
+    let bucket = s3.create_bucket(name).unwrap();
+    let front = HttpProxy::start(s3.address()).unwrap();
+    let connector = small_sink(name, name, "1", &with_endpoint(s3_settings(s3, name), &front.url()));
+    let numbers = Numbers::start(&kafka.bootstrap(), name, 2, 200, 4);
+    let mut other = Worker::start(&kafka.bootstrap(), &[], std::slice::from_ref(&connector));
+    let mut sleeper = Worker::start(&kafka.bootstrap(), &[], std::slice::from_ref(&connector));
+    other.stop();
+    for round in 0..3 {
+        // It falls asleep while an entry of it is on its way.
+        let held = front
+            .fault_next(Fault::Hold, |request| is_manifest_put(request) && request.path.contains("/partition%3D0/"));
+        held.wait_struck(SOON).unwrap();
+        sleeper.signal("STOP");
+        let path = front.requests().into_iter().rfind(|request| request.sent.is_none()).unwrap().path;
+        let given_up = times_given_up(&sleeper, "crash-zombie-0");
+
+        // The group takes it for dead, and the next owner opens at the very number.
+        other.restart();
+        let opened = || creations(&front, &path).into_iter().find(|request| request.status == Some(200));
+        let opened = poll_until(SOON, opened).unwrap_or_else(|| panic!("nobody opens\n{}", other.log()));
+        let entry = bucket.parent().unwrap().join(path.replace("%3D", "=").trim_start_matches('/'));
+        let entry: Value = serde_json::from_slice(&std::fs::read(entry).unwrap()).unwrap();
+        assert_eq!((&entry["kind"], entry["epoch"].as_u64()), (&"open".into(), Some(round + 2)), "{entry:#}");
+        let publishes = || front.count(|request| is_manifest_put(request) && request.sent > opened.answered);
+        wait_until("the new owner publishes", SOON, || publishes() > 0).unwrap();
+
+        // What stood in the proxy reaches the store after that, and is refused.
+        held.release();
+        let refused = || creations(&front, &path).into_iter().find(|request| request.status == Some(412));
+        let refused = poll_until(SOON, refused).unwrap_or_else(|| panic!("{:?}", creations(&front, &path)));
+        assert!(refused.sent >= opened.answered, "{refused:?} reached the store before {opened:?}");
+        sleeper.signal("CONT");
+        let told = || times_given_up(&sleeper, "crash-zombie-0") > given_up;
+        if poll_until(SOON, || told().then_some(())).is_none() {
+            panic!("the sleeper does not notice\n{}", sleeper.log());
+        }
+        sleeper.wait_state(name, "RUNNING", SOON);
+        sleeper.stop();
+        assert_eq!(times_given_up(&sleeper, "crash-zombie-0"), given_up + 1, "said once\n{}", sleeper.log());
+        std::mem::swap(&mut sleeper, &mut other);
+    }
+    let count = numbers.stop();
+    sleeper.wait_archived(name, count as i64, LONG);
+    sleeper.stop();
+    let place = Place::new(&s3_settings(s3, name), bucket.join("lake/topics").display().to_string());
+    kit::home::say(&format!("a sleeping worker, three times: {:?}", place.audit(python, &[(name, count)])));
+}
+
+/// Everything arrives, in the process that was there from the beginning, whose task never failed.
+fn assert_untouched(worker: &Worker, connector: &str, pid: Option<u32>) {
+    assert_eq!((worker.pid(), task_state(worker, connector).as_str()), (pid, "RUNNING"), "{connector}");
+    wait_until("the status is well again", SOON, || task_trace(worker, connector).is_empty()).unwrap();
+}
+
+#[test]
+fn a_broker_that_is_killed_costs_nothing() {
+    let (mut kafka, s3, python) =
+        (need!(kit::Kafka::start(kit::KafkaOptions::default())), need!(kit::s3()), need!(kit::python()));
+    let name = "crash-broker";
+    kafka.create_topic(name, 2, &[("retention.ms", "-1")]).unwrap();
+    let bucket = s3.create_bucket(name).unwrap();
+    let settings = s3_settings(s3, name);
+    let numbers = Numbers::start(&kafka.bootstrap(), name, 2, 200, 4);
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[small_sink(name, name, "2", &settings)]);
+    let pid = worker.pid();
+    for round in 1..=3 {
+        worker.wait_archived(name, 100 * round, SOON);
+        kafka.kill();
+        kafka.restart().unwrap();
+    }
+    let count = numbers.stop();
+    worker.wait_archived(name, count as i64, LONG);
+    assert_untouched(&worker, name, pid);
+    worker.stop();
+    let place = Place::new(&settings, bucket.join("lake/topics").display().to_string());
+    kit::home::say(&format!("a broker killed three times: {:?}", place.audit(python, &[(name, count)])));
+}
+
+#[test]
+fn stores_that_are_away_for_a_minute_cost_nothing() {
+    let (kafka, s3) = (need!(kit::kafka()), need!(kit::s3()));
+    let (hdfs, python) = (need!(kit::hdfs()), need!(kit::python()));
+    let topic = "crash-away";
+    kafka.create_topic(topic, 2, &[("retention.ms", "-1")]).unwrap();
+    let [refusing, hanging] = [(); 2].map(|()| HttpProxy::start(s3.address()).unwrap());
+    let refusing_hdfs = TcpProxy::start(hdfs.rpc_address()).unwrap();
+    let buckets = ["crash-refused", "crash-hung"].map(|bucket| (bucket, s3.create_bucket(bucket).unwrap()));
+    let on_hdfs = |address: String| vec![("store.url".to_owned(), format!("hdfs://{address}/crash-away"))];
+    let names = ["crash-refused", "crash-hung", "crash-refused-hdfs"];
+    let reached = [
+        with_endpoint(s3_settings(s3, names[0]), &refusing.url()),
+        with_endpoint(s3_settings(s3, names[1]), &hanging.url()),
+        on_hdfs(refusing_hdfs.address()),
+    ];
+    let connectors: Vec<_> =
+        names.iter().zip(&reached).map(|(name, settings)| small_sink(name, topic, "1", settings)).collect();
+    let numbers = Numbers::start(&kafka.bootstrap(), topic, 2, 200, 4);
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &connectors);
+    let pid = worker.pid();
+    names.iter().for_each(|name| worker.wait_archived(name, 100, SOON));
+
+    refusing.refuse();
+    refusing_hdfs.refuse();
+    let hung = hanging.fault_times(usize::MAX, Fault::Hold, |_| true);
+    let archived = || names.map(|name| worker.archived(name));
+    let _minute = poll_until(Duration::from_secs(60), || None::<()>);
+    let before = archived();
+    refusing.accept().unwrap();
+    refusing_hdfs.accept().unwrap();
+    hung.release();
+    hanging.disarm();
+    let count = numbers.stop();
+    assert!(hung.count() > 0 && before.iter().all(|archived| *archived < count as i64), "{before:?} of {count}");
+    for name in names {
+        worker.wait_archived(name, count as i64, LONG);
+        assert_untouched(&worker, name, pid);
+    }
+    worker.stop();
+    let mut places: Vec<_> = buckets
+        .iter()
+        .map(|(bucket, folder)| Place::new(&s3_settings(s3, bucket), folder.join("lake/topics").display().to_string()))
+        .collect();
+    places.push(Place::new(&on_hdfs(hdfs.rpc_address()), format!("{}/crash-away/topics", hdfs.webhdfs())));
+    for place in places {
+        kit::home::say(&format!("a store away for a minute: {:?}", place.audit(python, &[(topic, count)])));
+    }
+}
