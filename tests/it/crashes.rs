@@ -216,12 +216,57 @@ impl Armed {
     }
 }
 
+/// Who kills, and what became of it.
+struct Killer<'a> {
+    dice: Dice,
+    fronts: Fronts,
+    kafka: &'a kit::Kafka,
+    places: &'a [Place],
+    kills: BTreeMap<Moment, usize>,
+    /// What was swept while the worker was at work.
+    swept: usize,
+}
+
+impl Killer<'_> {
+    /// Kills the worker so often, and starts it again.
+    fn kill(&mut self, worker: &mut Worker, rounds: usize) {
+        let (mut deck, mut late) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            if deck.is_empty() {
+                deck = DECK.to_vec();
+                self.dice.shuffle(&mut deck);
+            }
+            let moment = deck.pop().unwrap();
+            let armed = self.fronts.arm(moment, self.dice.below(4));
+            // Beside a writer that is alive, and another that the group has forgotten.
+            if round % 5 == 4 {
+                self.swept +=
+                    self.places.iter().map(|place| place.sweep()["removed"].as_array().unwrap().len()).sum::<usize>();
+            }
+            armed.wait(moment, worker);
+            worker.kill();
+            *self.kills.entry(moment).or_default() += 1;
+            late.push(armed);
+            // A dead man's request lands before the next worker comes, or while it is at work.
+            if self.dice.below(2) == 0 {
+                late.drain(..).for_each(Armed::release);
+            }
+            ["connect-crash-s3", "connect-crash-hdfs"].iter().for_each(|group| self.kafka.evict(group).unwrap());
+            worker.run(&[]).unwrap();
+            if self.dice.below(2) == 0 {
+                late.drain(..).for_each(Armed::release);
+            }
+        }
+        late.drain(..).for_each(Armed::release);
+    }
+}
+
 #[test]
 fn a_worker_that_is_killed_again_and_again_archives_every_record_once() {
     let (kafka, s3) = (need!(kit::kafka()), need!(kit::s3()));
     let (hdfs, python) = (need!(kit::hdfs()), need!(kit::python()));
     let rounds = std::env::var("LAKEFERRY_CRASH_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number"));
-    let (mut dice, seed) = Dice::thrown();
+    let (dice, seed) = Dice::thrown();
     kit::home::say(&format!("crashes: {rounds} kills, LAKEFERRY_CRASH_SEED={seed}"));
     let (small, large) = ("crash-small", "crash-large");
     kafka.create_topic(small, 3, &[("retention.ms", "-1")]).unwrap();
@@ -244,48 +289,24 @@ fn a_worker_that_is_killed_again_and_again_archives_every_record_once() {
     let mut worker = Worker::start(&kafka.bootstrap(), &[], &connectors);
     ["crash-s3", "crash-hdfs"].iter().for_each(|name| worker.wait_archived(name, 1, SOON));
 
-    let mut kills: BTreeMap<Moment, usize> = BTreeMap::new();
-    let (mut deck, mut late, mut swept) = (Vec::new(), Vec::new(), 0);
-    for round in 0..rounds {
-        if deck.is_empty() {
-            deck = DECK.to_vec();
-            dice.shuffle(&mut deck);
-        }
-        let moment = deck.pop().unwrap();
-        let armed = fronts.arm(moment, dice.below(4));
-        // Beside a writer that is alive, and another that the group has forgotten.
-        if round % 5 == 4 {
-            swept += places.iter().map(|place| place.sweep()["removed"].as_array().unwrap().len()).sum::<usize>();
-        }
-        armed.wait(moment, &worker);
-        worker.kill();
-        *kills.entry(moment).or_default() += 1;
-        late.push(armed);
-        // A dead man's request lands before the next worker comes, or while it is at work.
-        if dice.below(2) == 0 {
-            late.drain(..).for_each(Armed::release);
-        }
-        ["connect-crash-s3", "connect-crash-hdfs"].iter().for_each(|group| kafka.evict(group).unwrap());
-        worker.run(&[]).unwrap();
-        if dice.below(2) == 0 {
-            late.drain(..).for_each(Armed::release);
-        }
-    }
-    late.drain(..).for_each(Armed::release);
-    fronts.s3.disarm();
+    let mut killer = Killer { dice, fronts, kafka, places: &places, kills: BTreeMap::new(), swept: 0 };
+    killer.kill(&mut worker, rounds);
+    killer.fronts.s3.disarm();
     let [small_count, large_count] = numbers.map(Numbers::stop);
     worker.wait_ready().unwrap();
     worker.wait_archived("crash-s3", (small_count + large_count) as i64, LONG);
     worker.wait_archived("crash-hdfs", small_count as i64, LONG);
     worker.stop();
 
+    let kills = &killer.kills;
     let by_proxy = rounds - kills.get(&Moment::Random).copied().unwrap_or_default();
     let [s3, hdfs] = &places;
     let seen =
         [s3.audit(python, &[(small, small_count), (large, large_count)]), hdfs.audit(python, &[(small, small_count)])];
     kit::home::say(&format!(
         "crashes: {rounds} kills, {by_proxy} of them at a request or its reply: {kills:?}; {small_count} and {large_count} \
-         records, each exactly once on S3 and the first on HDFS; {swept} leftovers swept meanwhile; seen: {seen:?}"
+         records, each exactly once on S3 and the first on HDFS; {} leftovers swept meanwhile; seen: {seen:?}",
+        killer.swept
     ));
     assert!(by_proxy * 2 >= rounds, "{kills:?}");
 }
