@@ -23,6 +23,7 @@ mod formats;
 mod http;
 mod kafka;
 mod odd;
+mod peers;
 mod rest;
 mod restore;
 mod standalone;
