@@ -181,7 +181,7 @@ pub enum Subscription {
 ///
 /// A producer whose properties have a `transactional.id` writes inside of transactions only: [`init_transactions`], then
 /// again and again [`begin_transaction`], records, [`send_offsets`], [`commit_transaction`] or [`abort_transaction`]. All
-/// of these but the beginning wait as long as no broker answers, and may be dropped while they do: the same call goes on
+/// of these but the beginning wait while no broker answers, and may be dropped while they do: the same call goes on
 /// where it was. Their errors: `Fenced`, another producer has the transactional id, and this one can write no more;
 /// `Retriable`, this transaction cannot be committed and is to be aborted, then the next may begin; others do not pass.
 ///
@@ -211,7 +211,8 @@ pub trait Producer: Send + Sync {
     /// its last transaction is committed or aborted in every partition, and nobody will change that.
     ///
     /// # Errors
-    /// `Config` where the user may not use this id; otherwise as the trait says.
+    /// `Config` where the user may not use this id; `Retriable` where no broker has answered for a while: the same call
+    /// goes on; otherwise as the trait says.
     async fn init_transactions(&self) -> Result<()> {
         Err(no_transactions())
     }

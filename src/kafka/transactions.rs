@@ -18,6 +18,8 @@ use super::security::Settings;
 
 /// How long one call waits for the brokers.
 const SLICE: Duration = Duration::from_secs(2);
+/// Nothing is open while an id is taken over, so whoever waits for that may be told that no broker answers.
+const INIT_SLICES: u64 = 15;
 /// How long a transaction may stay open, where nothing else is said: as Java's producer has it.
 const TRANSACTION_TIMEOUT_MS: &str = "60000";
 
@@ -60,7 +62,7 @@ impl Transactions {
     }
 
     pub(super) async fn init(&self) -> Result<()> {
-        self.call("taking over", |handle| handle.init_transactions(SLICE)).await
+        self.call_within("taking over", INIT_SLICES, |handle| handle.init_transactions(SLICE)).await
     }
 
     pub(super) async fn begin(&self) -> Result<()> {
@@ -88,8 +90,17 @@ impl Transactions {
         what: &str,
         verb: impl Fn(&Handle) -> Result<(), TransactionFailure> + Send + Sync + 'static,
     ) -> Result<()> {
+        self.call_within(what, u64::MAX, verb).await
+    }
+
+    async fn call_within(
+        &self,
+        what: &str,
+        slices: u64,
+        verb: impl Fn(&Handle) -> Result<(), TransactionFailure> + Send + Sync + 'static,
+    ) -> Result<()> {
         let verb = Arc::new(verb);
-        loop {
+        for slice in 1.. {
             let turn = Arc::clone(&self.turn).lock_owned().await;
             let (shared, once) = (Arc::clone(&self.shared), Arc::clone(&verb));
             let outcome = tokio::task::spawn_blocking(move || {
@@ -100,13 +111,16 @@ impl Transactions {
             let outcome = outcome.await;
             match outcome.map_err(|error| ConnectError::fatal("a transaction was cut off").caused_by(error))? {
                 Ok(()) => return Ok(()),
-                // A refused login is heard of by the one who sees no answer.
-                Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) => {
+                Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) if slice < slices => {
                     tracing::debug!(id = self.id, "{what} the transactional id: {}", failure.text);
+                }
+                Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) => {
+                    return Err(explain(&failure, format!("{what} the transactional id {}", self.id)));
                 }
                 Err(failure) => return Err(self.explain(what, &failure)),
             }
         }
+        Ok(())
     }
 
     fn explain(&self, what: &str, TransactionFailure { failure, remedy }: &TransactionFailure) -> ConnectError {

@@ -113,11 +113,21 @@ impl TransactionalLoop {
             stop.cancelled().await;
             clock.sleep(patience).await;
         };
+        let voice = Arc::clone(&self.parts.voice);
+        let (limit, limit_ms) = (self.parts.timing.flush_timeout, self.parts.timing.flush_timeout.as_millis());
+        let slow = async {
+            clock.sleep(limit).await;
+            let what = format!("ending a transaction takes longer than offset.flush.timeout.ms={limit_ms}");
+            tracing::warn!("{what}");
+            voice.trouble(Trouble::Commit, Some(what));
+            std::future::pending::<()>().await;
+        };
         let settled = tokio::select! {
             biased;
             settled = self.parts.transactions.commit() => settled.map_err(Failed::Write)?,
             // Whether it is committed the next instance finds out.
             () = overdue => return Ok(()),
+            () = slow => return Ok(()),
         };
         self.write_backoff.reset();
         self.parts.voice.trouble(Trouble::Commit, None);
@@ -274,3 +284,6 @@ async fn serve<T>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

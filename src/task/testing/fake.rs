@@ -13,8 +13,8 @@ use lakeferry_api::convert::{Converter, HeaderConverter, Usage};
 use lakeferry_api::executor::Inline;
 use lakeferry_api::{
     Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Datum, Opened, Positions, RecordForm, Result,
-    SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask, TopicPartition,
-    Value,
+    Routes, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask,
+    TopicPartition, Value,
 };
 use tokio::sync::Notify;
 
@@ -235,11 +235,20 @@ impl Connector for Scripted {
         "test.ScriptedTask"
     }
 
+    fn routes(&self, _: &Config) -> Result<Option<Arc<dyn Routes>>> {
+        Ok(ROUTES.with(|routes| routes.borrow().clone()))
+    }
+
     fn task(&self) -> Task {
         let (task, form) = NEXT.with(|next| next.borrow_mut().take()).expect("a script was set");
         FORM.with(|known| *known.borrow_mut() = form);
         task
     }
+}
+
+thread_local! {
+    /// The routes of every connector of this test's thread.
+    pub(crate) static ROUTES: RefCell<Option<Arc<dyn Routes>>> = const { RefCell::new(None) };
 }
 
 thread_local! {
