@@ -55,6 +55,8 @@ struct Shared {
     commits: Commits,
     transactions: u64,
     healed: bool,
+    /// How many producers there were, where each has an id of its own.
+    ids: Option<u64>,
     foreign: BTreeSet<TopicPartition>,
 }
 
@@ -130,6 +132,15 @@ impl Shared {
     fn is_done(&self) -> bool {
         let whole = |target| self.visible(target).len() as i64 >= RECORDS;
         self.logs.keys().all(|target| self.foreign.contains(target) || whole(target))
+    }
+
+    /// Time is over for whoever has a transaction open: the brokers take it back, and him out.
+    fn expire(&mut self) {
+        let ids: Vec<_> = self.open_by_id.keys().cloned().collect();
+        for id in ids {
+            self.end(&id, false);
+            *self.epoch_by_id.entry(id).or_default() += 1;
+        }
     }
 
     fn visible(&self, target: &TopicPartition) -> Vec<i64> {
@@ -229,7 +240,11 @@ impl Clients for Model {
     }
 
     fn producer(&self, properties: &Config) -> Result<Arc<dyn Producer>> {
-        let id = properties["transactional.id"].clone();
+        let mut id = properties["transactional.id"].clone();
+        if let Some(ids) = &mut self.lock().ids {
+            *ids += 1;
+            id = format!("{id}-{ids}");
+        }
         Ok(Arc::new(Writer { model: self.clone(), id, epoch: Mutex::default() }))
     }
 
@@ -392,8 +407,21 @@ fn spawn(world: &World, model: &Model) -> Box<dyn Handle> {
     world.spawn((Task::Source(Box::new(task)), RecordForm::Bytes), &[], false).unwrap()
 }
 
-async fn live(seed: u64, lives: u64, others: bool) -> std::result::Result<(), String> {
+/// Who writes to the targets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Writers {
+    /// Instances of the source.
+    One,
+    /// The same, and somebody else.
+    Others,
+    /// Instances whom no transactional id sets apart.
+    Rivals,
+}
+
+async fn live(seed: u64, lives: u64, writers: Writers) -> std::result::Result<(), String> {
     let model = Model::new(seed);
+    let others = writers == Writers::Others;
+    model.lock().ids = (writers == Writers::Rivals).then_some(0);
     let world = World::of(&[("offset.flush.interval.ms", "60")], Arc::new(model.clone()));
     let mut zombies = Vec::new();
     for _ in 0..lives {
@@ -403,6 +431,9 @@ async fn live(seed: u64, lives: u64, others: bool) -> std::result::Result<(), St
             model.write_foreign();
         }
         world.advance_ms(model.random.below(100)).await;
+        if writers == Writers::Rivals && model.random.below(2) == 0 {
+            model.lock().expire();
+        }
         match model.random.below(4) {
             // It lives on beside its successor.
             0 => zombies.push(handle),
@@ -417,22 +448,23 @@ async fn live(seed: u64, lives: u64, others: bool) -> std::result::Result<(), St
     world.advance_ms(model.random.below(250)).await;
     model.lock().healed = true;
     // In small steps: where nobody sleeps, time would pass at once.
-    for _ in 0..1_000 {
+    for _ in 0..(if writers == Writers::Rivals { 40 } else { 1_000 }) {
         if model.lock().is_done() {
             break;
         }
         world.advance_ms(50).await;
     }
     world.stop(&mut handle).await;
-    verify(&model)
+    verify(&model, writers)
 }
 
-fn verify(model: &Model) -> std::result::Result<(), String> {
+fn verify(model: &Model, writers: Writers) -> std::result::Result<(), String> {
     let shared = model.lock();
     for target in shared.logs.keys() {
         let found = shared.visible(target);
         let ours: Vec<i64> = found.iter().copied().filter(|record| *record != FOREIGN).collect();
-        let whole = if shared.foreign.is_empty() { RECORDS } else { ours.len() as i64 };
+        let may_stop = writers == Writers::Rivals || !shared.foreign.is_empty();
+        let whole = if may_stop { ours.len() as i64 } else { RECORDS };
         if ours != (0..whole).collect::<Vec<_>>() {
             return Err(format!("{target} holds {found:?}"));
         }
@@ -450,12 +482,18 @@ proptest! {
     #[test]
     fn each_record_is_written_once_whatever_happens(seed in any::<u64>(), lives in 0..12_u64) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        prop_assert_eq!(runtime.block_on(live(seed, lives, false)), Ok(()));
+        prop_assert_eq!(runtime.block_on(live(seed, lives, Writers::One)), Ok(()));
+    }
+
+    #[test]
+    fn rivals_write_no_record_twice(seed in any::<u64>(), lives in 2..10_u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        prop_assert_eq!(runtime.block_on(live(seed, lives, Writers::Rivals)), Ok(()));
     }
 
     #[test]
     fn nothing_is_written_behind_the_records_of_others(seed in any::<u64>(), lives in 1..8_u64) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        prop_assert_eq!(runtime.block_on(live(seed, lives, true)), Ok(()));
+        prop_assert_eq!(runtime.block_on(live(seed, lives, Writers::Others)), Ok(()));
     }
 }
