@@ -1,12 +1,13 @@
 //! `lakeferry inspect`: what is in an archive, in words or as JSON; the counting is the lake's
 //! ([`inspect`](lakeferry_lake::inspect)).
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat};
 use lakeferry_api::{Result, TopicPartition};
-use lakeferry_lake::inspect::{LogSummary, TopicSummary, inspect};
-use lakeferry_lake::manifest::model::{Reason, TopicSettings};
+use lakeferry_lake::inspect::{LineageSummary, LogSummary, TopicSummary, inspect};
+use lakeferry_lake::manifest::model::{Lineage, Reason, StartedBy, TopicSettings};
 use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind};
 
 use super::lake::LakeArgs;
@@ -56,6 +57,12 @@ fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
         let TopicSettings { partitions, replication_factor, .. } = settings;
         writeln!(out, "  {partitions} partitions, replication factor {replication_factor}{}", configs.concat())?;
     }
+    let archived: BTreeSet<_> = topic.partitions.iter().map(|partition| partition.partition).collect();
+    let all = topic.settings.as_ref().and_then(|settings| i32::try_from(settings.partitions).ok()).unwrap_or(0);
+    let silent = all - archived.range(..all).count() as i32;
+    if silent > 0 {
+        writeln!(out, "  nothing is archived of {silent} of them: they had no record when a task last looked")?;
+    }
     for partition in &topic.partitions {
         let name = TopicPartition::new(topic.topic.as_str(), partition.partition);
         match (&partition.log, &partition.problem) {
@@ -90,14 +97,18 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
         log.entries,
         instant(log.written_at)
     )?;
+    if let Some(resume) = log.resume_offset {
+        let end = log.last_stable_offset;
+        match end.saturating_sub(resume) {
+            ..=0 => writeln!(out, "    at the end {end} of the log then, as far as no transaction was open")?,
+            behind => writeln!(out, "    {behind} offsets behind the end {end} of the log then")?,
+        }
+    }
     if log.lineages.len() > 1 {
-        writeln!(
-            out,
-            "    lineage {} of {}: the topic was re-created, cut back or its offsets were altered; older rows can be \
-             restored by number",
-            log.lineage,
-            log.lineages.len()
-        )?;
+        writeln!(out, "    lineage {} of these; older ones can be restored by --lineage:", log.lineage)?;
+        for line in &log.lineages {
+            writeln!(out, "      {}: {}", line.lineage.lineage, history(line))?;
+        }
     }
     for (reason, count) in &log.missing {
         writeln!(out, "    {count} offsets without record: {}", in_words(*reason))?;
@@ -131,6 +142,25 @@ pub(super) fn fate(leftover: &Leftover) -> &'static str {
         Some(Kept::ForeignName) => "no sink gives such a name here",
         Some(Kept::Young) => "its writer may be at it this moment",
     }
+}
+
+/// Why a lineage was begun.
+fn history(line: &LineageSummary) -> String {
+    let Lineage { topic_id, first, continues, .. } = &line.lineage;
+    let first = first.map_or("where it begins next".to_owned(), |first| first.to_string());
+    let why = match line.started_by {
+        Some(StartedBy::Earliest) => "the log from its start",
+        Some(StartedBy::Latest) => "the log from what was its end",
+        Some(StartedBy::Committed) => "the log from the group's committed offset",
+        Some(StartedBy::Created) => "the topic was created again",
+        Some(StartedBy::Truncation) => "an unclean election cut the log back",
+        Some(StartedBy::Altered) => "the connector's offsets were altered",
+        None => "no manifest says why",
+    };
+    let id = topic_id.as_ref().map(|id| format!(", topic id {id}")).unwrap_or_default();
+    let before =
+        continues.map(|continues| format!(", after lineage {} before {}", continues.lineage, continues.before));
+    format!("{why}, offset {first}{id}{}", before.unwrap_or_default())
 }
 
 fn in_words(reason: Reason) -> &'static str {

@@ -22,6 +22,7 @@ mod faults;
 mod formats;
 mod http;
 mod kafka;
+mod life;
 mod odd;
 mod peers;
 mod rest;

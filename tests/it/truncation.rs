@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
 use crate::journey::{Worker, run};
-use crate::kit::{self, Kafka, KafkaOptions, need, poll_until};
+use crate::kit::{self, Kafka, KafkaOptions, need, poll_until, wait_until};
 use crate::topic::{Record, consume, produce, records};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -74,6 +74,10 @@ impl Archived {
         assert_eq!(end["source"]["started_by"], "truncation");
         assert_eq!(end["source"]["continues"], json!({ "lineage": 1, "before": cut }));
         assert_eq!(end["totals"]["records"], IN_ITS_PLACE, "what was read before the cut is not archived twice");
+        let (code, out, err) = run(&["inspect", &self.url()]);
+        assert_eq!(code, 0, "{out}\n{err}");
+        let words = format!("2: an unclean election cut the log back, offset {cut}, topic id ");
+        assert!(out.contains(&words) && out.contains(&format!(", after lineage 1 before {cut}\n")), "{out}");
         let bootstrap = kafka.live_bootstrap();
         let (code, out, err) = run(&["verify", &self.url(), "--bootstrap-server", &bootstrap, "--match", "offset"]);
         assert_eq!(code, 0, "{out}\n{err}");
@@ -122,6 +126,9 @@ fn what_an_unclean_election_takes_back_is_archived_anew() {
         produce(&kafka.bootstrap(), topic, 0, &all[..COMMON]);
     }
     transaction(&kafka, topics[3], &all[..COMMON], true);
+    // The marker comes after the answer; what the high watermark has passed, both replicas have.
+    let marked = || kafka.offsets(topics[3], 0).is_ok_and(|offsets| offsets == (0, COMMITTED));
+    wait_until("the marker is replicated", SOON, marked).unwrap();
     let [running, mut hanging, mut stopped] =
         [topics[0], topics[1], topics[2]].map(|topic| Archived::start(&kafka, topic, "600000"));
     let mut bare = Archived::start(&kafka, topics[3], "500");

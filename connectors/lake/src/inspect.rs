@@ -7,7 +7,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{Kind, Result, TopicPartition};
 use serde::Serialize;
 
-use crate::manifest::model::{Gap, Lineage, Missing, TopicSettings};
+use crate::manifest::model::{Gap, Lineage, Missing, StartedBy, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
 use crate::store::leftovers::Leftovers;
 use crate::sweep::{Found, Leftover};
@@ -53,7 +53,7 @@ pub struct LogSummary {
     /// The newest lineage.
     pub lineage: u32,
     /// All incarnations of the log that were archived.
-    pub lineages: Vec<Lineage>,
+    pub lineages: Vec<LineageSummary>,
     /// Where the accounting begins.
     pub first_offset: Option<i64>,
     /// The next offset to archive; `None` where the offsets were reset.
@@ -82,6 +82,16 @@ pub struct LogSummary {
     pub unreferenced: Vec<Leftover>,
 }
 
+/// One incarnation of a partition's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LineageSummary {
+    /// What its manifests say of it.
+    #[serde(flatten)]
+    pub lineage: Lineage,
+    /// Why it begins where it does.
+    pub started_by: Option<StartedBy>,
+}
+
 /// Sums up `topic`.
 ///
 /// # Errors
@@ -91,7 +101,7 @@ pub async fn inspect(archive: &Archive, leftovers: &Leftovers, topic: &str) -> R
     let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, leftovers, partition)));
     let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
     let whole = read.iter().filter_map(|(_, chain)| chain.as_ref());
-    let settings = whole.max_by_key(|chain| chain.end().written_at).and_then(Chain::topic_settings).cloned();
+    let settings = Chain::newest_settings(whole).cloned();
     let partitions = read.into_iter().map(|(summary, _)| summary).collect();
     Ok(TopicSummary { topic: topic.to_owned(), settings, partitions })
 }
@@ -128,7 +138,7 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
         entries: chain.links.len() as u64,
         written_at: end.written_at,
         lineage,
-        lineages: end.lineages.clone(),
+        lineages: end.lineages.iter().map(|line| lineage_of(chain, line)).collect(),
         first_offset: oldest.and_then(|line| line.first),
         resume_offset: end.resume_offset,
         last_stable_offset: end.log.last_stable_offset,
@@ -143,6 +153,11 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
         gaps: chain.gaps(lineage)?,
         unreferenced: found.judge(archive, chain).into_iter().map(|(leftover, _)| leftover).collect(),
     })
+}
+
+fn lineage_of(chain: &Chain, line: &Lineage) -> LineageSummary {
+    let begins = chain.links.iter().find(|link| link.entry.source.lineage == line.lineage);
+    LineageSummary { lineage: line.clone(), started_by: begins.map(|link| link.entry.source.started_by) }
 }
 
 /// What manifests count is not to be trusted to fit.
@@ -185,6 +200,8 @@ mod tests {
         let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
         let log = found.partitions[0].log.as_ref().unwrap();
         assert_eq!((log.owner.as_str(), log.entries, log.lineage, log.lineages.len()), ("c/connect-archive", 5, 2, 2));
+        let started_by: Vec<_> = log.lineages.iter().map(|line| line.started_by).collect();
+        assert_eq!(started_by, [Some(StartedBy::Earliest), Some(StartedBy::Truncation)]);
         assert_eq!((log.first_offset, log.resume_offset), (Some(3), Some(9)));
         assert_eq!((log.records, log.files, log.untimed), (3, 2, 0), "what was cut from the log does not count");
         assert_eq!((log.min_timestamp, log.max_timestamp), (Some(20), Some(90)));
@@ -192,6 +209,19 @@ mod tests {
         let path = archive.layout.relative(&orphan).unwrap();
         let left = Leftover { kind: LeftoverKind::Object, path, bytes: Some(1), kept: Some(Kept::ForeignName) };
         assert_eq!(log.unreferenced, [left]);
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_was_added_tells_the_topic_s_new_settings() {
+        let mut archive = TestArchive::new();
+        let old = archive.open("orders", 0, 0).await;
+        (archive.partitions, archive.written_at) = (3, archive.written_at + 1_000);
+        archive.open("orders", 1, 0).await;
+        // The old one goes on, and has not looked again.
+        archive.written_at += 1_000;
+        archive.publish(&old, &[row(0, 1)], 0).await;
+        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        assert_eq!(found.settings.unwrap().partitions, 3);
     }
 
     #[tokio::test]

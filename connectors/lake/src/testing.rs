@@ -56,7 +56,7 @@ pub(crate) struct TestArchive {
     pub(crate) written_at: i64,
     ends: BTreeMap<TopicPartition, Entry>,
     hashes: BTreeMap<TopicPartition, Digest>,
-    partitions: u32,
+    pub(crate) partitions: u32,
     begun: u32,
 }
 

@@ -161,9 +161,16 @@ impl Chain {
         self.end().source.lineage
     }
 
-    /// The topic's settings when somebody last looked.
-    pub fn topic_settings(&self) -> Option<&TopicSettings> {
-        self.links.iter().rev().find_map(|link| link.entry.topic.as_ref())
+    /// The topic's settings when somebody last looked, and when that was.
+    pub fn topic_settings(&self) -> Option<(i64, &TopicSettings)> {
+        self.links.iter().rev().find_map(|link| Some((link.entry.written_at, link.entry.topic.as_ref()?)))
+    }
+
+    /// The settings of the topic whose partitions `chains` are: of all that were written down, the newest. A chain that
+    /// goes on without being opened again does not see them change.
+    pub fn newest_settings<'a>(chains: impl IntoIterator<Item = &'a Self>) -> Option<&'a TopicSettings> {
+        let settings = chains.into_iter().filter_map(Self::topic_settings);
+        settings.max_by_key(|(written_at, _)| *written_at).map(|(_, settings)| settings)
     }
 
     /// Every law that it breaks.

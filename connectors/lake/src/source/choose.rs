@@ -146,7 +146,7 @@ async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<Stri
 fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Result<ChosenTopic> {
     let newest = chains.iter().max_by_key(|chain| chain.end().written_at);
     let highest = chains.iter().map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs();
-    let archived = newest.and_then(Chain::topic_settings).cloned();
+    let archived = Chain::newest_settings(chains).cloned();
     let mut chosen = ChosenTopic {
         topic: topic.to_owned(),
         target: settings.target_of(topic).to_owned(),
