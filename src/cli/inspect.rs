@@ -119,6 +119,9 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
     for leftover in &log.unreferenced {
         writeln!(out, "    no manifest names {}: {}", what(leftover), fate(leftover))?;
     }
+    if let Some(why) = &log.uploads_unseen {
+        writeln!(out, "    unfinished uploads were not looked at: {why}")?;
+    }
     Ok(())
 }
 
@@ -130,6 +133,7 @@ pub(super) fn what(leftover: &Leftover) -> String {
         LeftoverKind::Object => "",
         LeftoverKind::Upload => "unfinished upload of ",
         LeftoverKind::StagedFile => "staged file ",
+        LeftoverKind::Probe => "probe ",
     };
     format!("{kind}{path}{size}")
 }

@@ -111,14 +111,18 @@ impl Report<'_> {
         let count = |kind| self.swept.removed.iter().filter(|leftover| leftover.kind == kind).count();
         writeln!(
             out,
-            "{}: {} partitions, {removed} {} objects, {} unfinished uploads and {} staged files of {}",
+            "{}: {} partitions, {removed} {} objects, {} unfinished uploads, {} staged files and {} probes of {}",
             self.url,
             self.swept.partitions,
             count(LeftoverKind::Object),
             count(LeftoverKind::Upload),
             count(LeftoverKind::StagedFile),
+            count(LeftoverKind::Probe),
             bytes(self.removed_bytes),
         )?;
+        if let Some(why) = &self.swept.uploads_unseen {
+            writeln!(out, "unfinished uploads were not looked at: {why}")?;
+        }
         let live = |kept: &Option<Kept>| matches!(kept, Some(Kept::LiveEpoch | Kept::Young));
         let waiting = self.swept.kept.iter().filter(|leftover| live(&leftover.kept)).count();
         if waiting > 0 {

@@ -13,6 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
 use crate::journey::{Worker, run, s3_settings};
+use crate::kit::proxy::{Fault, HttpProxy};
 use crate::kit::{self, need};
 use crate::lake::{Lake, sink};
 use crate::topic::{produce, records};
@@ -133,8 +134,24 @@ async fn s3_objects_and_uploads_of_dead_epochs_go() {
     for mut upload in many {
         upload.abort().await.unwrap();
     }
+
+    a_hidden_listing_hides_nothing_else(s3, &url, &file);
     let (code, out, err) = run(&[&["verify", &url, "--level", "content"], &config[..]].concat());
     assert_eq!(code, 0, "{out}\n{err}");
+}
+
+/// A user without the right to list uploads is told so, and served all the same.
+fn a_hidden_listing_hides_nothing_else(s3: &kit::S3, url: &str, config: &std::path::Path) {
+    let proxy = HttpProxy::start(s3.address()).unwrap();
+    let denied = Fault::Answer(403, "<Error><Code>AccessDenied</Code></Error>".to_owned());
+    let denied = proxy.fault_times(usize::MAX, denied, |request| request.path.contains("uploads="));
+    let by_proxy = config.with_extension("by-proxy");
+    std::fs::write(&by_proxy, std::fs::read_to_string(config).unwrap().replace(&s3.endpoint(), &proxy.url())).unwrap();
+    for command in ["inspect", "sweep"] {
+        let (code, out, err) = run(&[command, url, "--store-config", by_proxy.to_str().unwrap()]);
+        assert!(code == 0 && out.contains("unfinished uploads were not looked at"), "{code} {out}\n{err}");
+    }
+    assert!(denied.count() >= 2);
 }
 
 #[test]
@@ -166,7 +183,7 @@ fn file_staged_files_and_objects_of_dead_epochs_go() {
     }
     let (code, out, err) = run(&["sweep", &lake.url()]);
     assert!(
-        code == 0 && out.contains("removed staged file") && out.contains("1 staged files of 5.0 MiB"),
+        code == 0 && out.contains("removed staged file") && out.contains("1 staged files and 0 probes of 5.0 MiB"),
         "{out}{err}"
     );
     let [alive] = &staged()[..] else { panic!("{:?}", staged()) };

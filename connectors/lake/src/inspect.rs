@@ -80,6 +80,9 @@ pub struct LogSummary {
     pub gaps: Vec<Gap>,
     /// Objects and unfinished uploads that no entry names: what a crash left, or a writer has not published yet.
     pub unreferenced: Vec<Leftover>,
+    /// Why unfinished uploads were not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uploads_unseen: Option<String>,
 }
 
 /// One incarnation of a partition's log.
@@ -151,6 +154,7 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
         max_timestamp: files().filter_map(|file| file.max_timestamp).max(),
         missing: missing(chain, &history, files().map(|file| &file.missing)),
         gaps: chain.gaps(lineage)?,
+        uploads_unseen: found.uploads_unseen().map(str::to_owned),
         unreferenced: found.judge(archive, chain).into_iter().map(|(leftover, _)| leftover).collect(),
     })
 }

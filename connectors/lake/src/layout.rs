@@ -99,6 +99,12 @@ impl Layout {
         self.below(&format!(".probe-{id:032x}"))
     }
 
+    /// True for the object of a probe, which stays only where its writer died over it.
+    pub fn is_probe(&self, path: &Path) -> bool {
+        let id = self.relative(path).and_then(|name| name.strip_prefix(".probe-").map(str::to_owned));
+        id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+    }
+
     /// The object at `path`, which is relative to `topics.dir` as manifests have it.
     ///
     /// # Errors
@@ -278,6 +284,10 @@ mod tests {
         assert_eq!(layout.data(&partition, &name).as_ref(), data);
         let entry = "topics/orders/_manifests/partition=0/00000000000000000012.json";
         assert_eq!(layout.entry(&partition, 12).as_ref(), entry);
+        assert!(layout.is_probe(&layout.probe(7)) && layout.is_probe(&layout.probe(u128::MAX)));
+        for other in ["topics/.probe-7", "topics/orders/.probe-00000000000000000000000000000007", data, entry] {
+            assert!(!layout.is_probe(&Path::from(other)), "{other}");
+        }
     }
 
     #[test]

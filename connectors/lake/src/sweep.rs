@@ -12,7 +12,8 @@
 //!
 //! A staged file goes when it is older than any lease **and**, where its name tells a data object, its epoch is over:
 //! a file that fills for hours is older than any limit. That of a manifest or a probe is written in one go; its writer,
-//! should it still live, reads the chain before it writes the same bytes again.
+//! should it still live, reads the chain before it writes the same bytes again. The object of a probe, which nobody
+//! reads but the one who wrote it a moment ago, goes by the same age.
 //!
 //! Names that no sink gives are never touched, nor is anything of a partition whose manifests are damaged.
 
@@ -30,7 +31,7 @@ use crate::manifest::read::{Archive, Chain};
 use crate::store::explain;
 use crate::store::leftovers::{Leftovers, OpenUpload, StagedFile};
 
-/// Staged files younger than this stay, whatever the store's lease.
+/// Staged files and probes younger than this stay, whatever the store's lease.
 const MIN_AGE: Duration = Duration::from_secs(60 * 60);
 /// Partitions that are read at once.
 const PARALLEL_PARTITIONS: usize = 8;
@@ -60,6 +61,9 @@ pub struct Swept {
     pub kept: Vec<Leftover>,
     /// Partitions whose manifests cannot be read, and why: nothing of theirs is touched.
     pub damaged: Vec<Damage>,
+    /// Why unfinished uploads were not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uploads_unseen: Option<String>,
 }
 
 /// Something that no manifest names.
@@ -87,6 +91,8 @@ pub enum LeftoverKind {
     Upload,
     /// A file that was to be renamed once it was whole.
     StagedFile,
+    /// What a writer that began tried the store with.
+    Probe,
 }
 
 /// Why a leftover stays.
@@ -117,6 +123,8 @@ pub struct Damage {
 pub(crate) struct Found {
     objects: Vec<ObjectMeta>,
     uploads: Vec<OpenUpload>,
+    /// Why the store does not show uploads.
+    uploads_unseen: Option<String>,
 }
 
 /// A partition that was looked at, and what has come of it so far.
@@ -147,6 +155,7 @@ impl Sweep<'_> {
             Some(staging) => staging.list().await?,
             None => Vec::new(),
         };
+        let probes = if everything { self.probes().await? } else { Vec::new() };
         let mut folders = Folders::default();
         for topic in topics {
             let partitions = self.archive.partitions(topic).await?;
@@ -160,7 +169,8 @@ impl Sweep<'_> {
                 }
             }
         }
-        self.tidy_staging(staged, &folders, everything, swept).await
+        self.tidy_staging(staged, &folders, everything, swept).await?;
+        self.tidy_probes(probes, swept).await
     }
 
     async fn tidy(&self, partition: TopicPartition) -> Tidied {
@@ -172,7 +182,8 @@ impl Sweep<'_> {
 
     async fn tidy_into(&self, tidied: &mut Tidied) -> Result<()> {
         let partition = &tidied.partition;
-        let found = Found::list(self.archive, self.leftovers, partition).await?;
+        let mut found = Found::list(self.archive, self.leftovers, partition).await?;
+        tidied.swept.uploads_unseen = found.uploads_unseen.take();
         let chain = match self.archive.chain(partition).await {
             Ok(Some(chain)) => chain,
             Ok(None) => return Ok(()),
@@ -211,12 +222,38 @@ impl Sweep<'_> {
         if let (Some(upload), Some(uploads)) = (upload, &self.leftovers.uploads) {
             return uploads.abort(upload).await;
         }
-        let manifests = self.archive.manifests();
-        let path = manifests.layout().object(&leftover.path)?;
-        match manifests.store().delete(&path).await {
+        self.delete(&self.archive.manifests().layout().object(&leftover.path)?).await
+    }
+
+    async fn delete(&self, path: &Path) -> Result<()> {
+        match self.archive.manifests().store().delete(path).await {
             Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(explain(&format!("remove {path}"), error)),
         }
+    }
+
+    async fn probes(&self) -> Result<Vec<ObjectMeta>> {
+        let layout = self.archive.manifests().layout();
+        let listed = self.archive.manifests().store().list_with_delimiter(Some(layout.topics_dir())).await;
+        let listed = listed.map_err(|error| explain(&format!("list {}", layout.topics_dir()), error))?;
+        Ok(listed.objects.into_iter().filter(|meta| layout.is_probe(&meta.location)).collect())
+    }
+
+    async fn tidy_probes(&self, probes: Vec<ObjectMeta>, swept: &mut Swept) -> Result<()> {
+        for probe in probes {
+            let kept = self.is_young(probe.last_modified.timestamp_millis(), MIN_AGE).then_some(Kept::Young);
+            if kept.is_none() && !self.dry_run {
+                self.delete(&probe.location).await?;
+            }
+            let path = self.archive.manifests().layout().relative(&probe.location).unwrap_or_default();
+            swept.tell(Leftover { kind: LeftoverKind::Probe, path, bytes: Some(probe.size), kept });
+        }
+        Ok(())
+    }
+
+    fn is_young(&self, modified_ms: i64, limit: Duration) -> bool {
+        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        self.now_ms.saturating_sub(modified_ms) <= limit_ms
     }
 
     async fn tidy_staging(
@@ -230,9 +267,7 @@ impl Sweep<'_> {
         let limit = MIN_AGE.max(staging.lease());
         for file in staged {
             let Some(kept) = folders.judge(&file, everything) else { continue };
-            let age_ms = self.now_ms.saturating_sub(file.modified_ms);
-            let young = age_ms <= i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-            let kept = kept.or(young.then_some(Kept::Young));
+            let kept = kept.or(self.is_young(file.modified_ms, limit).then_some(Kept::Young));
             if kept.is_none() && !self.dry_run {
                 staging.remove(&file).await?;
             }
@@ -256,11 +291,13 @@ impl Swept {
         self.removed.extend(other.removed);
         self.kept.extend(other.kept);
         self.damaged.extend(other.damaged);
+        self.uploads_unseen = self.uploads_unseen.take().or(other.uploads_unseen);
     }
 }
 
 impl Found {
-    /// Lists the folder of `partition`; to be called before its chain is read.
+    /// Lists the folder of `partition`; to be called before its chain is read. A store that does not show its uploads,
+    /// to this user or to nobody, hides nothing else.
     ///
     /// # Errors
     /// As [`explain`].
@@ -268,11 +305,20 @@ impl Found {
         let folder = archive.manifests().layout().data_dir(partition);
         let listed = archive.manifests().store().list(Some(&folder)).try_collect().await;
         let objects = listed.map_err(|error| explain(&format!("list {folder}"), error))?;
-        let uploads = match &leftovers.uploads {
-            Some(uploads) => uploads.list(&folder).await?,
-            None => Vec::new(),
+        let (uploads, uploads_unseen) = match &leftovers.uploads {
+            Some(uploads) => match uploads.list(&folder).await {
+                Ok(uploads) => (uploads, None),
+                Err(error) if error.kind() == Kind::Config => (Vec::new(), Some(error.message().to_owned())),
+                Err(error) => return Err(error),
+            },
+            None => (Vec::new(), None),
         };
-        Ok(Self { objects, uploads })
+        Ok(Self { objects, uploads, uploads_unseen })
+    }
+
+    /// Why the store does not show uploads, where it does not.
+    pub(crate) fn uploads_unseen(&self) -> Option<&str> {
+        self.uploads_unseen.as_deref()
     }
 
     /// What `chain`, read after the listing, says of each that it does not name; sorted.

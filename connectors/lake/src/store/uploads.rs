@@ -90,6 +90,10 @@ impl S3Uploads {
         let answer = self.client.execute(request).await.map_err(failed)?;
         let status = answer.status();
         let body = body(answer).await?;
+        if matches!(status.as_u16(), 405 | 501) {
+            let operation = "the listing of unfinished uploads".to_owned();
+            return Err(Error::NotImplemented { operation, implementer: self.store.to_string() });
+        }
         if !status.is_success() {
             return Err(failed(format!("{status}: {body}")));
         }

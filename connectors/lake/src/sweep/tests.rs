@@ -17,11 +17,16 @@ struct Litter {
     uploads: Mutex<Vec<OpenUpload>>,
     staged: Mutex<Vec<StagedFile>>,
     lease: Duration,
+    /// The store does not show its uploads.
+    hides_uploads: bool,
 }
 
 #[async_trait]
 impl OpenUploads for Litter {
     async fn list(&self, folder: &Path) -> Result<Vec<OpenUpload>> {
+        if self.hides_uploads {
+            return Err(ConnectError::config("not shown to you"));
+        }
         let below = |upload: &OpenUpload| upload.path.prefix_matches(folder);
         Ok(self.uploads.lock().unwrap().iter().filter(|upload| below(upload)).cloned().collect())
     }
@@ -247,6 +252,41 @@ async fn a_staged_file_goes_by_its_age_and_that_of_data_by_its_epoch_too() {
     assert_eq!(bench.staged(), ["young entry", "young and over", "alive", "another archive's"]);
     let kept: Vec<_> = swept.kept.iter().map(|leftover| leftover.kept.unwrap()).collect();
     assert_eq!(kept, [Kept::Young, Kept::Young, Kept::LiveEpoch, Kept::ForeignName]);
+}
+
+#[tokio::test]
+async fn a_probe_goes_by_its_age() {
+    let bench = Bench::new().await;
+    let probe = bench.archive.layout.probe(7);
+    bench.put(&probe).await;
+    let written_ms = bench.archive.store.head(&probe).await.unwrap().last_modified.timestamp_millis();
+    let archive = bench.archive.archive();
+    let sweep = async |now_ms, everything| {
+        let mut swept = Swept::default();
+        let sweep = Sweep { archive: &archive, leftovers: &Leftovers::default(), now_ms, dry_run: false };
+        sweep.run(&["orders".to_owned()], everything, &mut swept).await.unwrap();
+        swept
+    };
+    let path = bench.archive.layout.relative(&probe).unwrap();
+    let swept = sweep(written_ms + HOUR_MS, true).await;
+    assert_eq!(paths(&swept.kept), [(LeftoverKind::Probe, path.as_str(), Some(Kept::Young))]);
+    let swept = sweep(written_ms + 2 * HOUR_MS, false).await;
+    assert!(swept.removed.is_empty() && swept.kept.is_empty(), "it belongs to no topic");
+    let swept = sweep(written_ms + HOUR_MS + 1, true).await;
+    assert_eq!(paths(&swept.removed), [(LeftoverKind::Probe, path.as_str(), None)]);
+    assert!(!bench.objects().await.contains(&probe.to_string()));
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_show_its_uploads_is_swept_all_the_same() {
+    let mut bench = Bench::new().await;
+    bench.litter = Arc::new(Litter { hides_uploads: true, ..Litter::default() });
+    bench.put(&bench.data(1)).await;
+    let swept = bench.sweep(false, true).await;
+    assert_eq!((swept.removed.len(), swept.uploads_unseen.as_deref()), (1, Some("not shown to you")));
+    let leftovers = Leftovers { uploads: Some(Arc::clone(&bench.litter) as _), staging: None };
+    let seen = crate::inspect::inspect(&bench.archive.archive(), &leftovers, "orders").await.unwrap();
+    assert_eq!(seen.partitions[0].log.as_ref().unwrap().uploads_unseen.as_deref(), Some("not shown to you"));
 }
 
 #[tokio::test]
