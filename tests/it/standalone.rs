@@ -79,6 +79,34 @@ fn the_rest_api_answers_at_once_even_without_a_broker() {
 }
 
 #[test]
+fn slow_and_greedy_clients_keep_nobody_from_the_rest_api() {
+    let mut worker = Worker::start(NO_BROKER, &[], &[]);
+    let half = |n: usize| {
+        let mut stream = kit::http::connect(&worker.address()).unwrap();
+        match n % 3 {
+            0 => Ok(()),
+            1 => stream.write_all(b"GET / HTTP/1.1\r\nX-Slow: "),
+            _ => stream.write_all(b"POST /connectors HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{"),
+        }
+        .unwrap();
+        stream
+    };
+    // More than a listener has, each of them waiting for the worker to give up.
+    let slow: Vec<_> = (0..400).map(half).collect();
+    for _ in 0..20 {
+        assert_eq!(worker.get("/connectors").status, 200);
+    }
+    let mut heads = Request::new("GET", "/");
+    heads.headers = (0..200).map(|n| (format!("X-{n}"), "x".to_owned())).collect();
+    assert_eq!(worker.send(&heads).status, 431);
+    let large = json!({ "name": "large", "config": { "x": "x".repeat(5 << 20) } });
+    let (status, answer) = worker.request("POST", "/connectors", &large);
+    assert_eq!((status, &answer["error_code"]), (413, &json!(413)), "{answer}");
+    drop(slow);
+    assert_eq!(worker.stop().code(), Some(0), "{}", worker.log());
+}
+
+#[test]
 fn connectors_of_the_command_line_are_created_in_every_form() {
     let mut worker = Worker::new(NO_BROKER, &[]).unwrap();
     let flat = json!({"name": "flat", "connector.class": "FileStreamSink", "topics": "t", "tasks.max": 2});

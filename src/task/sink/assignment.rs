@@ -6,7 +6,7 @@
 //! because the client library would jump silently. A position that the broker has no more is looked for again: below
 //! the log's start (retention) a task that keeps its own positions publishes what it has and is opened anew, so that it
 //! can account for the gap; where it insists, and for every other task, the position moves on by a batch without
-//! records. Beyond the log's end (it was cut or made anew) the partition is opened anew. So it is where an unclean
+//! records. Within the log it was refused a moment ago: whoever keeps positions is opened anew, once. Beyond the log's end (it was cut or made anew) the partition is opened anew. So it is where an unclean
 //! election took back records that were read: the task is told where the log parted from them, and whoever keeps no
 //! positions goes on there.
 
@@ -39,8 +39,8 @@ pub(super) struct Opening {
     out_of_range: BTreeSet<TopicPartition>,
     /// Partitions whose position the task keeps itself: it said where to begin.
     kept: BTreeSet<TopicPartition>,
-    /// Positions below the log's start because of which a partition was opened anew.
-    below_start: Positions,
+    /// Positions that the broker did not take and because of which a partition was opened anew.
+    refused: Positions,
     /// Positions beyond the log's end because of which a partition is opened anew.
     beyond_end: Positions,
     /// What the task wants to read from before there is a position.
@@ -56,7 +56,7 @@ impl Opening {
             unplaced: BTreeMap::new(),
             out_of_range: BTreeSet::new(),
             kept: BTreeSet::new(),
-            below_start: Positions::new(),
+            refused: Positions::new(),
             beyond_end: Positions::new(),
             seeks: Places::new(),
             retry_at: None,
@@ -107,7 +107,7 @@ impl Opening {
         self.unopened.remove(partition);
         self.out_of_range.remove(partition);
         self.kept.remove(partition);
-        self.below_start.remove(partition);
+        self.refused.remove(partition);
         self.beyond_end.remove(partition);
         self.seeks.remove(partition);
         self.unplaced.remove(partition).is_some()
@@ -115,7 +115,7 @@ impl Opening {
 
     /// True where the task keeps the position of `partition` itself and did not insist on `position` before.
     fn may_place_itself(&self, partition: &TopicPartition, position: i64) -> bool {
-        self.kept.contains(partition) && self.below_start.get(partition) != Some(&position)
+        self.kept.contains(partition) && self.refused.get(partition) != Some(&position)
     }
 
     /// Where every unplaced partition begins.
@@ -367,13 +367,19 @@ impl SinkLoop {
             self.close_lost(std::slice::from_ref(partition)).await;
             self.opening.await_open([partition.clone()]);
             self.opening.beyond_end.insert(partition.clone(), position);
+        } else if position >= log_start && self.opening.may_place_itself(partition, position) {
+            // The log has grown beyond the position since: what the task knows of its epochs tells whether it was cut.
+            tracing::warn!(%partition, position, log_start, log_end, "the broker refused the position: opened anew");
+            self.close_lost(std::slice::from_ref(partition)).await;
+            self.opening.await_open([partition.clone()]);
+            self.opening.refused.insert(partition.clone(), position);
         } else if position >= log_start {
             self.start_at(&Places::from([(partition.clone(), position.into())]));
         } else if self.opening.may_place_itself(partition, position) {
             tracing::warn!(%partition, position, log_start, "retention overtook the position: opened anew");
             self.hand_over(std::slice::from_ref(partition), self.parts.timing.release_patience).await?;
             self.opening.await_open([partition.clone()]);
-            self.opening.below_start.insert(partition.clone(), position);
+            self.opening.refused.insert(partition.clone(), position);
         } else {
             self.skip_to_log_start(partition, position, log_start)?;
         }

@@ -117,6 +117,24 @@ async fn a_task_that_keeps_its_position_is_told_where_the_log_was_cut_back() {
 }
 
 #[tokio::test]
+async fn a_position_that_was_refused_though_the_log_has_it_is_asked_for_with_its_epoch() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    // A cut log was shorter when it was asked, and has grown beyond the position since.
+    world.cluster.set_log(2, 0, 100);
+    for refused in [8, 5] {
+        sink.on_open(Answer::Give(marked(2, 5).into()));
+        world.cluster.say(Event::OutOfRange(partition(2)));
+        world.until("start_at t-2@5(3<4)").await;
+        let expected = ["close Lost t-2", "open t-2", "start_at t-2@5(3<4)"];
+        assert_eq!(world.journal.take(), expected, "refused at {refused}");
+    }
+    // A broker that does not know the epoch refuses it again: it is read without.
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("start_at t-2@5").await;
+    assert_eq!(world.journal.take(), ["start_at t-2@5"]);
+}
+
+#[tokio::test]
 async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);
