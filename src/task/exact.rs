@@ -8,7 +8,7 @@
 //!
 //! And why nobody else's records get between: each commit says which offset of the target was delivered last. What is
 //! behind it at a start must be invisible (markers, aborted records), and what is delivered must touch it, but for the
-//! one marker that a commit leaves in each partition. So even two writers whom no transactional id sets apart cannot
+//! markers of transactions, of which there may be more than one after a failure of the brokers. So even two writers whom no transactional id sets apart cannot
 //! both go on: the first who finds the other's record aborts his transaction.
 
 mod ledger;

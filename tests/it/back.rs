@@ -145,6 +145,34 @@ fn a_worker_that_hangs_and_wakes_up_is_fenced() {
     assert_holds(kafka, target, &truth);
 }
 
+#[test]
+fn a_restore_outlives_its_broker() {
+    let mut kafka = need!(kit::Kafka::start(kit::KafkaOptions::default()));
+    let truth: Vec<_> = (0..3).map(|_| thick(500, 1000, 1_700_000_000_000)).collect();
+    let lake = Lake::of(&kafka, "back-broker", &truth, &[("retention.ms", "-1")]);
+    let (url, bootstrap, target) = (lake.url(), kafka.bootstrap(), "back-broker-target");
+    let rename = format!("back-broker={target}");
+    let same = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", &rename, "--yes"];
+    // Requests that hang are sent again: what was written already must not be written twice.
+    let client = kit::instance_dir("hasty").unwrap().join("client.properties");
+    std::fs::write(&client, "request.timeout.ms=1000\n").unwrap();
+    let hasty = ["--command-config", &client.display().to_string(), "--rate", "200000", "--transaction-ms", "100"];
+    let mut restore = Restore::start(&[&same[..], &hasty].concat());
+    for more in [20, 200] {
+        restore.wait_written(&kafka, target, more);
+        kafka.signal_broker(0, "STOP");
+        assert!(poll_until(Duration::from_secs(3), || None::<()>).is_none());
+        kafka.signal_broker(0, "CONT");
+        restore.wait_written(&kafka, target, more + 50);
+        kafka.kill();
+        kafka.restart().unwrap();
+    }
+    let status = restore.process.wait(SOON * 2).expect("it comes to its end");
+    let (_, words) = restore.end("TERM");
+    assert!(status.success(), "{words}");
+    assert_holds(&kafka, target, &truth);
+}
+
 fn foreign() -> Record {
     Record::new(1_700_000_000_000, "somebody else's")
 }
@@ -163,6 +191,7 @@ fn a_restore_refuses_a_target_that_something_else_wrote_to() {
         let words: Vec<&str> = same.iter().map(String::as_str).chain(slow).collect();
         let mut restore = Restore::start(&words);
         restore.wait_written(kafka, target, 40);
+        wait_until("partition 0 is written to", SOON, || kafka.offsets(target, 0).unwrap().1 > 10).unwrap();
         (restore, same)
     };
     // While nobody restores: what lies behind the last delivery is named, to the offset.

@@ -15,7 +15,7 @@ use lakeferry_api::{
 
 use super::ledger::{Ledger, Page};
 use super::mark::Tail;
-use crate::kafka::{BatchDelivery, Written};
+use crate::kafka::{BatchDelivery, Stretches, Written};
 
 /// Batches on their way to the brokers.
 const IN_FLIGHT: usize = 32;
@@ -47,6 +47,8 @@ struct Open {
     pages: BTreeMap<TopicPartition, Page>,
     /// Where records were delivered: there the commit leaves its marker.
     written: BTreeSet<TopicPartition>,
+    /// Offsets before the first record of the transaction that are no markers for sure.
+    unknown: Stretches,
     settled: Settled,
     /// False while a batch is handed over or the end is under way: one that is dropped then can only be aborted.
     whole: bool,
@@ -165,6 +167,14 @@ impl Transactions {
         while !open.in_flight.is_empty() {
             open.settle_oldest().await?;
         }
+        if !open.unknown.is_empty()
+            && let Some((target, offset)) = parts.admin.first_visible(&open.unknown).await?
+        {
+            return Err(others(
+                &target,
+                format!("there is a record at offset {offset}, before those that were written"),
+            ));
+        }
         open.whole = false;
         open.mark();
         let commits = self.ledger.commits(&open.pages)?;
@@ -197,6 +207,7 @@ impl Open {
             in_flight: VecDeque::new(),
             pages: BTreeMap::new(),
             written: BTreeSet::new(),
+            unknown: Stretches::new(),
             settled: Settled::default(),
             whole: true,
         }
@@ -222,8 +233,14 @@ impl Open {
         let Some(InFlight { target, records, .. }) = self.in_flight.pop_front() else { return answer.map(drop) };
         let written = answer.map_err(|error| error.context(format!("a record for {target} was not written")))?;
         let page = self.pages.get_mut(&target).ok_or_else(|| ConnectError::fatal(format!("{target} has no page")))?;
-        page.tail = follow(&target, page.tail, written, records)?;
-        self.written.insert(target);
+        let is_first = self.written.insert(target.clone());
+        page.tail = match follow(&target, page.tail, written, (records, is_first))? {
+            Landed::Next(tail) => tail,
+            Landed::Behind(unknown, tail) => {
+                self.unknown.insert(target, unknown);
+                tail
+            }
+        };
         Ok(())
     }
 }
@@ -240,21 +257,45 @@ impl Settled {
     }
 }
 
-/// Where writing goes on behind `records` records that were written: next to what was known, or somebody else writes.
-fn follow(target: &TopicPartition, tail: Tail, written: Option<Written>, records: u64) -> Result<Tail> {
+/// Where records came to stand.
+#[derive(Debug, PartialEq)]
+enum Landed {
+    /// Next to what was known, which ends here now.
+    Next(Tail),
+    /// Behind these offsets, bounds included and excluded, of which nothing is known.
+    Behind((i64, i64), Tail),
+}
+
+/// Where writing goes on behind `records` records that were written; the `first` of a transaction may have markers
+/// before them that nobody has seen: one for each transaction and, after a failure of the brokers, some of them again.
+fn follow(
+    target: &TopicPartition,
+    tail: Tail,
+    written: Option<Written>,
+    (records, is_first): (u64, bool),
+) -> Result<Landed> {
     let Some(Written { first, last }) = written else {
         return Err(ConnectError::retriable(format!("the brokers did not tell where records stand in {target}")));
     };
+    let whole = (last - first + 1).unsigned_abs() == records;
+    let behind = Tail { last, marker: false };
     // The embedded cluster of the demo leaves no markers.
-    let touches = tail.last < first && first <= tail.next();
-    if touches && (last - first + 1).unsigned_abs() == records {
-        return Ok(Tail { last, marker: false });
+    if whole && tail.last < first && first <= tail.next() {
+        return Ok(Landed::Next(behind));
     }
-    Err(ConnectError::conflict(format!(
-        "something else writes to {target}: {records} records were to stand from offset {} on, and stand between {first} \
-         and {last}; nothing of their transaction will be visible",
-        tail.next()
-    )))
+    if whole && is_first && tail.next() < first {
+        return Ok(Landed::Behind((tail.last + 1, first), behind));
+    }
+    Err(others(
+        target,
+        format!("{records} records were to stand from offset {} on, and stand between {first} and {last}", tail.next()),
+    ))
+}
+
+fn others(target: &TopicPartition, what: String) -> ConnectError {
+    ConnectError::conflict(format!(
+        "something else writes to {target}: {what}; nothing of their transaction will be visible"
+    ))
 }
 
 #[cfg(test)]
@@ -265,12 +306,18 @@ mod tests {
     fn records_must_touch_what_is_known() {
         let target = TopicPartition::new("t", 0);
         let known = Tail { last: 9, marker: true };
-        let written = |first, last| Some(Written { first, last });
-        assert_eq!(follow(&target, known, written(11, 15), 5).unwrap(), Tail { last: 15, marker: false });
-        for (first, last, records) in [(12, 16, 5), (11, 16, 5), (9, 13, 5), (11, 15, 4)] {
-            let error = follow(&target, known, written(first, last), records).unwrap_err();
-            assert_eq!(error.kind(), Kind::Conflict, "{first} to {last}");
+        let land = |first, last, records, is_first| {
+            follow(&target, known, Some(Written { first, last }), (records, is_first)).map_err(|error| error.kind())
+        };
+        let tail = Tail { last: 15, marker: false };
+        assert_eq!(land(11, 15, 5, true), Ok(Landed::Next(tail)));
+        // Markers that were written again, or somebody else's records.
+        assert_eq!(land(13, 15, 3, true), Ok(Landed::Behind((10, 13), tail)));
+        for (first, last, records, is_first) in
+            [(13, 15, 3, false), (11, 16, 5, true), (9, 13, 5, true), (11, 15, 4, true)]
+        {
+            assert_eq!(land(first, last, records, is_first), Err(Kind::Conflict), "{first} to {last}");
         }
-        assert!(follow(&target, known, None, 5).unwrap_err().is_retriable());
+        assert!(follow(&target, known, None, (5, true)).unwrap_err().is_retriable());
     }
 }

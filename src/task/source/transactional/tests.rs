@@ -55,6 +55,8 @@ struct Shared {
     commits: Commits,
     transactions: u64,
     healed: bool,
+    /// Markers that each end of a transaction leaves beyond the first.
+    markers_again: usize,
     /// How many producers there were, where each has an id of its own.
     ids: Option<u64>,
     foreign: BTreeSet<TopicPartition>,
@@ -123,6 +125,8 @@ impl Shared {
                 }
             }
             log.push(Slot::Hidden);
+            // A coordinator that fails over writes its markers again.
+            log.extend(std::iter::repeat_n(Slot::Hidden, self.markers_again));
         }
         if well {
             self.commits.extend(transaction.commits);
@@ -426,6 +430,7 @@ async fn live(seed: u64, lives: u64, writers: Writers) -> std::result::Result<()
     let mut zombies = Vec::new();
     for _ in 0..lives {
         let mut handle = spawn(&world, &model);
+        model.lock().markers_again = model.random.below(3) as usize / 2;
         world.advance_ms(model.random.below(150)).await;
         if others && model.random.below(3) == 0 {
             model.write_foreign();
