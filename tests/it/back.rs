@@ -46,7 +46,7 @@ fn a_restore_that_is_killed_again_and_again_writes_each_record_once() {
     let (url, bootstrap, target) = (lake.url(), kafka.bootstrap(), "back-killed-target");
     let rename = format!("back-killed={target}");
     let same = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", &rename, "--yes"];
-    let slow = ["--rate", "150000", "--transaction-ms", "150"];
+    let slow = ["--rate", "100000", "--transaction-ms", "150"];
     let mut dice = Dice(7);
     for round in 0..KILLS {
         let restore = Restore::start(&[&same[..], &slow].concat());
@@ -88,7 +88,7 @@ fn a_replaying_connector_that_is_killed_again_and_again_writes_each_record_once(
     let truth: Vec<_> = (0..2).map(|_| thick(2000, 1000, 1_700_000_000_000)).collect();
     let (topic, target, name) = ("back-worker", "back-worker-target", "back-worker-replay");
     let lake = Lake::of(kafka, topic, &truth, &[("retention.ms", "-1")]);
-    let slow = [&SHORT[..], &[("replay.rate.bytes", "130000")]].concat();
+    let slow = [&SHORT[..], &[("replay.rate.bytes", "60000")]].concat();
     let mut worker = Worker::start(&kafka.bootstrap(), &[], &[replay(name, &lake, topic, target, &slow)]);
     let mut dice = Dice(11);
     for round in 0..KILLS {
