@@ -260,3 +260,90 @@ impl Ledger {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::task::testing::{Cluster, Journal, ManualClock};
+
+    struct Nowhere;
+
+    impl Routes for Nowhere {
+        fn target(&self, source: &SourcePartition) -> Result<TopicPartition> {
+            Err(ConnectError::config(source.as_str()))
+        }
+
+        fn source(&self, _: &TopicPartition) -> Option<SourcePartition> {
+            None
+        }
+    }
+
+    fn ledger(tolerated: Tolerated) -> Ledger {
+        let cluster = Arc::new(Cluster::new(Journal::default()));
+        Ledger::new(LedgerParts {
+            group: "g".to_owned(),
+            routes: Arc::new(Nowhere),
+            producer: cluster.clone(),
+            admin: cluster,
+            clock: ManualClock::new(),
+            what: Some("this".to_owned()),
+            tolerated,
+            takes_over: true,
+            remedy: "do something",
+        })
+    }
+
+    fn view(start: i64, stable: i64, end: i64) -> PartitionView {
+        PartitionView {
+            topic_id: Some("id".to_owned()),
+            log_start_offset: start,
+            last_stable_offset: stable,
+            end_offset: Some(end),
+            ..PartitionView::default()
+        }
+    }
+
+    fn mark(last: i64) -> Mark {
+        let stored = SourceOffset::new(json!({ "offset": 7 }).as_object().unwrap().clone()).unwrap();
+        let tail = Some(Tail { last, marker: true });
+        Mark { stored: Some(stored), tail, topic_id: Some("id".to_owned()), what: None }
+    }
+
+    #[test]
+    fn what_is_behind_the_last_delivery_is_looked_at() {
+        let ledger = ledger(Tolerated::Nothing);
+        let target = TopicPartition::new("t", 0);
+        let judge = |mark: Option<Mark>, view: &PartitionView| ledger.judge(&target, mark, Some(view));
+        let look = |mark, view: &PartitionView| judge(mark, view).unwrap().look;
+        assert_eq!(look(Some(mark(9)), &view(0, 11, 11)), None, "only the marker");
+        assert_eq!(look(Some(mark(9)), &view(0, 12, 12)), Some((10, 12)));
+        assert_eq!(look(None, &view(3, 3, 3)), None);
+        assert_eq!(look(None, &view(3, 5, 5)), Some((3, 5)));
+        let other = Mark { topic_id: Some("old".to_owned()), ..mark(9) };
+        let of_new = judge(Some(other), &view(0, 4, 4)).unwrap();
+        assert_eq!((of_new.look, of_new.page.stored), (Some((0, 4)), None), "the offset is of a topic that is gone");
+        let by_hand = judge(Some(Mark { tail: None, ..mark(9) }), &view(0, 40, 40)).unwrap();
+        assert_eq!((by_hand.look, by_hand.page.tail), (None, Tail::before(40)));
+        assert_eq!(ledger.judge(&target, Some(mark(9)), None).unwrap().page.tail, Tail::before(0), "no topic");
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_ours_is_refused() {
+        let ledger = ledger(Tolerated::Records);
+        let target = TopicPartition::new("t", 0);
+        let judge = |mark, view: PartitionView| ledger.judge(&target, mark, Some(&view));
+        assert_eq!(judge(None, view(3, 5, 5)).unwrap().look, None, "they are allowed for");
+        assert!(judge(Some(mark(9)), view(0, 10, 11)).unwrap_err().is_retriable(), "an open transaction");
+        let refusals = [
+            (mark(9), view(0, 8, 8), "records were taken away"),
+            (mark(9), view(14, 20, 20), "its offsets 11 to 13"),
+            (Mark { what: Some("that".to_owned()), ..mark(9) }, view(0, 11, 11), "other arguments"),
+        ];
+        for (mark, view, words) in refusals {
+            let error = judge(Some(mark), view).unwrap_err();
+            assert!(error.kind() == Kind::Config && error.message().contains(words), "{error}");
+        }
+    }
+}
