@@ -1,0 +1,170 @@
+//! The worker archives a topic that is full already, as fast as it can.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::{Value, json};
+
+use crate::data::Topic;
+use crate::journey::{Worker, s3_settings};
+use crate::kit::{self, Kafka, S3};
+use crate::lines::Line;
+use crate::measure;
+
+/// Where files go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    S3,
+    File,
+}
+
+/// Files end when they hold that much, near enough: what a lake likes.
+const FILE_BYTES: u64 = 256_000_000;
+const LOOK: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// A lake with nothing in it.
+pub(crate) struct Lake {
+    /// Where its objects are, as files.
+    pub(crate) dir: PathBuf,
+    settings: Vec<(String, String)>,
+}
+
+impl Lake {
+    pub(crate) fn new(store: Store, s3: &S3, name: &str) -> Result<Lake> {
+        match store {
+            Store::S3 => Ok(Lake { dir: s3.create_bucket(name)?, settings: s3_settings(s3, name) }),
+            Store::File => {
+                let dir = kit::instance_dir("lake")?;
+                let settings = vec![("store.url".to_owned(), format!("file://{}", dir.display()))];
+                Ok(Lake { dir, settings })
+            }
+        }
+    }
+
+    /// A sink into it.
+    pub(crate) fn sink(&self, name: &str, topics: &str, settings: &[(&str, &str)]) -> Value {
+        let mut config = json!({ "connector.class": "LakeSink", "tasks.max": "1", "topics": topics });
+        let own = self.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        for (key, value) in own.chain(settings.iter().copied()) {
+            config[key] = json!(value);
+        }
+        json!({ "name": name, "config": config })
+    }
+
+    /// Its data files: how many, and their bytes.
+    pub(crate) fn data(&self) -> Result<(usize, u64)> {
+        let mut sizes = Vec::new();
+        collect_sizes(&self.dir, &mut sizes)?;
+        Ok((sizes.len(), sizes.iter().sum()))
+    }
+
+    /// Sizes of its data files.
+    pub(crate) fn data_sizes(&self) -> Result<Vec<u64>> {
+        let mut sizes = Vec::new();
+        collect_sizes(&self.dir, &mut sizes)?;
+        Ok(sizes)
+    }
+
+    pub(crate) fn remove(self) -> Result<()> {
+        Ok(std::fs::remove_dir_all(self.dir)?)
+    }
+}
+
+impl Store {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Store::S3 => "s3",
+            Store::File => "file",
+        }
+    }
+}
+
+/// One run, from the request to the last committed offset.
+pub(crate) fn run(kafka: &Kafka, s3: &S3, topic: &Topic, store: Store, round: usize) -> Result<Line> {
+    let name = format!("{}-{}-{round}", topic.name, store.label());
+    let lake = Lake::new(store, s3, &name)?;
+    let worker = worker(kafka)?;
+    let pid = worker.pid().unwrap_or_default();
+    let (begin, before_s) = (Instant::now(), measure::cpu_s(pid)?);
+    worker.create(&lake.sink(&name, &topic.name, &[("flush.size", &file_records(topic).to_string())]));
+    wait_committed(kafka, &format!("connect-{name}"), topic, || Ok(()))?;
+    let (wall_s, cpu_s) = (begin.elapsed().as_secs_f64(), measure::cpu_s(pid)? - before_s);
+    let (files, stored_bytes) = lake.data()?;
+    lake.remove()?;
+    Ok(Line {
+        program: format!("lakeferry {}", store.label()),
+        data: topic.label(),
+        records: topic.records(),
+        bytes: 0,
+        wall_s,
+        cpu_s,
+        peak_rss_mb: measure::peak_rss_mb(pid),
+        files,
+        stored_bytes,
+    })
+}
+
+/// A worker that takes records as bytes.
+pub(crate) fn worker(kafka: &Kafka) -> Result<Worker> {
+    let bytes = "org.apache.kafka.connect.converters.ByteArrayConverter";
+    let mut worker = Worker::new(&kafka.bootstrap(), &[("key.converter", bytes), ("value.converter", bytes)])?;
+    worker.run(&[])?;
+    worker.wait_ready()?;
+    Ok(worker)
+}
+
+/// Records of a file, such that no partition is left with an unfinished one.
+fn file_records(topic: &Topic) -> u64 {
+    let files = (topic.records_each * topic.kind.record_bytes()).div_ceil(FILE_BYTES);
+    topic.records_each.div_ceil(files.max(1))
+}
+
+/// Waits until `group` has committed all of `topic`. Looks from outside, so that the looking costs the worker nothing.
+pub(crate) fn wait_committed(
+    kafka: &Kafka,
+    group: &str,
+    topic: &Topic,
+    mut check: impl FnMut() -> Result<()>,
+) -> Result<()> {
+    let observer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).set("group.id", group).create()?;
+    let mut all = TopicPartitionList::new();
+    for partition in 0..topic.partitions {
+        all.add_partition(&topic.name, partition as i32);
+    }
+    let begin = Instant::now();
+    loop {
+        let committed = observer.committed_offsets(all.clone(), Duration::from_secs(30))?;
+        let done = committed.elements().iter().all(|row| match row.offset() {
+            Offset::Offset(offset) => offset as u64 >= topic.records_each,
+            _ => false,
+        });
+        if done {
+            return Ok(());
+        }
+        check()?;
+        if begin.elapsed() > LIMIT {
+            bail!("group {group} has not committed all of {} within {LIMIT:?}: {committed:?}", topic.name);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn collect_sizes(folder: &Path, sizes: &mut Vec<u64>) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let (path, metadata) = {
+            let entry = entry?;
+            (entry.path(), entry.metadata()?)
+        };
+        if metadata.is_dir() {
+            collect_sizes(&path, sizes)?;
+        } else if path.extension().is_some_and(|extension| extension == "parquet" || extension == "avro") {
+            sizes.push(metadata.len());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What a process has cost, as the operating system counts it, and what this machine is.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Linux counts a process's time in hundredths of a second, whatever its own clock is.
+const TICKS_PER_S: f64 = 100.0;
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A program's end.
+pub(crate) struct Ended {
+    pub(crate) wall_s: f64,
+    pub(crate) cpu_s: f64,
+    pub(crate) peak_rss_mb: f64,
+    pub(crate) output: String,
+}
+
+/// User and system time of a process, in seconds; one that has ended and was not waited for is counted too.
+pub(crate) fn cpu_s(pid: u32) -> Result<f64> {
+    let stat = stat(pid)?;
+    let ticks = |field: usize| stat.get(field).and_then(|text| text.parse::<f64>().ok());
+    // Fields 14 and 15 of the manual, which counts from 1 and has two more before the state.
+    let used = ticks(11).zip(ticks(12)).map(|(user, system)| user + system);
+    used.map(|ticks| ticks / TICKS_PER_S).with_context(|| format!("no times of process {pid}"))
+}
+
+/// CPU time of the calling thread, in seconds.
+pub(crate) fn thread_cpu_s() -> f64 {
+    let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
+
+/// The most memory that a process has had resident, in MB.
+pub(crate) fn peak_rss_mb(pid: u32) -> f64 {
+    status_mb(pid, "VmHWM:")
+}
+
+/// Its memory that is resident now, in MB.
+pub(crate) fn rss_mb(pid: u32) -> f64 {
+    status_mb(pid, "VmRSS:")
+}
+
+/// Runs a program to its end.
+pub(crate) fn run(command: &mut Command) -> Result<Ended> {
+    let begin = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let pid = child.id();
+    let mut peak = 0.0_f64;
+    // Until it is waited for, its numbers stay.
+    while !stat(pid)?.first().is_some_and(|state| state == "Z") {
+        peak = peak.max(peak_rss_mb(pid));
+        std::thread::sleep(LOOK);
+    }
+    let (wall_s, cpu_s) = (begin.elapsed().as_secs_f64(), cpu_s(pid)?);
+    let mut output = String::new();
+    if let Some(mut pipe) = child.stdout.take() {
+        std::io::Read::read_to_string(&mut pipe, &mut output)?;
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "{command:?} ended with {status}\n{output}");
+    Ok(Ended { wall_s, cpu_s, peak_rss_mb: peak, output })
+}
+
+/// The machine, in one line.
+pub(crate) fn machine() -> String {
+    let (processors, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let model = field(&processors, "model name").unwrap_or_else(|| "unknown processor".to_owned());
+    let kilobytes = field(&memory, "MemTotal").and_then(|text| text.trim_end_matches(" kB").parse::<f64>().ok());
+    format!("{cores} cores, {model}, {:.0} GB of memory", kilobytes.unwrap_or(0.0) / 1e6)
+}
+
+/// Fields of a process's state from the state on: the name before it may hold anything.
+fn stat(pid: u32) -> Result<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid} is gone"))?;
+    match text.rsplit_once(") ") {
+        Some((_, fields)) => Ok(fields.split(' ').map(str::to_owned).collect()),
+        None => bail!("/proc/{pid}/stat is not as Linux writes it"),
+    }
+}
+
+fn status_mb(pid: u32, name: &str) -> f64 {
+    let status = read(&format!("/proc/{pid}/status"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) * 1024.0 / 1e6
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
