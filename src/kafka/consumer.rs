@@ -91,7 +91,8 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
 /// A batch is whole at that many bytes or records.
 pub(super) const BATCH_BYTES: u64 = 1 << 20;
 pub(super) const BATCH_RECORDS: usize = 8_192;
-const CHANNEL_EVENTS: usize = 8;
+/// Enough to keep the loop busy. What waits here is cold by the time it is encoded, and costs memory.
+const CHANNEL_EVENTS: usize = 2;
 const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 const METADATA_REFRESH: Duration = Duration::from_secs(30);
 

@@ -18,7 +18,7 @@ use super::pattern::Watch;
 use super::rebalance::{Revocation, UNSTARTED};
 use super::slot::{Phase, Slot};
 use super::truncation::{self, Cause};
-use super::{BATCH_BYTES, BATCH_RECORDS, Said, Shared};
+use super::{Said, Shared};
 
 const BATCH_AGE: Duration = Duration::from_millis(50);
 /// All batches under way together.
@@ -265,14 +265,21 @@ impl Fetch {
         if self.slots().any(|slot| matches!(slot.phase, Phase::Starting { .. })) {
             wait = wait.min(ROOM_WAIT);
         }
-        for _ in 0..BURST {
-            let polled = handle.poll(wait);
-            if !wait.is_zero() {
-                self.look_at_clock();
-                wait = Duration::ZERO;
+        let mut polled = handle.poll(wait);
+        self.look_at_clock();
+        let mut left = BURST;
+        while let Some(event) = polled {
+            polled = match event {
+                Polled::Message(message) => self.take_run(message, &handle, &mut left),
+                event => {
+                    self.take(event);
+                    None
+                }
+            };
+            left = left.saturating_sub(1);
+            if polled.is_none() && left > 0 {
+                polled = handle.poll(Duration::ZERO);
             }
-            let Some(polled) = polled else { break };
-            self.take(polled);
         }
         self.flush_due();
     }
@@ -320,6 +327,32 @@ impl Fetch {
         }
     }
 
+    /// Takes `message` and those that follow it of the same partition, which is looked for only once. Gives what came
+    /// behind them, if it was polled: that is to be taken, too.
+    fn take_run<'h>(&mut self, mut message: Message<'h>, handle: &'h Handle, left: &mut usize) -> Option<Polled<'h>> {
+        let now = self.now;
+        let slots = self.slots_by_topic.get_mut(message.topic());
+        let slot = slots.and_then(|slots| slots.get_mut(&message.partition()))?;
+        while slot.is_next(message.offset()) && slot.push(&message, now).is_ok() {
+            if slot.is_full() {
+                let generation = slot.generation;
+                let batch = slot.take();
+                batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+                return None;
+            }
+            if *left == 0 {
+                return None;
+            }
+            *left -= 1;
+            match handle.poll(Duration::ZERO) {
+                Some(Polled::Message(next)) if next.is_of_partition(&message) => message = next,
+                polled => return polled,
+            }
+        }
+        self.take_message(&message);
+        None
+    }
+
     fn take_message(&mut self, message: &Message<'_>) {
         let now = self.now;
         let slots = self.slots_by_topic.get_mut(message.topic());
@@ -346,7 +379,7 @@ impl Fetch {
             self.say(Said::Error(error));
             return;
         }
-        if slot.collected().is_some_and(|(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES) {
+        if slot.is_full() {
             let generation = slot.generation;
             let batch = slot.take();
             batch.into_iter().for_each(|batch| self.make_ready(generation, batch));

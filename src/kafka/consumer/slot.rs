@@ -6,7 +6,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, BatchBuilder, EpochMark, Place, TopicPartition};
 
 use super::super::ffi::Message;
-use super::Start;
+use super::{BATCH_BYTES, BATCH_RECORDS, Start};
 
 /// What a partition is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(in crate::kafka) struct Slot {
     /// From here to the position the log had no record.
     bare_from: i64,
     open: Option<Open>,
+    /// Records and bytes of values of the batch before: the next one will be much alike.
+    room: (usize, usize),
 }
 
 struct Open {
@@ -60,6 +62,7 @@ impl Slot {
             mark: None,
             bare_from: -1,
             open: None,
+            room: (0, 0),
         }
     }
 
@@ -114,6 +117,11 @@ impl Slot {
         self.is_reading() && !self.held
     }
 
+    /// True where the record at `offset` may be added.
+    pub(super) fn is_next(&self, offset: i64) -> bool {
+        self.is_reading() && offset >= self.position
+    }
+
     fn is_dead(&self) -> bool {
         self.phase == Phase::Stopped { dead: true }
     }
@@ -129,8 +137,9 @@ impl Slot {
         for (key, value) in message.headers() {
             builder.header(std::str::from_utf8(key).unwrap_or_default(), value);
         }
-        builder.leader_epoch(message.leader_epoch());
-        self.passed(message.offset(), message.leader_epoch());
+        let leader_epoch = message.leader_epoch();
+        builder.leader_epoch(leader_epoch);
+        self.passed(message.offset(), leader_epoch);
         Ok(())
     }
 
@@ -150,7 +159,11 @@ impl Slot {
     }
 
     fn open(&mut self, since: Duration) -> &mut BatchBuilder {
-        let new = || Open { builder: BatchBuilder::new(self.partition.clone(), self.position), since };
+        let new = || {
+            let mut builder = BatchBuilder::new(self.partition.clone(), self.position);
+            builder.reserve(self.room.0, self.room.1);
+            Open { builder, since }
+        };
         &mut self.open.get_or_insert_with(new).builder
     }
 
@@ -159,9 +172,16 @@ impl Slot {
         self.open.as_ref().map(|open| (open.builder.len(), open.builder.memory_bytes(), open.since))
     }
 
+    /// True where the batch should go out.
+    pub(super) fn is_full(&self) -> bool {
+        self.collected().is_some_and(|(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES)
+    }
+
     /// What was collected.
     pub(in crate::kafka) fn take(&mut self) -> Option<Batch> {
-        self.open.take().map(|open| open.builder.build(self.position))
+        let builder = self.open.take()?.builder;
+        self.room = (builder.len(), builder.value_bytes());
+        Some(builder.build(self.position))
     }
 
     /// What was collected, where it is to be handed out.

@@ -212,6 +212,11 @@ impl<'a> Message<'a> {
         self.get().partition
     }
 
+    /// True where both are of one partition.
+    pub(in crate::kafka) fn is_of_partition(&self, other: &Message<'_>) -> bool {
+        self.get().rkt == other.get().rkt && self.get().partition == other.get().partition
+    }
+
     /// Its offset.
     pub(in crate::kafka) fn offset(&self) -> i64 {
         self.get().offset

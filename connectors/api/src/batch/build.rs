@@ -51,6 +51,22 @@ impl BatchBuilder {
         }
     }
 
+    /// Makes room for about `records` records with `bytes` bytes of values, so that the arenas need not grow bit by bit.
+    pub fn reserve(&mut self, records: usize, bytes: usize) {
+        self.offsets.reserve(records);
+        self.timestamps.reserve(records);
+        self.timestamp_types.reserve(records);
+        self.header_row_ends.reserve(records);
+        self.keys.ends.reserve(records);
+        self.values.ends.reserve(records);
+        self.values.values.reserve(bytes);
+    }
+
+    /// Bytes of values pushed so far.
+    pub fn value_bytes(&self) -> usize {
+        self.values.values.len()
+    }
+
     /// Appends a record; call [`BatchBuilder::header`] for each of its headers afterwards. `timestamp` is
     /// [`NO_TIMESTAMP`] where Kafka has none.
     pub fn push(
