@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::data::Topic;
 use crate::journey::{Worker, s3_settings};
 use crate::kit::{self, Kafka, S3};
-use crate::lines::Line;
+use crate::lines::{self, Line};
 use crate::measure;
 
 /// Where files go.
@@ -35,14 +35,32 @@ pub(crate) struct Lake {
 
 impl Lake {
     pub(crate) fn new(store: Store, s3: &S3, name: &str) -> Result<Lake> {
-        match store {
-            Store::S3 => Ok(Lake { dir: s3.create_bucket(name)?, settings: s3_settings(s3, name) }),
-            Store::File => {
-                let dir = kit::instance_dir("lake")?;
-                let settings = vec![("store.url".to_owned(), format!("file://{}", dir.display()))];
-                Ok(Lake { dir, settings })
-            }
+        if store == Store::S3 {
+            return Lake::behind(s3, name, &s3.endpoint());
         }
+        let dir = kit::instance_dir("lake")?;
+        let settings = vec![("store.url".to_owned(), format!("file://{}", dir.display()))];
+        Ok(Lake { dir, settings })
+    }
+
+    /// One on S3 that is reached through `endpoint`.
+    pub(crate) fn behind(s3: &S3, name: &str, endpoint: &str) -> Result<Lake> {
+        let (dir, mut settings) = (s3.create_bucket(name)?, s3_settings(s3, name));
+        for (_, value) in settings.iter_mut().filter(|(key, _)| key == "store.aws_endpoint") {
+            endpoint.clone_into(value);
+        }
+        Ok(Lake { dir, settings })
+    }
+
+    /// Where it is, as the store's URL.
+    pub(crate) fn url(&self) -> String {
+        let url = self.settings.iter().find(|(key, _)| key == "store.url");
+        url.map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    /// The store's options, as a properties file.
+    pub(crate) fn properties(&self) -> String {
+        self.settings.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
     }
 
     /// A sink into it.
@@ -53,20 +71,6 @@ impl Lake {
             config[key] = json!(value);
         }
         json!({ "name": name, "config": config })
-    }
-
-    /// Its data files: how many, and their bytes.
-    pub(crate) fn data(&self) -> Result<(usize, u64)> {
-        let mut sizes = Vec::new();
-        collect_sizes(&self.dir, &mut sizes)?;
-        Ok((sizes.len(), sizes.iter().sum()))
-    }
-
-    /// Sizes of its data files.
-    pub(crate) fn data_sizes(&self) -> Result<Vec<u64>> {
-        let mut sizes = Vec::new();
-        collect_sizes(&self.dir, &mut sizes)?;
-        Ok(sizes)
     }
 
     pub(crate) fn remove(self) -> Result<()> {
@@ -83,35 +87,38 @@ impl Store {
     }
 }
 
-/// One run, from the request to the last committed offset.
-pub(crate) fn run(kafka: &Kafka, s3: &S3, topic: &Topic, store: Store, round: usize) -> Result<Line> {
+/// One run, from the request to the last committed offset; and what it left.
+pub(crate) fn run(kafka: &Kafka, s3: &S3, topic: &Topic, run: (Store, usize)) -> Result<(Line, Lake)> {
+    let (store, round) = run;
     let name = format!("{}-{}-{round}", topic.name, store.label());
     let lake = Lake::new(store, s3, &name)?;
     let worker = worker(kafka)?;
+    let line = cross(kafka, &worker, topic, (&lake, &name))?;
+    Ok((Line { program: format!("{} {}", lines::ARCHIVING, store.label()), ..line }, lake))
+}
+
+/// Lets `worker` archive all of `topic` by a connector of this name.
+pub(crate) fn cross(kafka: &Kafka, worker: &Worker, topic: &Topic, (lake, name): (&Lake, &str)) -> Result<Line> {
     let pid = worker.pid().unwrap_or_default();
     let (begin, before_s) = (Instant::now(), measure::cpu_s(pid)?);
-    worker.create(&lake.sink(&name, &topic.name, &[("flush.size", &file_records(topic).to_string())]));
+    worker.create(&lake.sink(name, &topic.name, &[("flush.size", &file_records(topic).to_string())]));
     wait_committed(kafka, &format!("connect-{name}"), topic, || Ok(()))?;
     let (wall_s, cpu_s) = (begin.elapsed().as_secs_f64(), measure::cpu_s(pid)? - before_s);
-    let (files, stored_bytes) = lake.data()?;
-    lake.remove()?;
-    Ok(Line {
-        program: format!("lakeferry {}", store.label()),
-        data: topic.label(),
-        records: topic.records(),
-        bytes: 0,
-        wall_s,
-        cpu_s,
-        peak_rss_mb: measure::peak_rss_mb(pid),
-        files,
-        stored_bytes,
-    })
+    let (files, stored_bytes) = data_below(&lake.dir)?;
+    let peak_rss_mb = measure::peak_rss_mb(pid);
+    Ok(Line { wall_s, cpu_s, peak_rss_mb, files, stored_bytes, ..Line::new(name, topic) })
 }
 
 /// A worker that takes records as bytes.
 pub(crate) fn worker(kafka: &Kafka) -> Result<Worker> {
+    worker_with(kafka, &[])
+}
+
+/// The same, with further settings.
+pub(crate) fn worker_with(kafka: &Kafka, settings: &[(&str, &str)]) -> Result<Worker> {
     let bytes = "org.apache.kafka.connect.converters.ByteArrayConverter";
-    let mut worker = Worker::new(&kafka.bootstrap(), &[("key.converter", bytes), ("value.converter", bytes)])?;
+    let own = [("key.converter", bytes), ("value.converter", bytes)];
+    let mut worker = Worker::new(&kafka.bootstrap(), &[&own, settings].concat())?;
     worker.run(&[])?;
     worker.wait_ready()?;
     Ok(worker)
@@ -152,6 +159,19 @@ pub(crate) fn wait_committed(
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// The data files in a folder: how many, and their bytes.
+pub(crate) fn data_below(folder: &Path) -> Result<(usize, u64)> {
+    let sizes = data_sizes(folder)?;
+    Ok((sizes.len(), sizes.iter().sum()))
+}
+
+/// The size of each data file in a folder.
+pub(crate) fn data_sizes(folder: &Path) -> Result<Vec<u64>> {
+    let mut sizes = Vec::new();
+    collect_sizes(folder, &mut sizes)?;
+    Ok(sizes)
 }
 
 fn collect_sizes(folder: &Path, sizes: &mut Vec<u64>) -> Result<()> {

@@ -21,7 +21,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Kind, Topic};
-use crate::lines::Line;
+use crate::lines::{LIMIT_OF_ARCHIVING, Line};
 use crate::measure::{self, Ended};
 
 const COUNT: &str = "limit-count";
@@ -57,25 +57,18 @@ impl Limit {
         self.found.decompress_s
     }
 
-    pub(crate) fn mb_per_core_s(&self) -> f64 {
-        self.found.bytes as f64 / 1e6 / (self.counting.cpu_s + self.found.compress_s)
-    }
-
     /// Counting alone, and counting with compressing.
     pub(crate) fn lines(&self, topic: &Topic) -> [Line; 2] {
         let line = |program: &str, cpu_s: f64, stored_bytes: u64| Line {
-            program: program.to_owned(),
-            data: topic.label(),
-            records: self.found.records,
             bytes: self.found.bytes,
             wall_s: self.counting.wall_s,
             cpu_s,
             peak_rss_mb: self.counting.peak_rss_mb,
-            files: 0,
             stored_bytes,
+            ..Line::new(program, topic)
         };
         let both = self.counting.cpu_s + self.found.compress_s;
-        [line("count", self.counting.cpu_s, 0), line("count + zstd-1", both, self.found.compressed_bytes)]
+        [line("count", self.counting.cpu_s, 0), line(LIMIT_OF_ARCHIVING, both, self.found.compressed_bytes)]
     }
 }
 

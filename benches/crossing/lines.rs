@@ -1,9 +1,22 @@
-//! One measurement, and how it is printed.
+//! One measurement, how it is printed, and what several rounds come to.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use crate::data::Topic;
+
+/// Counting with librdkafka plus compressing with zstd-1.
+pub(crate) const LIMIT_OF_ARCHIVING: &str = "limit of archiving";
+/// Decompressing plus producing with librdkafka.
+pub(crate) const LIMIT_OF_RESTORING: &str = "limit of restoring";
+/// The JVM worker.
+pub(crate) const PEER: &str = "JVM Iceberg sink";
+/// What names of archiving runs begin with.
+pub(crate) const ARCHIVING: &str = "lakeferry";
+/// What names of restoring runs begin with.
+pub(crate) const RESTORING: &str = "restore";
 
 /// What was measured of one program on one data set.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Line {
     /// The program: what ran.
     pub(crate) program: String,
@@ -19,27 +32,43 @@ pub(crate) struct Line {
     pub(crate) stored_bytes: u64,
 }
 
-/// What a line is compared with, in MB per core-second.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Against {
-    pub(crate) limit: Option<f64>,
-    pub(crate) peer: Option<f64>,
+/// The median of all rounds of one program on one data set, in MB per core-second, with what it is compared with.
+#[derive(Debug, Clone)]
+pub(crate) struct Median {
+    pub(crate) data: String,
+    pub(crate) program: String,
+    pub(crate) mb_per_core_s: f64,
+    pub(crate) of_limit: Option<f64>,
+    pub(crate) of_peer: Option<f64>,
 }
 
 impl Line {
     /// What [`Line::text`] puts below each other.
-    pub(crate) const HEAD: &'static str = "\
-        program             data                k rec/s    MB/s   CPU s  MB/core-s  k rec/core-s  peak MB  files  \
-        stored MB  of limit  x peer";
+    pub(crate) const HEAD: &'static str = "program             data             k rec/s    MB/s   CPU s  MB/core-s  \
+        k rec/core-s  peak MB  files  stored MB";
+
+    /// A line of `topic` that has measured nothing yet.
+    pub(crate) fn new(program: &str, topic: &Topic) -> Line {
+        Line {
+            program: program.to_owned(),
+            data: topic.label(),
+            records: topic.records(),
+            bytes: topic.records() * topic.kind.record_bytes(),
+            wall_s: 0.0,
+            cpu_s: 0.0,
+            peak_rss_mb: 0.0,
+            files: 0,
+            stored_bytes: 0,
+        }
+    }
 
     pub(crate) fn mb_per_core_s(&self) -> f64 {
         self.bytes as f64 / 1e6 / self.cpu_s
     }
 
-    pub(crate) fn text(&self, against: &Against) -> String {
-        let ratio = |to: Option<f64>| to.map_or("-".to_owned(), |to| format!("{:.2}", self.mb_per_core_s() / to));
+    pub(crate) fn text(&self) -> String {
         format!(
-            "{:<19} {:<19} {:>7.0} {:>7.0} {:>7.2} {:>10.1} {:>13.0} {:>8.0} {:>6} {:>10.0} {:>9} {:>7}",
+            "{:<19} {:<15} {:>8.0} {:>7.0} {:>7.2} {:>10.1} {:>13.0} {:>8.0} {:>6} {:>10.0}",
             self.program,
             self.data,
             self.records as f64 / 1e3 / self.wall_s,
@@ -50,8 +79,48 @@ impl Line {
             self.peak_rss_mb,
             self.files,
             self.stored_bytes as f64 / 1e6,
-            ratio(against.limit),
-            ratio(against.peer),
         )
     }
+}
+
+impl Median {
+    /// What [`Median::text`] puts below each other.
+    pub(crate) const HEAD: &'static str = "median of rounds                      MB/core-s  of limit  x peer";
+
+    pub(crate) fn text(&self) -> String {
+        let ratio = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let (of_limit, of_peer) = (ratio(self.of_limit), ratio(self.of_peer));
+        format!("{:<19} {:<15} {:>11.1} {of_limit:>9} {of_peer:>7}", self.program, self.data, self.mb_per_core_s)
+    }
+}
+
+/// What the rounds come to, data set by data set.
+pub(crate) fn medians(lines: &[Line]) -> Vec<Median> {
+    let mut rounds: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    for line in lines {
+        rounds.entry((&line.data, &line.program)).or_default().push(line.mb_per_core_s());
+    }
+    let medians: BTreeMap<_, _> = rounds.into_iter().map(|(name, rounds)| (name, median(rounds))).collect();
+    let against = |data: &str, other: &str, own: f64| medians.get(&(data, other)).map(|other| own / other);
+    let of = |(&(data, program), &own): (&(&str, &str), &f64)| {
+        let limit = match program {
+            _ if program.starts_with(ARCHIVING) => LIMIT_OF_ARCHIVING,
+            _ if program.starts_with(RESTORING) => LIMIT_OF_RESTORING,
+            _ => "",
+        };
+        Median {
+            data: data.to_owned(),
+            program: program.to_owned(),
+            mb_per_core_s: own,
+            of_limit: against(data, limit, own),
+            of_peer: against(data, PEER, own).filter(|_| program.starts_with(ARCHIVING)),
+        }
+    };
+    medians.iter().map(of).collect()
+}
+
+fn median(mut rounds: Vec<f64>) -> f64 {
+    rounds.sort_by(f64::total_cmp);
+    let middle = rounds.len() / 2;
+    if rounds.len() % 2 == 1 { rounds[middle] } else { f64::midpoint(rounds[middle - 1], rounds[middle]) }
 }

@@ -64,6 +64,13 @@ pub(crate) fn run(command: &mut Command) -> Result<Ended> {
     Ok(Ended { wall_s, cpu_s, peak_rss_mb: peak, output })
 }
 
+/// Keeps a process on one core.
+pub(crate) fn pin(pid: u32) -> Result<()> {
+    let status = Command::new("taskset").args(["-a", "-p", "1", &pid.to_string()]).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "taskset cannot keep process {pid} on one core: {status}");
+    Ok(())
+}
+
 /// The machine, in one line.
 pub(crate) fn machine() -> String {
     let (processors, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));

@@ -1,7 +1,7 @@
 //! How large a run is, from the environment. `LAKEFERRY_BENCH=full` is the run of `docs/performance.md`; without it a
 //! quick look. Single values have the last word: `LAKEFERRY_BENCH_MB` (of each topic), `LAKEFERRY_BENCH_ROUNDS`,
-//! `LAKEFERRY_BENCH_IDLE_S`, `LAKEFERRY_BENCH_PARTITIONS` (of the memory section), `LAKEFERRY_BENCH_DATA` (only topics
-//! whose name holds this).
+//! `LAKEFERRY_BENCH_IDLE_S`, `LAKEFERRY_BENCH_PARTITIONS` and `LAKEFERRY_BENCH_MEMORY_MB` (of the memory section),
+//! `LAKEFERRY_BENCH_DATA` (only topics whose name holds this).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::data::{Kind, Topic};
 /// See the module.
 pub(crate) struct Settings {
     /// Whether every data set is crossed.
-    pub(crate) full: bool,
+    full: bool,
     /// Bytes of keys and values of each topic.
     pub(crate) topic_bytes: u64,
     /// How often a measurement is repeated.
@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub(crate) idle: Duration,
     /// Partitions of the memory section.
     pub(crate) partitions: usize,
+    /// Bytes of its topic.
+    pub(crate) memory_bytes: u64,
 }
 
 impl Settings {
@@ -35,6 +37,8 @@ impl Settings {
             rounds: number("LAKEFERRY_BENCH_ROUNDS", if full { 3 } else { 1 })? as usize,
             idle: Duration::from_secs(number("LAKEFERRY_BENCH_IDLE_S", if full { 300 } else { 20 })?),
             partitions: number("LAKEFERRY_BENCH_PARTITIONS", 1_000)? as usize,
+            // In the full run so much that every partition fills an upload part.
+            memory_bytes: number("LAKEFERRY_BENCH_MEMORY_MB", if full { 10_000 } else { 600 })? * 1_000_000,
         })
     }
 

@@ -27,16 +27,24 @@ pub struct ConnectOptions {
     pub properties: Vec<(String, String)>,
     /// Connector files, in properties or JSON form, as on the command line.
     pub connectors: Vec<PathBuf>,
+    /// See [`ConnectOptions::as_shipped`].
+    shipped: bool,
 }
 
 impl ConnectOptions {
     /// A worker without connectors on this cluster.
     pub fn new(bootstrap: impl Into<String>) -> ConnectOptions {
-        ConnectOptions { bootstrap: bootstrap.into(), properties: Vec::new(), connectors: Vec::new() }
+        ConnectOptions { bootstrap: bootstrap.into(), properties: Vec::new(), connectors: Vec::new(), shipped: false }
     }
 
     pub fn property(mut self, key: &str, value: &str) -> ConnectOptions {
         self.properties.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With the JVM options of Kafka's own start scripts in place of the kit's, which start quickly and run slowly.
+    pub fn as_shipped(mut self) -> ConnectOptions {
+        self.shipped = true;
         self
     }
 }
@@ -47,6 +55,7 @@ pub struct ConnectWorker {
     rest: Port,
     connectors: Vec<PathBuf>,
     jvm_options: Vec<OsString>,
+    shipped: bool,
     distribution: &'static Distribution,
     process: Option<Process>,
 }
@@ -55,6 +64,9 @@ impl ConnectWorker {
     /// A worker of one's own, its REST API ready. It ends when the value is dropped.
     pub fn start(options: ConnectOptions) -> Result<ConnectWorker> {
         let distribution = Distribution::provision()?;
+        if options.shipped {
+            return ConnectWorker::start_with(distribution, options, Vec::new());
+        }
         Archive::record([&distribution.worker_archive], |[recorder]| {
             let mut worker =
                 ConnectWorker::start_with(distribution, ConnectOptions::new(&options.bootstrap), recorder)?;
@@ -70,8 +82,8 @@ impl ConnectWorker {
         jvm_options: Vec<OsString>,
     ) -> Result<ConnectWorker> {
         let (dir, rest) = (home::instance_dir("connect")?, Port::claim()?);
-        let connectors = options.connectors.clone();
-        let mut worker = ConnectWorker { dir, rest, connectors, jvm_options, distribution, process: None };
+        let (connectors, shipped) = (options.connectors.clone(), options.shipped);
+        let mut worker = ConnectWorker { dir, rest, connectors, jvm_options, shipped, distribution, process: None };
         fs::write(worker.config(), worker.properties(&options))?;
         worker.restart()?;
         Ok(worker)
@@ -123,7 +135,9 @@ impl ConnectWorker {
         let mut options = self.jvm_options.clone();
         options.push("-Dkit.log.level=INFO".into());
         let jvm = self.distribution.jvm(STANDALONE, options);
-        let launch = Java::find()?.launch(&jvm, &self.dir.join("log")).args([self.config()]).args(&self.connectors);
+        let (java, log) = (Java::find()?, self.dir.join("log"));
+        let launch = if self.shipped { java.launch_as_shipped(&jvm, &log) } else { java.launch(&jvm, &log) };
+        let launch = launch.args([self.config()]).args(&self.connectors);
         let address = self.address();
         let process = self.process.insert(launch.start()?);
         process.wait_ready(&format!("Connect worker at {address}"), START_LIMIT, || {

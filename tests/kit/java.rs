@@ -45,8 +45,19 @@ impl Java {
 
     pub fn launch(&self, jvm: &Jvm<'_>, log: &Path) -> Launch {
         let heap = format!("-Xmx{}m", jvm.max_heap_mb);
+        self.launch_with(jvm, log, &["-Xms64m", heap.as_str(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+    }
+
+    /// With the options of Kafka's own start scripts: for measurements, where peak speed counts.
+    pub fn launch_as_shipped(&self, jvm: &Jvm<'_>, log: &Path) -> Launch {
+        let memory = ["-Xms256M", "-Xmx2G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"];
+        let collector = ["-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"];
+        self.launch_with(jvm, log, &[&memory[..], &collector[..]].concat())
+    }
+
+    fn launch_with(&self, jvm: &Jvm<'_>, log: &Path, options: &[&str]) -> Launch {
         Launch::new(&self.program, log)
-            .args(["-Xms64m", heap.as_str(), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .args(options)
             .args(["-Djava.net.preferIPv4Stack=true", "-Djava.awt.headless=true"])
             .args(&jvm.options)
             .args([OsString::from("-cp"), jvm.class_path.clone(), jvm.main.into()])

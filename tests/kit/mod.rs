@@ -23,7 +23,6 @@ mod archive;
 mod error;
 mod java;
 mod poll;
-mod provision;
 mod python;
 #[cfg(test)]
 mod tests;
@@ -34,6 +33,7 @@ pub mod home;
 pub mod http;
 pub mod kafka;
 pub mod process;
+pub mod provision;
 pub mod proxy;
 pub mod s3;
 
