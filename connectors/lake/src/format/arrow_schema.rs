@@ -18,6 +18,10 @@ use lakeferry_api::{Batch, TimestampType, TopicPartition};
 
 use super::rows::{APPEND, CREATE};
 
+/// Indices of the dictionary of timestamp types.
+const CREATED: i32 = 0;
+const APPENDED: i32 = 1;
+
 /// The columns of an archive file.
 pub(super) struct Columns {
     schema: SchemaRef,
@@ -55,20 +59,21 @@ impl Columns {
         let start = batch.row_range().start;
         let arena_rows = start + rows.start..start + rows.end;
         let timestamps = &batch.timestamps()[rows.clone()];
-        let timed = NullBuffer::new(timestamps.iter().map(|timestamp| *timestamp != NO_TIMESTAMP).collect());
-        let types = batch.timestamp_types()[rows.clone()].iter().zip(timed.iter());
-        let types: Int32Array = types
-            .map(|(stamped, timed)| match stamped {
-                Some(TimestampType::Create) if timed => Some(0),
-                Some(TimestampType::Append) if timed => Some(1),
-                _ => None,
-            })
-            .collect();
+        // Columns without nulls are a good deal cheaper to write than those that only might have some.
+        let all_timed = timestamps.iter().all(|timestamp| *timestamp != NO_TIMESTAMP);
+        let timed = (!all_timed)
+            .then(|| NullBuffer::new(timestamps.iter().map(|timestamp| *timestamp != NO_TIMESTAMP).collect()));
+        let types = &batch.timestamp_types()[rows.clone()];
+        let types = if all_timed && types.iter().all(|stamped| *stamped == Some(TimestampType::Create)) {
+            Int32Array::from_value(CREATED, len)
+        } else {
+            types.iter().zip(timestamps).map(|(stamped, timestamp)| type_index(*stamped, *timestamp)).collect()
+        };
         let columns: Vec<ArrayRef> = vec![
             Arc::new(DictionaryArray::<Int32Type>::try_new(vec![0; len].into(), Arc::clone(&self.topic))?),
             Arc::new(Int32Array::from_value(self.partition, len)),
             Arc::new(Int64Array::from(batch.offsets()[rows].to_vec())),
-            Arc::new(TimestampMillisecondArray::new(timestamps.to_vec().into(), Some(timed)).with_timezone("UTC")),
+            Arc::new(TimestampMillisecondArray::new(timestamps.to_vec().into(), timed).with_timezone("UTC")),
             Arc::new(DictionaryArray::<Int32Type>::try_new(types, Arc::clone(&self.timestamp_types))?),
             Arc::new(binary(batch.keys(), arena_rows.clone())?),
             Arc::new(binary(batch.values(), arena_rows.clone())?),
@@ -86,6 +91,14 @@ impl Columns {
         let values = binary(headers.values(), entries)?;
         let entries = StructArray::try_new(self.entry_fields.clone(), vec![Arc::new(keys), Arc::new(values)], None)?;
         ListArray::try_new(Arc::clone(&self.entry), OffsetBuffer::new(ends.collect()), Arc::new(entries), None)
+    }
+}
+
+/// Where the timestamp's type stands in the dictionary; a record without timestamp has none.
+fn type_index(stamped: Option<TimestampType>, timestamp: i64) -> Option<i32> {
+    match stamped.filter(|_| timestamp != NO_TIMESTAMP)? {
+        TimestampType::Create => Some(CREATED),
+        TimestampType::Append => Some(APPENDED),
     }
 }
 
