@@ -1,9 +1,11 @@
 //! What the worker costs when there is nothing to do: its start, its memory, and a hundred topics that get no data, while
-//! a second worker joins the group and leaves again. The store's own proxy counts what is written.
+//! another member joins the group and leaves again. A proxy before the store counts what is written.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::archive::{self, Lake};
 use crate::journey::Worker;
@@ -58,11 +60,7 @@ pub(crate) fn watch(kafka: &Kafka, s3: &S3, span: Duration) -> Result<Idle> {
     let pid = worker.pid().context("the worker has ended")?;
     proxy.clear();
     let (begin, before_s) = (Instant::now(), measure::cpu_s(pid)?);
-    let second = archive::worker(kafka)?;
-    second.create(&sink);
-    second.wait_state("idle", "RUNNING", LIMIT);
-    std::thread::sleep(SETTLE);
-    drop(second);
+    rebalance(kafka, "connect-idle", &names)?;
     std::thread::sleep(span.saturating_sub(begin.elapsed()));
     let cpu = (measure::cpu_s(pid)? - before_s) / begin.elapsed().as_secs_f64();
     let idle = Idle {
@@ -74,6 +72,23 @@ pub(crate) fn watch(kafka: &Kafka, s3: &S3, span: Duration) -> Result<Idle> {
     drop(worker);
     names.iter().try_for_each(|name| kafka.delete_topic(name))?;
     Ok(idle)
+}
+
+/// A member that takes its share of the group's partitions, reads nothing, and leaves.
+fn rebalance(kafka: &Kafka, group: &str, topics: &[String]) -> Result<()> {
+    let member: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false")
+        .create()?;
+    member.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let begin = Instant::now();
+    while member.assignment()?.count() == 0 {
+        ensure!(begin.elapsed() < LIMIT, "the group gives its new member nothing");
+        let _ = member.poll(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 fn record() -> kit::kafka::RawRecord {

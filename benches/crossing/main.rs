@@ -7,6 +7,7 @@
 //! leaves it nearly alone. `docs/performance.md` has results and their reading. Nothing here asserts a speed.
 
 #![allow(clippy::print_stdout, reason = "a benchmark talks to the person at the terminal")]
+#![allow(clippy::unwrap_used, reason = "what the tests lend it ends where it cannot go on")]
 #![allow(clippy::disallowed_methods, reason = "it measures by the wall clock and waits for other processes")]
 
 mod archive;

@@ -50,7 +50,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Ended> {
     let pid = child.id();
     let mut peak = 0.0_f64;
     // Until it is waited for, its numbers stay.
-    while !stat(pid)?.first().is_some_and(|state| state == "Z") {
+    while stat(pid)?.first().is_none_or(|state| state != "Z") {
         peak = peak.max(peak_rss_mb(pid));
         std::thread::sleep(LOOK);
     }

@@ -25,7 +25,7 @@ pub(crate) fn run(kafka: &Kafka, s3: &S3, topic: &Topic, round: usize) -> Result
         .property("plugin.path", &plugins)
         .property("plugin.discovery", "hybrid_warn")
         .property("offset.flush.interval.ms", "5000")
-        .as_shipped();
+        .shipped_options();
     let worker = ConnectWorker::start(options)?;
     let pid = worker.pid().unwrap_or_default();
     let catalog = worker.dir().join("catalog.db").display().to_string();

@@ -27,7 +27,7 @@ pub struct ConnectOptions {
     pub properties: Vec<(String, String)>,
     /// Connector files, in properties or JSON form, as on the command line.
     pub connectors: Vec<PathBuf>,
-    /// See [`ConnectOptions::as_shipped`].
+    /// See [`ConnectOptions::shipped_options`].
     shipped: bool,
 }
 
@@ -43,7 +43,7 @@ impl ConnectOptions {
     }
 
     /// With the JVM options of Kafka's own start scripts in place of the kit's, which start quickly and run slowly.
-    pub fn as_shipped(mut self) -> ConnectOptions {
+    pub fn shipped_options(mut self) -> ConnectOptions {
         self.shipped = true;
         self
     }
