@@ -313,7 +313,10 @@ impl Fetch {
 
     fn take(&mut self, polled: Polled<'_>) {
         match polled {
-            Polled::Message(message) => self.take_message(&message),
+            Polled::Message(message) => {
+                let handle = Arc::clone(&self.spec.handle);
+                self.take_run(message, &handle, &mut 0);
+            }
             Polled::End(partition, offset) => {
                 let now = self.now;
                 if let Some(slot) = self.slot(&partition).filter(|slot| slot.is_reading()) {
@@ -327,63 +330,42 @@ impl Fetch {
         }
     }
 
-    /// Takes `message` and those that follow it of the same partition, which is looked for only once. Gives what came
-    /// behind them, if it was polled: that is to be taken, too.
+    /// Takes `message` and up to `left` of those that follow it of the same partition, which is looked for only once.
+    /// Gives what came behind them, if it was polled: that is to be taken, too.
     fn take_run<'h>(&mut self, mut message: Message<'h>, handle: &'h Handle, left: &mut usize) -> Option<Polled<'h>> {
         let now = self.now;
         let slots = self.slots_by_topic.get_mut(message.topic());
         let slot = slots.and_then(|slots| slots.get_mut(&message.partition()))?;
-        while slot.is_next(message.offset()) && slot.push(&message, now).is_ok() {
+        while slot.is_next(message.offset()) {
+            if slot.push(&message, now).is_err() {
+                let (generation, batch) = (slot.generation, slot.stop(false));
+                let error = ConnectError::data(format!(
+                    "the record at offset {} of {} has a header key that is not UTF-8; delete it or skip it by \
+                     altering the offsets",
+                    message.offset(),
+                    slot.partition
+                ));
+                batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
+                self.say(Said::Error(error));
+                return None;
+            }
             if slot.is_full() {
-                let generation = slot.generation;
-                let batch = slot.take();
+                let (generation, batch) = (slot.generation, slot.take());
                 batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
                 return None;
             }
-            if *left == 0 {
-                return None;
-            }
-            *left -= 1;
+            *left = left.checked_sub(1)?;
             match handle.poll(Duration::ZERO) {
                 Some(Polled::Message(next)) if next.is_of_partition(&message) => message = next,
                 polled => return polled,
             }
         }
-        self.take_message(&message);
+        // Behind the position: the end of the partition told of control records, and a pause fetched them again.
+        if slot.is_reading() && slot.proves_parting(message.offset(), message.leader_epoch()) {
+            let (partition, offset) = (slot.partition.clone(), message.offset());
+            self.stop_parted(&partition, offset);
+        }
         None
-    }
-
-    fn take_message(&mut self, message: &Message<'_>) {
-        let now = self.now;
-        let slots = self.slots_by_topic.get_mut(message.topic());
-        let Some(slot) = slots.and_then(|slots| slots.get_mut(&message.partition())) else { return };
-        if !slot.is_reading() {
-            return;
-        }
-        if message.offset() < slot.position() {
-            if slot.proves_parting(message.offset(), message.leader_epoch()) {
-                let (partition, offset) = (slot.partition.clone(), message.offset());
-                self.stop_parted(&partition, offset);
-            }
-            return;
-        }
-        if slot.push(message, now).is_err() {
-            let (generation, batch) = (slot.generation, slot.stop(false));
-            let error = ConnectError::data(format!(
-                "the record at offset {} of {} has a header key that is not UTF-8; delete it or skip it by altering \
-                 the offsets",
-                message.offset(),
-                slot.partition
-            ));
-            batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-            self.say(Said::Error(error));
-            return;
-        }
-        if slot.is_full() {
-            let generation = slot.generation;
-            let batch = slot.take();
-            batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-        }
     }
 
     /// Puts an event behind everything that was fetched before it.
