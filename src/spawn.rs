@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use lakeferry_api::simulation::host::inherit;
 use lakeferry_api::{Clock, ConnectError, Result};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -27,7 +28,7 @@ pub fn spawn<T: Send + 'static>(
     let name = name.into();
     // What it does is its own affair, not that of whoever started it.
     let span = tracing::info_span!(parent: None, "in", name);
-    let handle = tokio::spawn(guard(future).instrument(span));
+    let handle = tokio::spawn(inherit(guard(future).instrument(span)));
     Spawned { name, handle: AbortOnDropHandle::new(handle) }
 }
 

@@ -19,9 +19,21 @@ pub(super) struct PositionTable {
 #[derive(Debug, Clone, Copy)]
 struct Position {
     consumed: i64,
-    durable: i64,
+    /// `None`: only the task knows, and has not said yet.
+    durable: Option<i64>,
     /// `None`: what the group holds is not known to agree with anything here.
     committed: Option<i64>,
+}
+
+/// What is known of the records below the offset that a partition begins at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Below {
+    /// Nothing is to be done for them, and the group holds this very offset or nothing worth replacing.
+    Committed,
+    /// Nothing is to be done for them; the group may hold another offset.
+    Durable,
+    /// The task keeps its own positions: its next `flush` says what is durable.
+    TaskKnows,
 }
 
 /// A durable position that a task reported and that cannot be so.
@@ -36,11 +48,11 @@ pub(super) struct Refused {
 pub(super) struct Shown<'a>(pub(super) &'a Positions);
 
 impl PositionTable {
-    /// A partition begins at `offset`; `committed` is true where the group holds that very offset, or nothing worth
-    /// replacing before the first record.
-    pub(super) fn begin(&mut self, partition: TopicPartition, offset: i64, committed: bool) {
-        let committed = committed.then_some(offset);
-        self.by_partition.insert(partition, Position { consumed: offset, durable: offset, committed });
+    /// A partition begins at `offset`.
+    pub(super) fn begin(&mut self, partition: TopicPartition, offset: i64, below: Below) {
+        let durable = (below != Below::TaskKnows).then_some(offset);
+        let committed = (below == Below::Committed).then_some(offset);
+        self.by_partition.insert(partition, Position { consumed: offset, durable, committed });
     }
 
     /// Forgets a partition; false where it was not known.
@@ -48,10 +60,10 @@ impl PositionTable {
         self.by_partition.remove(partition).is_some()
     }
 
-    /// The task wants to read from `offset` on: it vouches for everything below, whatever was known before.
-    pub(super) fn seek(&mut self, partition: &TopicPartition, offset: i64) {
-        if let Some(position) = self.by_partition.get_mut(partition) {
-            *position = Position { consumed: offset, durable: offset, committed: None };
+    /// The task wants to read from `offset` on, whatever was known before.
+    pub(super) fn seek(&mut self, partition: &TopicPartition, offset: i64, below: Below) {
+        if self.by_partition.contains_key(partition) {
+            self.begin(partition.clone(), offset, below);
         }
     }
 
@@ -108,9 +120,9 @@ impl PositionTable {
             let why = match self.by_partition.get_mut(partition) {
                 None => "the partition is not open",
                 Some(position) if offset > position.consumed => "it was not consumed that far",
-                Some(position) if offset < position.durable => "more was durable before",
+                Some(position) if position.durable.is_some_and(|durable| offset < durable) => "more was durable before",
                 Some(position) => {
-                    position.durable = offset;
+                    position.durable = Some(offset);
                     continue;
                 }
             };
@@ -121,23 +133,24 @@ impl PositionTable {
 
     /// The durable positions of all open partitions.
     pub(super) fn all_durable(&self) -> Positions {
-        self.by_partition.iter().map(|(partition, position)| (partition.clone(), position.durable)).collect()
+        let durable =
+            |(partition, position): (&TopicPartition, &Position)| Some((partition.clone(), position.durable?));
+        self.by_partition.iter().filter_map(durable).collect()
     }
 
     /// What is durable and not yet committed.
     pub(super) fn to_commit(&self) -> Positions {
-        self.by_partition
-            .iter()
-            .filter(|(_, position)| position.committed != Some(position.durable))
-            .map(|(partition, position)| (partition.clone(), position.durable))
-            .collect()
+        let mut durable = self.all_durable();
+        durable.retain(|partition, durable| self.by_partition[partition].committed != Some(*durable));
+        durable
     }
 
     /// The coordinator accepted `committed`, taken from [`PositionTable::to_commit`] earlier.
     pub(super) fn committed(&mut self, committed: &Positions) {
         for (partition, &offset) in committed {
             // A seek in between may have moved durable below it; then it stays unknown and is committed anew.
-            if let Some(position) = self.by_partition.get_mut(partition).filter(|position| offset <= position.durable) {
+            let position = self.by_partition.get_mut(partition);
+            if let Some(position) = position.filter(|position| Some(offset) <= position.durable) {
                 position.committed = Some(offset);
             }
         }
@@ -183,7 +196,7 @@ mod tests {
     #[test]
     fn commits_what_is_durable_and_only_once() {
         let mut table = PositionTable::default();
-        table.begin(orders(), 10, true);
+        table.begin(orders(), 10, Below::Committed);
         table.consume(&[batch(10, 20)]);
         assert!(table.to_commit().is_empty());
         assert!(table.report_durable(&at(15)).is_empty());
@@ -196,7 +209,7 @@ mod tests {
     #[test]
     fn refuses_what_cannot_be_durable() {
         let mut table = PositionTable::default();
-        table.begin(orders(), 10, true);
+        table.begin(orders(), 10, Below::Committed);
         table.consume(&[batch(10, 20)]);
         table.report_durable(&at(18));
         let other = TopicPartition::new("orders", 1);
@@ -209,14 +222,26 @@ mod tests {
     #[test]
     fn a_start_that_the_group_does_not_hold_is_committed() {
         let mut table = PositionTable::default();
-        table.begin(orders(), 10, false);
+        table.begin(orders(), 10, Below::Durable);
         assert_eq!(table.to_commit(), at(10));
+    }
+
+    #[test]
+    fn where_the_task_knows_nothing_is_committed_before_it_says_so() {
+        let mut table = PositionTable::default();
+        table.begin(orders(), 10, Below::TaskKnows);
+        assert!(table.to_commit().is_empty() && table.all_durable().is_empty());
+        // Offsets below 10 may be lost and not be published as lost yet.
+        assert!(table.report_durable(&at(7)).is_empty());
+        assert_eq!(table.to_commit(), at(7));
+        table.seek(&orders(), 20, Below::TaskKnows);
+        assert!(table.to_commit().is_empty());
     }
 
     #[test]
     fn a_gap_and_a_repetition_are_fatal() {
         let mut table = PositionTable::default();
-        table.begin(orders(), 10, true);
+        table.begin(orders(), 10, Below::Committed);
         assert!(table.check_continuity(&[batch(10, 12), batch(12, 20)]).is_ok());
         for batches in [[batch(11, 12), batch(12, 20)], [batch(10, 12), batch(11, 20)]] {
             assert!(table.check_continuity(&batches).is_err());
@@ -249,7 +274,7 @@ mod tests {
         #[test]
         fn committed_never_exceeds_durable_nor_durable_consumed(start in 0..100_i64, steps in steps()) {
             let mut table = PositionTable::default();
-            table.begin(orders(), start, true);
+            table.begin(orders(), start, Below::Committed);
             let mut in_flight = None;
             // What a perfect task has made durable, and what the group holds.
             let (mut vouched, mut broker) = (start, start);
@@ -272,14 +297,15 @@ mod tests {
                         }
                     }
                     Step::Seek(offset) => {
-                        table.seek(&orders(), offset);
+                        table.seek(&orders(), offset, Below::Durable);
                         vouched = offset;
                     }
                 }
                 let position = table.by_partition[&orders()];
-                prop_assert!(position.consumed >= position.durable);
-                prop_assert!(position.committed.is_none_or(|committed| committed <= position.durable));
-                prop_assert_eq!(position.durable, vouched);
+                let durable = position.durable.unwrap();
+                prop_assert!(position.consumed >= durable);
+                prop_assert!(position.committed.is_none_or(|committed| committed <= durable));
+                prop_assert_eq!(durable, vouched);
                 prop_assert!(table.to_commit().values().all(|offset| *offset == vouched));
                 if table.to_commit().is_empty() {
                     prop_assert_eq!(broker, vouched, "nothing is left to commit only where the group holds it");

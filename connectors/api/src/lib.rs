@@ -30,6 +30,7 @@ pub mod executor;
 pub mod logical;
 pub mod record;
 pub mod schema;
+pub mod simulation;
 pub mod sink;
 pub mod source;
 pub mod text;

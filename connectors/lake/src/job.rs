@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use lakeferry_api::simulation::host::inherit;
 use lakeferry_api::{ConnectError, Result};
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinHandle};
@@ -25,10 +26,10 @@ impl<T: Send + 'static> Job<T> {
         let wake = Wake(Arc::clone(ended));
         // Spawning is banned so that tasks are named, joined and their panics seen; this is where a job is.
         #[allow(clippy::disallowed_methods)]
-        let handle = tokio::spawn(async move {
+        let handle = tokio::spawn(inherit(async move {
             let _wake = wake;
             work.await
-        });
+        }));
         Self { handle, detached: false }
     }
 

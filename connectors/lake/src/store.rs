@@ -17,7 +17,7 @@ mod error;
 mod hdfs;
 pub mod leftovers;
 mod local;
-mod memory;
+pub mod memory;
 mod probe;
 mod s3;
 mod staged;

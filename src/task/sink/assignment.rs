@@ -24,10 +24,14 @@ use super::{SinkLoop, unrecoverable};
 use crate::spawn::within;
 use crate::task::backoff::Backoff;
 use crate::task::context::TaskSinkContext;
+use crate::task::positions::Below;
 use crate::task::voice::Trouble;
 
 /// Questions to the brokers at a time.
 const CONCURRENT_QUESTIONS: usize = 16;
+
+/// How long a task may insist on a position that no broker has before it fails.
+const INSISTING: Duration = Duration::from_secs(60);
 
 /// The partitions that are not, or no longer, read.
 pub(super) struct Opening {
@@ -41,8 +45,8 @@ pub(super) struct Opening {
     kept: BTreeSet<TopicPartition>,
     /// Positions that the broker did not take and because of which a partition was opened anew.
     refused: Positions,
-    /// Positions beyond the log's end because of which a partition is opened anew.
-    beyond_end: Positions,
+    /// Positions beyond the log's end because of which a partition is opened anew, and since when.
+    beyond_end: BTreeMap<TopicPartition, (i64, Duration)>,
     /// What the task wants to read from before there is a position.
     seeks: Places,
     retry_at: Option<Duration>,
@@ -57,7 +61,7 @@ impl Opening {
             out_of_range: BTreeSet::new(),
             kept: BTreeSet::new(),
             refused: Positions::new(),
-            beyond_end: Positions::new(),
+            beyond_end: BTreeMap::new(),
             seeks: Places::new(),
             retry_at: None,
             backoff,
@@ -118,6 +122,16 @@ impl Opening {
         self.kept.contains(partition) && self.refused.get(partition) != Some(&position)
     }
 
+    /// Since when the task wants to begin `partition` at just this `offset`, beyond the end of the log.
+    fn insists_since(&self, partition: &TopicPartition, offset: i64) -> Option<Duration> {
+        self.beyond_end.get(partition).filter(|(known, _)| *known == offset).map(|(_, since)| *since)
+    }
+
+    /// What is known of the records below the place of `partition` that the group does not know.
+    pub(super) fn below(&self, partition: &TopicPartition) -> Below {
+        if self.kept.contains(partition) { Below::TaskKnows } else { Below::Durable }
+    }
+
     /// Where every unplaced partition begins.
     async fn starts(&self, context: &TaskSinkContext) -> Result<Vec<Start>> {
         let by_group = |(partition, kept): (&TopicPartition, &Option<Place>)| {
@@ -129,15 +143,6 @@ impl Opening {
             let partition = partition.clone();
             let parted = context.truncated_at(&partition).unwrap_or(i64::MAX);
             match (kept, committed.get(&partition)) {
-                (&Some(Place { offset, .. }), _) if self.beyond_end.get(&partition) == Some(&offset) => {
-                    Err(beyond_end(&partition, offset))
-                }
-                // Unless retention has overtaken the cut meanwhile.
-                (&Some(Place { offset, .. }), _)
-                    if offset > parted && offset > view(context, &partition).await?.log_start_offset =>
-                {
-                    Err(beyond_end(&partition, offset))
-                }
                 (&Some(place), _) => Ok(Start { partition, place, committed: false }),
                 (None, Some(&offset)) => {
                     Ok(Start { partition, place: offset.min(parted).into(), committed: offset <= parted })
@@ -322,6 +327,7 @@ impl SinkLoop {
         if self.opening.unplaced.is_empty() {
             return Ok(());
         }
+        self.ask_again().await?;
         let starts = self.opening.starts(&self.parts.context).await?;
         let places = starts.iter().map(|start| (start.partition.clone(), start.place)).collect();
         self.start_at(&places);
@@ -334,12 +340,38 @@ impl SinkLoop {
             self.opening.unplaced.remove(&partition);
             self.opening.beyond_end.remove(&partition);
             self.parts.context.truncated().remove(&partition);
-            self.positions.begin(partition.clone(), place.offset, committed);
+            let below = if committed { Below::Committed } else { self.opening.below(&partition) };
+            self.positions.begin(partition.clone(), place.offset, below);
             if let Some(place) = self.opening.seeks.remove(&partition) {
                 self.seek(&partition, place);
             }
         }
         Ok(())
+    }
+
+    /// A task that insists on a position that the log does not have may have asked a broker that lags behind: it is
+    /// asked again for a while.
+    async fn ask_again(&mut self) -> Result<()> {
+        let now = self.clock.monotonic();
+        let mut outcome = Ok(());
+        for (partition, kept) in self.opening.unplaced.clone() {
+            let Some(Place { offset, .. }) = kept else { continue };
+            let parted = self.parts.context.truncated_at(&partition);
+            let since = match self.opening.insists_since(&partition, offset) {
+                None if is_cut_off(&self.parts.context, &partition, offset).await? => now,
+                None => continue,
+                Some(since) => since,
+            };
+            if now.saturating_sub(since) >= INSISTING {
+                return Err(beyond_end(&partition, offset));
+            }
+            self.close_lost(std::slice::from_ref(&partition)).await;
+            self.opening.await_open([partition.clone()]);
+            self.parts.context.truncated().extend(parted.map(|parted| (partition.clone(), parted)));
+            self.opening.beyond_end.insert(partition.clone(), (offset, since));
+            outcome = Err(ConnectError::retriable(beyond_end(&partition, offset).message()));
+        }
+        outcome
     }
 
     /// The next offset to fetch.
@@ -366,7 +398,7 @@ impl SinkLoop {
             tracing::warn!(%partition, position, log_end, "the log ends before the position: opened anew");
             self.close_lost(std::slice::from_ref(partition)).await;
             self.opening.await_open([partition.clone()]);
-            self.opening.beyond_end.insert(partition.clone(), position);
+            self.opening.beyond_end.insert(partition.clone(), (position, self.clock.monotonic()));
         } else if position >= log_start && self.opening.may_place_itself(partition, position) {
             // The log has grown beyond the position since: what the task knows of its epochs tells whether it was cut.
             tracing::warn!(%partition, position, log_start, log_end, "the broker refused the position: opened anew");
@@ -428,6 +460,12 @@ async fn view(context: &TaskSinkContext, partition: &TopicPartition) -> Result<P
         Kind::NotFound => ConnectError::retriable(error.message().to_owned()).caused_by(error),
         _ => error,
     })
+}
+
+/// True where `offset` lies behind the point where the log was cut back, unless retention has overtaken the cut.
+async fn is_cut_off(context: &TaskSinkContext, partition: &TopicPartition, offset: i64) -> Result<bool> {
+    let parted = context.truncated_at(partition).unwrap_or(i64::MAX);
+    Ok(offset > parted && offset > view(context, partition).await?.log_start_offset)
 }
 
 fn beyond_end(partition: &TopicPartition, position: i64) -> ConnectError {

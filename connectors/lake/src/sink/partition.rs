@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
 
@@ -59,6 +60,8 @@ pub(crate) struct Partition {
     position: i64,
     /// Where the next file's span begins: behind everything that a closed segment answers for.
     accounted: i64,
+    /// Since when `start` is what counts.
+    begun: Duration,
     /// Since when the position is ahead of `accounted` with no file open to answer for it.
     passed_since: Option<Duration>,
     file: Option<Box<OpenFile>>,
@@ -101,6 +104,7 @@ impl Partition {
             phase: Phase::Reading,
             position: start.resume,
             accounted: start.resume,
+            begun: Duration::ZERO,
             passed_since: None,
             file: None,
             closing: VecDeque::new(),
@@ -124,12 +128,16 @@ impl Partition {
         Place { offset: self.position, mark: self.start.mark.filter(|_| self.position == self.start.resume) }
     }
 
-    /// The first offset that is not durable; `None` before the chain has an entry. Until a new lineage has an entry, the
-    /// chain's end speaks of another log than the one that is read.
+    /// The first offset that is not durable. Until a new lineage has an entry, the chain's end speaks of another log than
+    /// the one that is read, and what was lost before the first record is not published as lost.
     pub(crate) fn durable(&self) -> Option<i64> {
         match &self.tenure {
             Tenure::Open(end) => end.entry.resume_offset,
-            _ => Some(self.start.end.as_ref()?.entry.resume_offset?.min(self.start.resume)),
+            _ => match self.start.end.as_ref().and_then(|end| end.entry.resume_offset) {
+                Some(published) => Some(published.min(self.start.resume)),
+                // What comes before the first entry must not be skipped where reading began at the end.
+                None => self.start.source.first.filter(|_| self.shared.context.offset_reset() == OffsetReset::Latest),
+            },
         }
     }
 
@@ -323,7 +331,7 @@ impl Partition {
             Phase::Reading => {}
         }
         self.rotate_if_due(now).await?;
-        self.advance_tenure()?;
+        self.advance_tenure(now)?;
         self.advance_uploads()?;
         self.advance_commit()?;
         self.advance_check(now)
@@ -348,6 +356,7 @@ impl Partition {
         }
         self.position = start.resume;
         self.accounted = start.resume;
+        self.begun = self.shared.context.clock().monotonic();
         self.start = start;
         self.phase = Phase::Reading;
         Ok(())
@@ -361,10 +370,14 @@ impl Partition {
         if file_due || passed_due { self.close_stretch().await } else { Ok(()) }
     }
 
-    /// Opens an epoch as soon as there is something to write under it.
-    fn advance_tenure(&mut self) -> Result<()> {
+    /// Opens an epoch as soon as there is something to write under it, and for what is to be said even if no record
+    /// ever follows once no other reason has come up for a while.
+    fn advance_tenure(&mut self, now: Duration) -> Result<()> {
+        let waited = || now.saturating_sub(self.begun) >= self.shared.settings.rotation.age();
         match &mut self.tenure {
-            Tenure::Unopened if self.file.is_some() || !self.closing.is_empty() => {
+            Tenure::Unopened
+                if self.file.is_some() || !self.closing.is_empty() || (self.start.has_news() && waited()) =>
+            {
                 let open = commit::open(Arc::clone(&self.shared), self.name.clone(), self.start.clone());
                 self.tenure = Tenure::Opening(Job::start(&self.shared.ended, open));
             }

@@ -82,6 +82,13 @@ impl Start {
         let decided = decide(&evidence)?;
         Ok(Self { end, known, ..decided })
     }
+
+    /// True where the chain's end tells something of the log that is not so any more: records that are lost or were taken
+    /// back.
+    pub(crate) fn has_news(&self) -> bool {
+        let of_end = self.end.as_ref().map(|end| end.entry.source.lineage);
+        !self.gaps.is_empty() || (self.source.continues.is_some() && of_end != Some(self.source.lineage))
+    }
 }
 
 /// Two connectors on one archive would fence each other until both have failed; the newcomer is refused instead.

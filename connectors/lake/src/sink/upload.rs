@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lakeferry_api::simulation::host::inherit;
 use lakeferry_api::{Budget, ConnectError, Executor, Kind, Permit, Result, executor};
 use object_store::path::Path;
 use object_store::{Error as StoreError, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
@@ -213,11 +214,11 @@ impl Carrier {
         let Some(parts) = &mut self.parts else { return Ok(()) };
         let part = parts.upload.put_part(payload);
         parts.begun += 1;
-        parts.in_flight.spawn(async move {
+        parts.in_flight.spawn(inherit(async move {
             let sent = part.await;
             drop((ticket, held));
             sent.map_err(|error| failed(&format!("upload a part of {path}"), error))
-        });
+        }));
         while let Some(ended) = parts.in_flight.try_join_next() {
             ended.map_err(lost)??;
         }

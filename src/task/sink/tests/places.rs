@@ -69,10 +69,14 @@ async fn a_log_that_ends_before_the_position_is_opened_anew() {
     world.cluster.say(Event::Batches(vec![batch(0, 0, 5)]));
     world.until("put t-0[0..5)").await;
 
-    // A task that keeps its position gets one more chance to see for itself.
+    // A task that keeps its position gets a minute to see for itself.
     world.cluster.set_log(1, 0, 5);
-    sink.on_open(Answer::Give(from(&[(1, 20)]).into()));
+    for _ in 0..50 {
+        sink.on_open(Answer::Give(from(&[(1, 20)]).into()));
+    }
     world.cluster.say(Event::OutOfRange(partition(1)));
+    let waits = "RUNNING (t-1 ends before offset 20";
+    world.clock.until(&world.journal, waits, || world.journal.has_prefix(waits)).await;
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-1 ends before offset 20"), "{failed}");
 }
@@ -138,7 +142,9 @@ async fn a_position_that_was_refused_though_the_log_has_it_is_asked_for_with_its
 async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);
-    sink.on_open(Answer::Give(marked(2, 8).into()));
+    for _ in 0..50 {
+        sink.on_open(Answer::Give(marked(2, 8).into()));
+    }
     world.cluster.say(Event::Truncated(partition(2), 7));
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-2 ends before offset 8"), "{failed}");

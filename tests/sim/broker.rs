@@ -1,0 +1,201 @@
+//! The simulated cluster: topics that are created, deleted and created again, logs to which everything happens that can,
+//! and one consumer group with a real coordinator's rules. [`client`] is what a worker sees of it, through the worker's
+//! own traits.
+
+pub(crate) mod client;
+pub(crate) mod group;
+pub(crate) mod log;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use lakeferry_api::{Positions, TopicPartition};
+use tokio::sync::Notify;
+
+use self::group::Group;
+use self::log::{Log, Rec};
+use crate::chance::{Diary, Dice};
+use crate::clock::SimClock;
+use crate::store::SimStore;
+
+/// See the module's documentation.
+pub(crate) struct Broker {
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) dice: Arc<Dice>,
+    pub(crate) diary: Diary,
+    pub(crate) store: Arc<SimStore>,
+    state: Mutex<State>,
+    /// Told of everything that may concern a consumer.
+    pub(crate) changed: Notify,
+}
+
+/// What the cluster is made of.
+pub(crate) struct State {
+    pub(crate) topics: BTreeMap<String, Topic>,
+    /// Topics that are gone: their last state, by id.
+    pub(crate) buried: BTreeMap<String, Topic>,
+    pub(crate) group: Group,
+    pub(crate) committed: Positions,
+    next_topic: u64,
+    next_transaction: u64,
+    /// Per mille of requests that go wrong.
+    pub(crate) faults: u64,
+    pub(crate) away: bool,
+    /// Until when a broker that lags behind answers the first questions of whoever opens a partition, by topic.
+    pub(crate) stale_until_ms: BTreeMap<String, (u64, Topic)>,
+}
+
+/// One incarnation of a topic.
+#[derive(Clone)]
+pub(crate) struct Topic {
+    pub(crate) id: String,
+    pub(crate) logs: Vec<Log>,
+    pub(crate) compacted: bool,
+}
+
+impl Broker {
+    pub(crate) fn new(clock: Arc<SimClock>, dice: Arc<Dice>, store: Arc<SimStore>, eager: bool) -> Arc<Self> {
+        let diary = store.diary.clone();
+        let state = State {
+            topics: BTreeMap::new(),
+            buried: BTreeMap::new(),
+            group: Group::new(eager),
+            committed: Positions::new(),
+            next_topic: 0,
+            next_transaction: 0,
+            faults: 0,
+            away: false,
+            stale_until_ms: BTreeMap::new(),
+        };
+        Arc::new(Self { clock, dice, diary, store, state: Mutex::new(state), changed: Notify::new() })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Something changed that consumers may want to know.
+    pub(crate) fn tell(&self) {
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn create_topic(&self, name: &str, partitions: usize, compacted: bool) {
+        let mut state = self.lock();
+        state.next_topic += 1;
+        let id = format!("id-{:04}", state.next_topic);
+        self.diary.note(format!("topic {name} is created with {partitions} partitions, {id}"));
+        let topic = Topic { id, logs: vec![Log::new(); partitions], compacted };
+        state.topics.insert(name.to_owned(), topic);
+        state.rebalance(self);
+        drop(state);
+        self.tell();
+    }
+
+    pub(crate) fn delete_topic(&self, name: &str) {
+        let mut state = self.lock();
+        let Some(topic) = state.topics.remove(name) else { return };
+        self.diary.note(format!("topic {name} is deleted"));
+        let until = self.clock.ms() + 5_000;
+        state.stale_until_ms.insert(name.to_owned(), (until, topic.clone()));
+        state.buried.insert(topic.id.clone(), topic);
+        state.committed.retain(|partition, _| *partition.topic != *name);
+        drop(state);
+        self.tell();
+    }
+
+    pub(crate) fn add_partition(&self, name: &str) {
+        let mut state = self.lock();
+        if let Some(topic) = state.topics.get_mut(name) {
+            topic.logs.push(Log::new());
+            self.diary.note(format!("{name} has {} partitions", topic.logs.len()));
+            state.rebalance(self);
+        }
+        drop(state);
+        self.tell();
+    }
+
+    /// Writes `records` as one transaction, or as none. `end` is whether it is committed, or left open.
+    pub(crate) fn produce(&self, partition: &TopicPartition, records: Vec<Rec>, end: Option<Option<bool>>) {
+        let mut state = self.lock();
+        state.next_transaction += 1;
+        let id = state.next_transaction;
+        let Some(log) = state.log(partition) else { return };
+        for rec in records {
+            log.append(rec, end.map(|_| id));
+        }
+        if let Some(Some(commit)) = end {
+            log.end_transaction(id, commit);
+        }
+        let (end, stable) = (log.end(), log.stable());
+        drop(state);
+        self.diary.note(format!("{partition} grows to {end} (stable {stable})"));
+        self.tell();
+    }
+
+    /// Ends every open transaction of a partition.
+    pub(crate) fn end_transactions(&self, partition: &TopicPartition, commit: bool) {
+        let mut state = self.lock();
+        let Some(log) = state.log(partition) else { return };
+        for id in log.open_transactions() {
+            log.end_transaction(id, commit);
+        }
+        drop(state);
+        self.tell();
+    }
+
+    /// Changes the log of `partition`, where there is one.
+    pub(crate) fn change(&self, partition: &TopicPartition, what: &str, change: impl FnOnce(&mut Log)) {
+        let mut state = self.lock();
+        let Some(log) = state.log(partition) else { return };
+        change(log);
+        self.diary.note(format!("{partition} {what}: now {}..{} (stable {})", log.start(), log.end(), log.stable()));
+        drop(state);
+        self.tell();
+    }
+
+    /// An election; every consumer that reads `partition` has to validate its position.
+    pub(crate) fn elect(&self, partition: &TopicPartition, lost_from: Option<i64>) {
+        self.change(partition, "has a new leader", |log| log.elect(lost_from));
+        self.lock().group.validate(partition);
+        self.tell();
+    }
+
+    /// All partitions of all topics.
+    pub(crate) fn partitions(&self) -> BTreeSet<TopicPartition> {
+        self.lock().partitions()
+    }
+}
+
+impl State {
+    pub(crate) fn log(&mut self, partition: &TopicPartition) -> Option<&mut Log> {
+        self.topics.get_mut(&*partition.topic)?.logs.get_mut(usize::try_from(partition.partition).ok()?)
+    }
+
+    pub(crate) fn peek(&self, partition: &TopicPartition) -> Option<&Log> {
+        self.topics.get(&*partition.topic)?.logs.get(usize::try_from(partition.partition).ok()?)
+    }
+
+    pub(crate) fn partitions(&self) -> BTreeSet<TopicPartition> {
+        let of = |(name, topic): (&String, &Topic)| {
+            (0..topic.logs.len()).map(|number| TopicPartition::new(name.as_str(), number as i32)).collect::<Vec<_>>()
+        };
+        self.topics.iter().flat_map(of).collect()
+    }
+
+    /// A4: what is committed is in the archive, or was never to be.
+    fn check_commit(&self, broker: &Broker, partition: &TopicPartition, offset: i64) {
+        let durable = match broker.store.resume(partition) {
+            Some(resume) => resume,
+            None => self.peek(partition).map_or(0, Log::start).max(self.committed.get(partition).copied().unwrap_or(0)),
+        };
+        if offset > durable {
+            broker.diary.accuse(format!("A4: {partition} is committed at {offset}, durable to {durable}"));
+        }
+    }
+
+    /// Gives every partition an owner among those who are there.
+    pub(crate) fn rebalance(&mut self, broker: &Broker) {
+        let partitions = self.partitions();
+        self.group.rebalance(&partitions, broker);
+    }
+}

@@ -1,0 +1,501 @@
+//! What a worker sees of the simulated cluster, through the traits of the worker's `kafka` floor. Requests are delayed
+//! and go wrong; a commit may happen although its answer is lost.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lakeferry::kafka::{Admin, Clients, Consumer, Event, GroupMember, Producer, Subscription};
+use lakeferry_api::simulation::host::Host as _;
+use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::{
+    Batch, BatchBuilder, Config, ConnectError, PartitionView, Place, Places, Positions, Result, TimestampType,
+    TopicPartition, TopicView,
+};
+use tokio::sync::oneshot;
+
+use super::group::{Fetching, MemberId, Notice};
+use super::{Broker, State};
+use crate::process::Process;
+use crate::store::spawn;
+
+/// The clients of one process.
+#[derive(Clone)]
+pub(crate) struct SimClients {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) worker: String,
+}
+
+impl Clients for SimClients {
+    fn consumer(&self, properties: &Config, _: &Subscription) -> Result<Box<dyn Consumer>> {
+        let id = properties.get("client.id").cloned().unwrap_or_default();
+        let name = format!("{}/{id}", self.worker);
+        let mut state = self.broker.lock();
+        let member = state.group.join(name, Arc::clone(&self.process));
+        state.rebalance(&self.broker);
+        drop(state);
+        self.broker.tell();
+        Ok(Box::new(SimConsumer { clients: self.clone(), member, queue: VecDeque::new(), closed: false }))
+    }
+
+    fn producer(&self, _: &Config) -> Result<Arc<dyn Producer>> {
+        Err(ConnectError::fatal("an archive sink has no producer"))
+    }
+
+    fn admin(&self, properties: &Config) -> Result<Arc<dyn Admin>> {
+        let task = properties.get("client.id").cloned().unwrap_or_default();
+        let member = task.replace("connector-adminclient-", "connector-consumer-");
+        Ok(Arc::new(SimAdmin { clients: self.clone(), member: format!("{}/{member}", self.worker) }))
+    }
+}
+
+impl SimClients {
+    /// Sends a request: `effect` happens at the broker, whatever becomes of the sender meanwhile.
+    async fn request<T: Send + 'static>(
+        &self,
+        effect: impl FnOnce(&mut State, &Broker) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let broker = Arc::clone(&self.broker);
+        let (there, back) = (broker.dice.between(1, 6), broker.dice.between(1, 4));
+        let faults = broker.lock().faults;
+        let (refused, lost) = (broker.dice.hits(faults), broker.dice.hits(faults));
+        let (answer, answered) = oneshot::channel();
+        spawn(async move {
+            broker.clock.wait(there).await;
+            let outcome = {
+                let mut state = broker.lock();
+                if refused || state.away { Err(away()) } else { effect(&mut state, &broker) }
+            };
+            broker.tell();
+            broker.clock.wait(back).await;
+            let _ = answer.send(if lost { Err(away()) } else { outcome });
+        });
+        answered.await.unwrap_or_else(|_| Err(away()))
+    }
+}
+
+fn away() -> ConnectError {
+    ConnectError::retriable("the broker does not answer")
+}
+
+struct SimConsumer {
+    clients: SimClients,
+    member: MemberId,
+    /// Fetched ahead of the loop, with the position it was fetched at.
+    queue: VecDeque<Event>,
+    closed: bool,
+}
+
+/// What [`SimConsumer::next`] does next.
+enum Next {
+    Say(Event),
+    /// Nothing before this many milliseconds, unless something changes.
+    Wait(u64),
+}
+
+impl SimConsumer {
+    fn look(&mut self) -> Next {
+        let broker = Arc::clone(&self.clients.broker);
+        let mut state = broker.lock();
+        let now = broker.clock.ms();
+        if let Some(lost) = state.group.hear_of_expulsion(self.member, &broker) {
+            broker.diary.note(format!("{} hears that it was expelled", self.clients.worker));
+            self.queue.clear();
+            state.rebalance(&broker);
+            drop(state);
+            broker.tell();
+            return Next::Say(Event::Lost(lost));
+        }
+        let Some(member) = state.group.members.get_mut(&self.member) else { return Next::Wait(10_000) };
+        if let Some(notice) = member.notices.pop_front() {
+            return Next::Say(self.tell(notice, &mut state));
+        }
+        if now < member.busy_until_ms {
+            return Next::Wait(member.busy_until_ms - now);
+        }
+        if self.queue.is_empty() {
+            self.fetch(&mut state, now);
+        }
+        match self.queue.pop_front() {
+            Some(event) => {
+                let member = state.group.members.get_mut(&self.member).unwrap();
+                member.busy_until_ms = now + broker.dice.between(1, 20);
+                Next::Say(event)
+            }
+            None => Next::Wait(500),
+        }
+    }
+
+    fn tell(&mut self, notice: Notice, state: &mut State) -> Event {
+        let member = state.group.members.get_mut(&self.member).unwrap();
+        match notice {
+            Notice::Assigned(partitions) => {
+                for partition in &partitions {
+                    let stale_answers = self.clients.broker.dice.below(3) as u32;
+                    member.fetched.insert(partition.clone(), Fetching { stale_answers, ..Fetching::default() });
+                }
+                Event::Assigned(partitions)
+            }
+            Notice::Revoked(partitions) => {
+                for partition in &partitions {
+                    forget(&mut self.queue, partition);
+                    member.fetched.remove(partition);
+                }
+                Event::Revoked(partitions)
+            }
+        }
+    }
+
+    /// Fetches ahead, a few batches of one partition.
+    fn fetch(&mut self, state: &mut State, now: u64) {
+        let broker = Arc::clone(&self.clients.broker);
+        if state.away {
+            if broker.dice.hits(100) {
+                self.queue.push_back(Event::Error(away()));
+            }
+            return;
+        }
+        let names: Vec<TopicPartition> = state.group.members[&self.member].fetched.keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let first = broker.dice.below(names.len() as u64) as usize;
+        for at in 0..names.len() {
+            let name = &names[(first + at) % names.len()];
+            let mut fetching = state.group.members[&self.member].fetched[name].clone();
+            let mut batches = 1 + broker.dice.below(3);
+            while batches > 0 {
+                batches -= 1;
+                match fetch_one(state.peek(name), name, &mut fetching, &broker, now) {
+                    Some(event) => self.queue.push_back(event),
+                    None => break,
+                }
+            }
+            state.group.members.get_mut(&self.member).unwrap().fetched.insert(name.clone(), fetching);
+            if !self.queue.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn begin(&mut self, partition: &TopicPartition, place: Place, release: bool) {
+        forget(&mut self.queue, partition);
+        let mut state = self.clients.broker.lock();
+        let Some(member) = state.group.members.get_mut(&self.member) else { return };
+        if let Some(fetching) = member.fetched.get_mut(partition) {
+            let paused = fetching.paused && !release;
+            let stale_answers = fetching.stale_answers;
+            *fetching = Fetching {
+                position: Some(place.offset),
+                paused,
+                mark: place.mark,
+                bare_from: place.mark.map(|_| place.read_from()),
+                stale_answers,
+                ..Fetching::default()
+            };
+        }
+    }
+
+    fn hold(&mut self, partitions: &[TopicPartition], paused: bool) {
+        let mut state = self.clients.broker.lock();
+        let Some(member) = state.group.members.get_mut(&self.member) else { return };
+        for partition in partitions {
+            if let Some(fetching) = member.fetched.get_mut(partition) {
+                fetching.paused = paused;
+            }
+        }
+    }
+}
+
+/// The next event of one partition.
+fn fetch_one(
+    log: Option<&super::log::Log>,
+    name: &TopicPartition,
+    fetching: &mut Fetching,
+    broker: &Broker,
+    now: u64,
+) -> Option<Event> {
+    let (log, position) = (log?, fetching.position?);
+    if fetching.paused {
+        return None;
+    }
+    if fetching.validate_at_ms == Some(0) {
+        fetching.validate_at_ms = Some(now + broker.dice.below(2_000));
+    }
+    if fetching.validate_at_ms.is_some_and(|at| now < at) {
+        return None;
+    }
+    let asks_again = fetching.validate_at_ms.take().and(fetching.epoch).map(|epoch| (epoch, position));
+    let of_mark = fetching.mark.take().map(|mark| (mark.leader_epoch, mark.upto));
+    for (epoch, upto) in [of_mark, asks_again].into_iter().flatten() {
+        let end = log.end_of_epoch(epoch);
+        if end < upto {
+            fetching.position = None;
+            return Some(Event::Truncated(name.clone(), end));
+        }
+    }
+    // The client reads from the mark on, and sees a record where there was none.
+    let bare_from = fetching.bare_from.take().filter(|from| *from >= log.start() && *from < position);
+    let there = bare_from.and_then(|from| log.fetch(from, position - from));
+    if let Some((offset, _)) = there.and_then(|fetched| fetched.records.into_iter().next()) {
+        fetching.position = None;
+        return Some(Event::Truncated(name.clone(), offset));
+    }
+    if position < log.start() || position > log.end() {
+        fetching.position = None;
+        return Some(Event::OutOfRange(name.clone()));
+    }
+    let fetched = log.fetch(position, 1 + broker.dice.below(12) as i64)?;
+    fetching.position = Some(fetched.next);
+    fetching.epoch = Some(fetched.epoch);
+    let mut builder = BatchBuilder::new(name.clone(), position);
+    for (offset, rec) in fetched.records {
+        let stamp = (rec.timestamp, Some(TimestampType::Create));
+        builder.push(offset, stamp, rec.key.as_deref(), rec.value.as_deref());
+        rec.headers.iter().for_each(|(key, value)| builder.header(key, value.as_deref()));
+        builder.leader_epoch(Some(fetched.epoch));
+    }
+    Some(Event::Batches(vec![builder.build(fetched.next)]))
+}
+
+/// What was fetched of `partition` does not come any more.
+fn forget(queue: &mut VecDeque<Event>, partition: &TopicPartition) {
+    for event in queue.iter_mut() {
+        if let Event::Batches(batches) = event {
+            batches.retain(|batch: &Batch| batch.partition() != partition);
+        }
+    }
+    queue.retain(|event| match event {
+        Event::Batches(batches) => !batches.is_empty(),
+        Event::OutOfRange(of) | Event::Truncated(of, _) => of != partition,
+        _ => true,
+    });
+}
+
+#[async_trait]
+impl Consumer for SimConsumer {
+    async fn next(&mut self) -> Event {
+        loop {
+            let broker = Arc::clone(&self.clients.broker);
+            let changed = broker.changed.notified();
+            match self.look() {
+                Next::Say(event) => return event,
+                Next::Wait(ms) => {
+                    tokio::select! {
+                        biased;
+                        () = changed => {}
+                        () = broker.clock.wait(ms.max(1)) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_at(&mut self, places: &Places) {
+        for (partition, place) in places {
+            self.begin(partition, *place, true);
+        }
+        self.clients.broker.tell();
+    }
+
+    fn release(&mut self) {
+        let broker = Arc::clone(&self.clients.broker);
+        broker.lock().group.release(self.member, &broker);
+        broker.tell();
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, place: Place) {
+        self.begin(partition, place, false);
+        self.clients.broker.tell();
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) {
+        self.hold(partitions, true);
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        self.hold(partitions, false);
+        self.clients.broker.tell();
+    }
+
+    fn group(&self) -> Arc<dyn GroupMember> {
+        Arc::new(Membership { clients: self.clients.clone(), member: self.member })
+    }
+
+    async fn close(&mut self) {
+        self.leave();
+    }
+}
+
+impl SimConsumer {
+    fn leave(&mut self) {
+        if self.closed || self.clients.process.is_dead() {
+            return;
+        }
+        self.closed = true;
+        let broker = Arc::clone(&self.clients.broker);
+        let mut state = broker.lock();
+        state.group.leave(self.member);
+        state.rebalance(&broker);
+        drop(state);
+        broker.tell();
+    }
+}
+
+impl Drop for SimConsumer {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+struct Membership {
+    clients: SimClients,
+    member: MemberId,
+}
+
+#[async_trait]
+impl GroupMember for Membership {
+    async fn commit(&self, positions: &Positions) -> Result<()> {
+        let (member, positions, worker) = (self.member, positions.clone(), self.clients.worker.clone());
+        self.clients
+            .request(move |state, broker| {
+                let stranger = positions.keys().find(|partition| !state.group.owns(member, partition));
+                if let Some(partition) = stranger {
+                    return Err(ConnectError::fenced(format!("{partition} has another owner")));
+                }
+                if state.group.is_rebalancing() && broker.dice.hits(300) {
+                    return Err(ConnectError::fenced("the group is rebalancing"));
+                }
+                for (partition, offset) in positions {
+                    state.check_commit(broker, &partition, offset);
+                    broker.diary.note(format!("{worker} commits {partition}@{offset}"));
+                    state.committed.insert(partition, offset);
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
+        let partitions = partitions.to_vec();
+        self.clients
+            .request(move |state, _| {
+                let known = |partition| Some((TopicPartition::clone(partition), *state.committed.get(partition)?));
+                Ok(partitions.iter().filter_map(known).collect())
+            })
+            .await
+    }
+
+    fn position(&self, partition: &TopicPartition) -> Option<i64> {
+        self.clients.broker.lock().group.members.get(&self.member)?.fetched.get(partition)?.position
+    }
+}
+
+struct SimAdmin {
+    clients: SimClients,
+    /// The member on whose behalf it asks.
+    member: String,
+}
+
+#[async_trait]
+impl Admin for SimAdmin {
+    async fn cluster_id(&self) -> Result<String> {
+        self.clients.request(|_, _| Ok("simulated".to_owned())).await
+    }
+
+    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
+        let (partition, member) = (partition.clone(), self.member.clone());
+        self.clients
+            .request(move |state, broker| {
+                if let Some(view) = stale_view(state, broker, &partition, &member) {
+                    return Ok(view);
+                }
+                let topic = state.topics.get(&*partition.topic).ok_or_else(|| absent(&partition.topic))?;
+                let log = topic.logs.get(partition.partition as usize).ok_or_else(|| absent(&partition.topic))?;
+                Ok(view(&topic.id, log))
+            })
+            .await
+    }
+
+    async fn topic(&self, topic: &str) -> Result<TopicView> {
+        let topic = topic.to_owned();
+        self.clients
+            .request(move |state, _| {
+                let found = state.topics.get(&topic).ok_or_else(|| absent(&topic))?;
+                let policy = if found.compacted { "compact" } else { "delete" };
+                Ok(TopicView {
+                    partitions: found.logs.len() as u32,
+                    replication_factor: 1,
+                    configs: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
+                })
+            })
+            .await
+    }
+
+    async fn topics(&self) -> Result<Vec<String>> {
+        self.clients.request(|state, _| Ok(state.topics.keys().cloned().collect())).await
+    }
+
+    async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
+        Err(ConnectError::fatal("an archive sink has no target"))
+    }
+
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
+        Err(ConnectError::config(&topic.name))
+    }
+
+    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
+        Err(ConnectError::config(topic))
+    }
+
+    async fn group_offsets(&self, _: &str) -> Result<Positions> {
+        self.clients.request(|state, _| Ok(state.committed.clone())).await
+    }
+
+    async fn group_is_live(&self, _: &str) -> Result<bool> {
+        self.clients.request(|state, _| Ok(!state.group.members.is_empty())).await
+    }
+
+    async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {
+        Err(ConnectError::conflict(group))
+    }
+
+    async fn delete_group_offsets(&self, group: &str, _: &[TopicPartition]) -> Result<()> {
+        Err(ConnectError::conflict(group))
+    }
+
+    async fn delete_group(&self, group: &str) -> Result<()> {
+        Err(ConnectError::conflict(group))
+    }
+}
+
+fn view(topic_id: &str, log: &super::log::Log) -> PartitionView {
+    PartitionView {
+        topic_id: Some(topic_id.to_owned()),
+        log_start_offset: log.start(),
+        last_stable_offset: log.stable(),
+        end_offset: Some(log.end()),
+        ..PartitionView::default()
+    }
+}
+
+/// For a while after a topic was made anew, a broker that lags behind may answer the first questions of whoever opens
+/// one of its partitions, but not those that come before an entry.
+fn stale_view(state: &mut State, broker: &Broker, partition: &TopicPartition, member: &str) -> Option<PartitionView> {
+    let (until, old) = state.stale_until_ms.get(&*partition.topic)?;
+    let log = old.logs.get(partition.partition as usize)?;
+    if broker.clock.ms() > *until {
+        return None;
+    }
+    let stale = view(&old.id, log);
+    let asking = state.group.members.values_mut().find(|known| known.name == member)?;
+    let fetching = asking.fetched.get_mut(partition).filter(|fetching| fetching.stale_answers > 0)?;
+    fetching.stale_answers -= 1;
+    broker.diary.note(format!("a lagging broker answers {member} about {partition}"));
+    Some(stale)
+}
+
+fn absent(topic: &str) -> ConnectError {
+    ConnectError::not_found(format!("topic {topic} does not exist"))
+}

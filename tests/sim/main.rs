@@ -1,0 +1,101 @@
+//! The simulator: the worker's own task loops and lake connectors, unchanged, between a simulated cluster and a simulated
+//! store, in simulated time. Every run is drawn from one seed and is the same each time.
+//!
+//! `LAKEFERRY_SIM_SEEDS=10000` runs that many seeds; `LAKEFERRY_SIM_SEED=7` runs one and prints its diary,
+//! `LAKEFERRY_SIM_STEPS=0,3,9` only those steps of it, which is what a failing seed is reduced to.
+
+#![allow(clippy::unwrap_used, reason = "what cannot go on fails its test")]
+
+mod broker;
+mod chance;
+mod checker;
+mod clock;
+mod plan;
+mod process;
+mod store;
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lakeferry_api::simulation::sabotage::{self, Fault};
+
+use crate::clock::SimClock;
+use crate::plan::Plan;
+use crate::world::World;
+
+/// What became of a run.
+struct Outcome {
+    broken: Option<String>,
+    hash: u64,
+    lines: Vec<String>,
+}
+
+static RUNS: AtomicU64 = AtomicU64::new(0);
+
+/// Runs `plan`, with `fault` built in.
+fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
+    sabotage::switch(fault);
+    let clock = Arc::new(SimClock::default());
+    let idle = Arc::clone(&clock);
+    let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(move || idle.step()).build().unwrap();
+    let mut world = World::new(plan, &clock, RUNS.fetch_add(1, Ordering::Relaxed));
+    let outcome = runtime.block_on(async {
+        world.live().await;
+        if world.diary.broken().is_none()
+            && let Err(law) = checker::check(&world.store.snapshot().await, &world.broker)
+        {
+            world.diary.accuse(law);
+        }
+        Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines() }
+    });
+    sabotage::switch(None);
+    outcome
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_left_behind() {
+    if let Some(seed) = number("LAKEFERRY_SIM_SEED") {
+        return replay(seed);
+    }
+    let seeds = number("LAKEFERRY_SIM_SEEDS").unwrap_or(500);
+    for seed in 0..seeds {
+        let plan = Plan::of(seed);
+        if let Some(law) = run(&plan, None).broken {
+            panic!("seed {seed}: {law}");
+        }
+    }
+}
+
+fn replay(seed: u64) {
+    // What the workers say stands above the diary, without a time of its own.
+    let log = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
+    log.with_max_level(tracing::Level::INFO).with_test_writer().init();
+    let mut plan = Plan::of(seed);
+    if let Ok(steps) = std::env::var("LAKEFERRY_SIM_STEPS") {
+        let kept: Vec<usize> = steps.split(',').filter_map(|step| step.parse().ok()).collect();
+        plan = plan.only(&kept);
+    }
+    let outcome = run(&plan, None);
+    println!("{:#?}\n{}", plan.settings, outcome.lines.join("\n"));
+    if let Some(law) = outcome.broken {
+        panic!("seed {seed}: {law}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..20 {
+        let plan = Plan::of(seed);
+        let (first, second) = (run(&plan, None), run(&plan, None));
+        if first.hash != second.hash {
+            let pairs = first.lines.iter().zip(&second.lines);
+            let differing = pairs.enumerate().find(|(_, (one, other))| one != other);
+            panic!("seed {seed} went two ways: {differing:?}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What happens in a run, drawn from its seed before anything runs: the cluster's shape, the workers' settings and a list
+//! of steps. A plan can be cut down step by step, which is how a failing seed is made small.
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::store::{Accident, Point};
+
+/// See the module's documentation.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) settings: Settings,
+    pub(crate) steps: Vec<(u64, Step)>,
+}
+
+/// The shape of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    pub(crate) topics: Vec<(String, usize, bool)>,
+    pub(crate) eager: bool,
+    pub(crate) avro: bool,
+    pub(crate) flush_size: u64,
+    pub(crate) age_ms: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) store_faults: u64,
+    pub(crate) broker_faults: u64,
+    /// Milliseconds that a job of the encode pool takes.
+    pub(crate) encode_ms: u64,
+}
+
+/// Something happens. Numbers are taken modulo what there is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Step {
+    Produce { partition: u64, records: u64, bytes: u64, end: Option<Option<bool>> },
+    EndTransactions { partition: u64, commit: bool },
+    Elect { partition: u64, lost: u64 },
+    RemoveRecords { partition: u64, per_mille: u64 },
+    Compact { topic: u64 },
+    Recreate { topic: u64, after_ms: u64 },
+    AddPartition { topic: u64 },
+    ForgetOffsets,
+    Rebalance,
+    Crash { worker: u64, down_ms: u64 },
+    Meet { worker: u64, point: Point, accident: Accident },
+    Stop { worker: u64, for_ms: u64 },
+    ShutDown { worker: u64, down_ms: u64 },
+    StoreAway { for_ms: u64 },
+    BrokerAway { for_ms: u64 },
+    PublishAhead,
+}
+
+impl Plan {
+    /// The plan of `seed`.
+    pub(crate) fn of(seed: u64) -> Self {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let settings = Settings::draw(&mut dice);
+        let calm = dice.random_range(0..10) == 0;
+        let steps = (0..dice.random_range(10..60)).map(|_| {
+            let gap_ms = if dice.random_bool(0.3) { dice.random_range(0..8_000) } else { dice.random_range(0..400) };
+            (gap_ms, if calm { produce(&mut dice) } else { step(&mut dice) })
+        });
+        Self { seed, steps: steps.collect(), settings }
+    }
+
+    /// The same without the steps that `kept` does not have.
+    pub(crate) fn only(&self, kept: &[usize]) -> Self {
+        let steps = kept.iter().filter_map(|at| self.steps.get(*at).copied()).collect();
+        Self { steps, ..self.clone() }
+    }
+}
+
+impl Settings {
+    fn draw(dice: &mut StdRng) -> Self {
+        let topics =
+            (0..dice.random_range(1..3)).map(|at| (format!("t{at}"), dice.random_range(1..4), dice.random_bool(0.25)));
+        Self {
+            topics: topics.collect(),
+            workers: dice.random_range(1..4),
+            eager: dice.random_bool(0.3),
+            avro: dice.random_bool(0.3),
+            flush_size: dice.random_range(1..40),
+            age_ms: dice.random_range(500..6_000),
+            memory_bytes: if dice.random_bool(0.2) { 3 << 20 } else { 64 << 20 },
+            store_faults: if dice.random_bool(0.3) { 0 } else { dice.random_range(0..120) },
+            broker_faults: if dice.random_bool(0.4) { 0 } else { dice.random_range(0..100) },
+            encode_ms: dice.random_range(0..3),
+        }
+    }
+}
+
+fn produce(dice: &mut StdRng) -> Step {
+    let end = match dice.random_range(0..10) {
+        0 => Some(None),
+        1 => Some(Some(false)),
+        2 | 3 => Some(Some(true)),
+        _ => None,
+    };
+    let large = dice.random_bool(0.01);
+    Step::Produce {
+        partition: dice.random(),
+        records: if large { 7 } else { dice.random_range(1..40) },
+        bytes: if large { 1 << 20 } else { dice.random_range(0..200) },
+        end,
+    }
+}
+
+fn step(dice: &mut StdRng) -> Step {
+    let (worker, partition, topic) = (dice.random(), dice.random(), dice.random());
+    let for_ms = if dice.random_bool(0.5) { dice.random_range(100..3_000) } else { dice.random_range(10_000..40_000) };
+    match dice.random_range(0..100) {
+        0..45 => produce(dice),
+        45..50 => Step::EndTransactions { partition, commit: dice.random() },
+        50..54 => Step::Elect { partition, lost: if dice.random_bool(0.4) { 0 } else { dice.random_range(1..30) } },
+        54..58 => Step::RemoveRecords { partition, per_mille: dice.random_range(0..1_100) },
+        58..60 => Step::Compact { topic },
+        60..63 => Step::Recreate { topic, after_ms: dice.random_range(0..7_000) },
+        63..64 => Step::AddPartition { topic },
+        64..65 => Step::ForgetOffsets,
+        65..70 => Step::Rebalance,
+        70..74 => Step::Crash { worker, down_ms: dice.random_range(100..20_000) },
+        74..84 => Step::Meet { worker, point: point(dice), accident: accident(dice, for_ms) },
+        84..89 => Step::Stop { worker, for_ms },
+        89..92 => Step::ShutDown { worker, down_ms: dice.random_range(100..10_000) },
+        92..95 => Step::StoreAway { for_ms },
+        95..98 => Step::BrokerAway { for_ms },
+        _ => Step::PublishAhead,
+    }
+}
+
+fn point(dice: &mut StdRng) -> Point {
+    match dice.random_range(0..8) {
+        0 => Point::BeforeData,
+        1 => Point::AfterData,
+        2..4 => Point::BeforeManifest,
+        4..7 => Point::AfterManifest,
+        _ => Point::BeforeRead,
+    }
+}
+
+fn accident(dice: &mut StdRng, for_ms: u64) -> Accident {
+    if dice.random_bool(0.5) { Accident::Crash } else { Accident::Stop { for_ms } }
+}
