@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Place, Result, SinkTask, TopicPartition};
 
 use self::assignment::Opening;
@@ -100,6 +102,12 @@ impl SinkLoop {
     pub(super) async fn run(&mut self, control: &mut Control) -> Result<()> {
         loop {
             self.apply_seeks();
+            if sabotage::is(Fault::TickStarved)
+                && let Some(event) = self.parts.consumer.next().now_or_never()
+            {
+                self.hear(event).await?;
+                continue;
+            }
             let wait = self.next_due().saturating_sub(self.clock.monotonic());
             tokio::select! {
                 biased;
@@ -169,6 +177,9 @@ impl SinkLoop {
             }
             Event::Revoked(partitions) => {
                 tracing::info!(partitions = ?Names(&partitions), "revoked");
+                if sabotage::is(Fault::FlushAfterRelease) {
+                    self.parts.consumer.release();
+                }
                 let handed_over = self.hand_over(&partitions, self.parts.timing.release_patience).await;
                 self.parts.consumer.release();
                 handed_over

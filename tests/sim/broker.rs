@@ -41,6 +41,8 @@ pub(crate) struct State {
     /// Per mille of requests that go wrong.
     pub(crate) faults: u64,
     pub(crate) away: bool,
+    /// The next batch is there before the one before is taken.
+    pub(crate) torrent: bool,
     /// Until when a broker that lags behind answers the first questions of whoever opens a partition, by topic.
     pub(crate) stale_until_ms: BTreeMap<String, (u64, Topic)>,
 }
@@ -65,6 +67,7 @@ impl Broker {
             next_transaction: 0,
             faults: 0,
             away: false,
+            torrent: false,
             stale_until_ms: BTreeMap::new(),
         };
         Arc::new(Self { clock, dice, diary, store, state: Mutex::new(state), changed: Notify::new() })

@@ -59,17 +59,6 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
     Ok(())
 }
 
-/// The rows of the newest lineage of every partition: what a restore must bring.
-pub(crate) fn newest(objects: &Objects) -> Verdict<BTreeMap<TopicPartition, Rows>> {
-    let mut newest = BTreeMap::new();
-    for (partition, chain) in chains(objects)? {
-        let rows_by_lineage = check_chain(objects, &chain)?;
-        let lineage = chain.last().and_then(|end| end["source"]["lineage"].as_u64()).ok_or("an end without lineage")?;
-        newest.insert(partition, whole(&chain, &rows_by_lineage, lineage)?);
-    }
-    Ok(newest)
-}
-
 /// Every chain's entries in order; their bytes are sealed and follow each other.
 fn chains(objects: &Objects) -> Verdict<BTreeMap<TopicPartition, Vec<Value>>> {
     let mut chains: BTreeMap<TopicPartition, Vec<Value>> = BTreeMap::new();

@@ -12,6 +12,7 @@ mod checker;
 mod clock;
 mod plan;
 mod process;
+mod saboteur;
 mod store;
 mod world;
 
@@ -63,12 +64,53 @@ fn nothing_is_lost_doubled_or_left_behind() {
         return replay(seed);
     }
     let seeds = number("LAKEFERRY_SIM_SEEDS").unwrap_or(500);
-    for seed in 0..seeds {
-        let plan = Plan::of(seed);
-        if let Some(law) = run(&plan, None).broken {
-            panic!("seed {seed}: {law}");
+    // Each run is one thread's; the threads only share the list of seeds.
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                return;
+            }
+            let plan = Plan::of(seed);
+            if let Some(law) = run(&plan, None).broken {
+                next.store(seeds, Ordering::Relaxed);
+                panic!("{}", report(&plan, &law));
+            }
         }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    });
+}
+
+/// Makes a failing plan small and says how to run it again.
+fn report(plan: &Plan, law: &str) -> String {
+    let mut kept: Vec<usize> = (0..plan.steps.len()).collect();
+    let mut size = kept.len().div_ceil(2);
+    let mut last = law.to_owned();
+    while size > 0 {
+        let mut at = 0;
+        while at < kept.len() {
+            let fewer: Vec<usize> =
+                kept.iter().enumerate().filter(|(n, _)| *n < at || *n >= at + size).map(|(_, step)| *step).collect();
+            match run(&plan.only(&fewer), None).broken {
+                Some(law) => (kept, last) = (fewer, law),
+                None => at += size,
+            }
+        }
+        size /= 2;
     }
+    let steps = kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    format!(
+        "seed {}: {law}\nreduced to {} of {} steps: {last}\n\
+         LAKEFERRY_SIM_SEED={} LAKEFERRY_SIM_STEPS={steps} cargo test --test sim nothing_is_lost -- --nocapture",
+        plan.seed,
+        kept.len(),
+        plan.steps.len(),
+        plan.seed,
+    )
 }
 
 fn replay(seed: u64) {

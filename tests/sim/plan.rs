@@ -48,7 +48,8 @@ pub(crate) enum Step {
     ShutDown { worker: u64, down_ms: u64 },
     StoreAway { for_ms: u64 },
     BrokerAway { for_ms: u64 },
-    PublishAhead,
+    PublishAhead { partition: u64 },
+    Torrent { partition: u64, for_ms: u64 },
 }
 
 impl Plan {
@@ -56,12 +57,22 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let settings = Settings::draw(&mut dice);
+        if seed % 50 == 49 {
+            return Self::torrent(seed, settings, &mut dice);
+        }
         let calm = dice.random_range(0..10) == 0;
         let steps = (0..dice.random_range(10..60)).map(|_| {
             let gap_ms = if dice.random_bool(0.3) { dice.random_range(0..8_000) } else { dice.random_range(0..400) };
             (gap_ms, if calm { produce(&mut dice) } else { step(&mut dice) })
         });
         Self { seed, steps: steps.collect(), settings }
+    }
+
+    /// No faults, but more records than can be archived.
+    fn torrent(seed: u64, settings: Settings, dice: &mut StdRng) -> Self {
+        let quiet = Settings { store_faults: 0, broker_faults: 0, encode_ms: 12, flush_size: 100, ..settings };
+        let steps = vec![(1_000, Step::Torrent { partition: dice.random(), for_ms: 20_000 })];
+        Self { seed, settings: quiet, steps }
     }
 
     /// The same without the steps that `kept` does not have.
@@ -125,7 +136,7 @@ fn step(dice: &mut StdRng) -> Step {
         89..92 => Step::ShutDown { worker, down_ms: dice.random_range(100..10_000) },
         92..95 => Step::StoreAway { for_ms },
         95..98 => Step::BrokerAway { for_ms },
-        _ => Step::PublishAhead,
+        _ => Step::PublishAhead { partition },
     }
 }
 

@@ -65,6 +65,8 @@ struct Books {
     named: BTreeSet<String>,
     /// The last entry's topic id and resume offset, by chain folder.
     ends: BTreeMap<String, (Option<String>, Option<i64>)>,
+    /// The chains whose last entry has files ahead.
+    ahead: BTreeSet<String>,
     accidents: BTreeMap<(String, Point), Accident>,
 }
 
@@ -123,8 +125,12 @@ impl SimStore {
 
     /// The topic id and resume offset of the chain's end.
     pub(crate) fn end(&self, partition: &TopicPartition) -> Option<(Option<String>, Option<i64>)> {
-        let chain = format!("topics/{}/_manifests/partition={}", partition.topic, partition.partition);
-        self.books.lock().unwrap().ends.get(&chain).cloned()
+        self.books.lock().unwrap().ends.get(&chain_of(partition)).cloned()
+    }
+
+    /// True where the chain's end has files ahead of where it resumes.
+    pub(crate) fn has_ahead(&self, partition: &TopicPartition) -> bool {
+        self.books.lock().unwrap().ahead.contains(&chain_of(partition))
     }
 
     /// The resume offset of the chain's end.
@@ -147,7 +153,18 @@ impl SimStore {
         }
     }
 
-    fn note_entry(&self, path: &Path, bytes: &Bytes) {
+    /// These files are no part of the archive any more.
+    pub(crate) fn forget_named(&self, entry: &serde_json::Value) {
+        let gone: Vec<String> = entry["files"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|file| format!("topics/{}", file["path"].as_str().unwrap_or_default()))
+            .collect();
+        self.books.lock().unwrap().named.retain(|path| !gone.contains(path));
+    }
+
+    pub(crate) fn note_entry(&self, path: &Path, bytes: &Bytes) {
         let Ok(entry) = serde_json::from_slice::<serde_json::Value>(bytes) else {
             return self.diary.accuse(format!("{path} is no JSON"));
         };
@@ -156,9 +173,17 @@ impl SimStore {
         let mut books = self.books.lock().unwrap();
         let chain = path.as_ref().rsplit_once('/').map_or("", |(chain, _)| chain).to_owned();
         let topic_id = entry["source"]["topic_id"].as_str().map(str::to_owned);
+        match entry["ahead"].as_array().is_some_and(Vec::is_empty) {
+            true => books.ahead.remove(&chain),
+            false => books.ahead.insert(chain.clone()),
+        };
         books.ends.insert(chain, (topic_id, entry["resume_offset"].as_i64()));
         books.named.extend(files.iter().map(|file| format!("{root}/{}", file["path"].as_str().unwrap_or_default())));
     }
+}
+
+fn chain_of(partition: &TopicPartition) -> String {
+    format!("topics/{}/_manifests/partition={}", partition.topic, partition.partition)
 }
 
 pub(crate) fn is_manifest(path: &Path) -> bool {

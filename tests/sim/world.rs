@@ -2,6 +2,8 @@
 //! every partition must be archived to its last stable offset within ten simulated minutes, with no restart and no FAILED
 //! task; then the checker reads the store.
 
+mod ahead;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,8 @@ use crate::store::{SimStore, spawn};
 
 /// How long everything may take to come to rest, once the faults have ceased.
 const REST_MS: u64 = 600_000;
+/// How far the group's offset may lag behind the archive: the flush interval and then some.
+const COMMIT_LAG_MS: u64 = 8_000;
 const CONNECTOR: &str = "sink";
 
 /// See the module's documentation.
@@ -181,6 +185,9 @@ impl World {
             Step::Elect { partition, lost } => {
                 let Some(partition) = self.partition(partition) else { return };
                 let end = self.broker.lock().peek(&partition).map_or(0, |log| log.end());
+                // Of files ahead no manifest of version 1 remembers the leader epoch: a log that is cut back below them
+                // and grows again before anybody looks cannot be told from the old one.
+                let lost = if self.store.has_ahead(&partition) { 0 } else { lost };
                 self.broker.elect(&partition, (lost > 0).then(|| (end - lost as i64).max(0)));
             }
             Step::RemoveRecords { partition, per_mille } => {
@@ -245,7 +252,46 @@ impl World {
                     broker.tell();
                 });
             }
-            Step::PublishAhead => {}
+            Step::PublishAhead { partition } => self.publish_ahead(partition).await,
+            Step::Torrent { partition, for_ms } => self.torrent(partition, for_ms).await,
+        }
+    }
+
+    /// Everybody stops; then the archive is as if files had ended out of order.
+    async fn publish_ahead(&mut self, partition: u64) {
+        let Some(partition) = self.partition(partition) else { return };
+        for at in 0..self.workers.len() {
+            self.shut_down(at).await;
+            self.workers[at].up_at_ms = Some(self.clock.ms() + 100);
+        }
+        // What is on its way lands.
+        self.clock.wait(70_000).await;
+        if let Some(resume) = ahead::publish_ahead(&self.store, &partition).await {
+            self.diary.note(format!("{partition} has files ahead of {resume}"));
+            let mut state = self.broker.lock();
+            if let Some(committed) = state.committed.get_mut(&partition) {
+                *committed = resume.min(*committed);
+            }
+        }
+    }
+
+    /// Records come faster than they are archived: what is due by the clock happens all the same.
+    async fn torrent(&mut self, partition: u64, for_ms: u64) {
+        let Some(partition) = self.partition(partition) else { return };
+        let until = self.clock.ms() + for_ms;
+        self.broker.lock().torrent = true;
+        let mut durable = Vec::new();
+        while self.clock.ms() < until {
+            let records = (0..400).map(|_| self.record(&partition, 10)).collect();
+            self.broker.produce(&partition, records, None);
+            self.pass(200).await;
+            durable.push((self.clock.ms(), self.store.resume(&partition).unwrap_or(0)));
+        }
+        self.broker.lock().torrent = false;
+        let committed = self.broker.lock().committed.get(&partition).copied().unwrap_or(0);
+        let due = durable.iter().rev().find(|(at, _)| at + COMMIT_LAG_MS < until).map_or(0, |(_, resume)| *resume);
+        if committed < due {
+            self.diary.accuse(format!("{partition} is committed at {committed}, was durable to {due} long ago"));
         }
     }
 

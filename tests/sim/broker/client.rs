@@ -118,6 +118,7 @@ impl SimConsumer {
             self.fetch(&mut state, now);
         }
         match self.queue.pop_front() {
+            Some(event) if state.torrent => Next::Say(event),
             Some(event) => {
                 let member = state.group.members.get_mut(&self.member).unwrap();
                 member.busy_until_ms = now + broker.dice.between(1, 20);

@@ -266,6 +266,9 @@ impl Group {
                 lost.extend(partitions);
             }
         }
+        // From now on it must publish nothing of them.
+        let name = member.name.clone();
+        self.handed_over.extend(lost.iter().map(|partition| (name.clone(), partition.clone())));
         Some(lost.into_iter().collect())
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{Clock, ConnectError, Kind, Result, TopicPartition};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
@@ -142,12 +143,14 @@ impl ManifestStore {
         let mut tries = 1;
         loop {
             let payload = PutPayload::from(frozen.clone());
-            let error = match self.store.put_opts(&path, payload, PutMode::Create.into()).await {
+            let blind = sabotage::is(Fault::CreateWithoutCondition);
+            let mode = if blind { PutMode::Overwrite } else { PutMode::Create };
+            let error = match self.store.put_opts(&path, payload, mode.into()).await {
                 Ok(_) => return Ok(Outcome::Committed),
                 Err(error) => error,
             };
             match self.fetch(&path).await {
-                Ok(Some(found)) if found == frozen => return Ok(Outcome::Committed),
+                Ok(Some(found)) if found == frozen || taken_for_ours(&found, &frozen) => return Ok(Outcome::Committed),
                 Ok(Some(_)) => return Ok(Outcome::Lost),
                 Ok(None) => {}
                 Err(unread) => {
@@ -248,6 +251,13 @@ fn present<T>(found: Result<T, StoreError>, doing: impl Fn() -> String) -> Resul
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Only equal bytes are ours: this is the fault of those who look at the writer alone.
+fn taken_for_ours(found: &Bytes, frozen: &Bytes) -> bool {
+    let faulty = sabotage::is(Fault::WriterIdIsEquality) || sabotage::is(Fault::RetryWithOtherBytes);
+    let writer = |bytes: &Bytes| wire::decode("", bytes).ok().map(|entry| entry.writer.id);
+    faulty && writer(found) == writer(frozen)
 }
 
 fn misplaced(path: &Path, entry: &Entry) -> ConnectError {

@@ -8,10 +8,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Kind, PartitionView, Positions, Result, SinkContext, TopicPartition, TopicView};
 use object_store::path::Path;
 use uuid::Uuid;
 
+use super::broken;
 use super::partition::{Shared, backoff};
 use super::start::{Start, before_a_bare_stretch};
 use super::writer::Contents;
@@ -75,6 +77,7 @@ impl Identity {
     /// A name that no other file has or will have.
     pub(crate) fn object_name(&self, first_offset: i64, epoch: u32, n: u32, format: &FileFormat) -> ObjectName {
         let writer = (self.writer_id.as_u128() >> 96) as u32;
+        let (epoch, n, writer) = if sabotage::is(Fault::ObjectNameTwice) { (1, 0, 0) } else { (epoch, n, writer) };
         ObjectName { first_offset, epoch, n, writer, extension: format.extension.to_owned() }
     }
 
@@ -103,6 +106,9 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
     check_laws(&entry, &before_opening(&start))?;
     match create(&shared, &name, entry).await? {
         Some(end) => Ok(end),
+        None if sabotage::is(Fault::OpenRaceIsFence) => {
+            Err(ConnectError::fenced(format!("{name}: another writer won")))
+        }
         None => Err(ConnectError::retriable(format!("{name}: another writer opened the archive at the same moment"))),
     }
 }
@@ -113,6 +119,9 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
 /// `Fenced` where the group gave the partition to somebody else; `Config` where another owner took over; `Retriable`
 /// where the partition is still ours and must begin again from the chain's end.
 pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, segments: Vec<Segment>) -> Result<End> {
+    if let Some(faulty) = broken::commit(&shared, &name, &end, &segments).await {
+        return faulty;
+    }
     let view = fresh_view(&shared, &name, end.entry.source.topic_id.as_deref()).await?;
     let without_record = reason_of_holes(&shared, &name, &segments).await?;
     let entry = commit_entry(&shared, &end, segments, view.as_ref(), without_record)?;
@@ -137,7 +146,7 @@ async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&st
     let mut attempt = 0;
     loop {
         match shared.context.partition(name).await {
-            Ok(view) if view.topic_id.as_deref() == topic_id => {
+            Ok(view) if view.topic_id.as_deref() == topic_id || sabotage::is(Fault::TopicIdFromCache) => {
                 done_waiting(shared, name, attempt);
                 return Ok(Some(view));
             }
@@ -185,6 +194,9 @@ async fn create(shared: &Shared, name: &TopicPartition, entry: Entry) -> Result<
                 return Ok(Some(End { sha256: Digest::of(&frozen), entry, bytes: frozen }));
             }
             Ok(Outcome::Lost) => return Ok(None),
+            Err(error) if error.is_retriable() && sabotage::is(Fault::FreedNumber) => {
+                return Err(broken::free(shared, name, entry.seq, error).await);
+            }
             Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
             Err(error) => return Err(error),
         }
@@ -290,7 +302,7 @@ fn open_entry(shared: &Shared, start: &Start, view: &PartitionView, topic: Topic
     }
 }
 
-fn commit_entry(
+pub(super) fn commit_entry(
     shared: &Shared,
     end: &End,
     segments: Vec<Segment>,

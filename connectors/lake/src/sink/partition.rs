@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
@@ -288,6 +289,12 @@ impl Partition {
         self.accounted = file.contents().next_offset;
         let n = self.files_begun;
         self.files_begun += 1;
+        if sabotage::is(Fault::RotationForgets) {
+            return Ok(());
+        }
+        if sabotage::is(Fault::BudgetLeak) {
+            std::mem::forget(self.shared.context.budget().take(1));
+        }
         self.closing.push_back(Ended::File { file, n });
         Ok(())
     }
@@ -308,6 +315,7 @@ impl Partition {
     async fn advance(&mut self) -> Result<()> {
         let now = self.shared.context.clock().monotonic();
         match &mut self.phase {
+            Phase::Gone { .. } if sabotage::is(Fault::OpenRaceIsFence) => return Ok(()),
             Phase::Gone { asked: Some(job), .. } => return job.take_if_ended().unwrap_or(Ok(())),
             Phase::Gone { ask_at, .. } if now < *ask_at => return Ok(()),
             Phase::Gone { asked, .. } => {

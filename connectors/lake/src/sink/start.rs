@@ -7,9 +7,11 @@
 
 use std::sync::Arc;
 
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{ConnectError, EpochMark, PartitionView, Result, TopicPartition};
 
+use super::broken;
 use super::partition::Shared;
 use crate::manifest::End;
 use crate::manifest::model::{
@@ -68,6 +70,7 @@ impl Start {
             Some(end) => last_of_topic_id(shared, name, end, view.topic_id.as_deref()).await?,
             None => None,
         };
+        let known = broken::resume(shared, name, known).await;
         let resolved = known.as_ref().is_some_and(|entry| entry.resume_offset.is_some());
         let committed =
             if resolved { None } else { context.committed(std::slice::from_ref(name)).await?.get(name).copied() };
@@ -112,6 +115,9 @@ async fn last_of_topic_id(
     if end.entry.source.topic_id.as_deref() == topic_id {
         return Ok(Some(end.entry.clone()));
     }
+    if sabotage::is(Fault::KnownTopicIdFromEarliest) {
+        return Ok(None);
+    }
     let newest_first = end.entry.lineages.iter().rev();
     let Some(lineage) =
         newest_first.map(|lineage| (lineage.lineage, lineage.topic_id.as_deref())).find(|l| l.1 == topic_id)
@@ -146,10 +152,10 @@ fn decide(evidence: &Evidence<'_>) -> Result<Start> {
 /// Where the log parted from what is published of it; `None` where all of that is still in the log.
 ///
 /// Two things prove it: the broker, asked for the end of the last leader epoch (KIP-320), and an end of the log that
-/// `resume` lies beyond. A stable offset below `resume` proves nothing: it falls back while a transaction is open.
+/// what is published lies beyond. A stable offset below that proves nothing: it falls back while a transaction is open.
 fn divergence(view: &PartitionView, entry: &Entry, resume: i64) -> Option<i64> {
-    let cut_back = view.end_offset.filter(|end| *end < resume && view.last_stable_offset < resume);
     let published = entry.ahead.last().map_or(resume, |last| resume.max(last.saturating_add(1)));
+    let cut_back = view.end_offset.filter(|end| *end < published && view.last_stable_offset < published);
     let known = [view.truncated_at, cut_back].into_iter().flatten();
     known.min().filter(|divergence| *divergence < published)
 }
@@ -278,7 +284,8 @@ fn after_log_start(resume: i64, ahead: &mut OffsetSet, log_start: i64) -> (i64, 
     if resume >= log_start {
         return (resume, Vec::new());
     }
-    let lost = ahead.holes_in(OffsetRange::new(resume, log_start.saturating_sub(1)));
+    let below = OffsetRange::new(resume, log_start.saturating_sub(1));
+    let lost = if sabotage::is(Fault::GapOverAhead) { vec![below] } else { ahead.holes_in(below) };
     let gaps = lost.iter().map(|hole| Gap { from: hole.from, to: hole.to, reason: Reason::LogStartMoved }).collect();
     (ahead.advance(log_start), gaps)
 }

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{
     Batch, Closing, Config, ConnectError, Kind, Opened, Positions, Result, SinkContext, SinkTask, TopicPartition,
 };
@@ -92,6 +93,9 @@ impl SinkTask for LakeSinkTask {
     }
 
     async fn flush(&mut self, consumed: &Positions) -> Result<Positions> {
+        if sabotage::is(Fault::OffsetBeforeManifest) {
+            return Ok(consumed.clone());
+        }
         let durable = |(name, partition): (&TopicPartition, &Partition)| {
             let consumed = *consumed.get(name)?;
             Some((name.clone(), partition.durable()?.min(consumed)))
@@ -105,7 +109,7 @@ impl SinkTask for LakeSinkTask {
         let _forgetting = shared.troubles.forget_after(partitions);
         let mut leaving: BTreeMap<_, _> =
             partitions.iter().filter_map(|name| self.partitions.remove_entry(name)).collect();
-        if why == Closing::Revoked {
+        if why == Closing::Revoked || sabotage::is(Fault::ZombiePublishes) {
             publish(&shared, &mut leaving).await?;
         }
         let durable = |(name, partition): (TopicPartition, Partition)| {
