@@ -98,7 +98,7 @@ impl Broker {
         let mut state = self.lock();
         let Some(topic) = state.topics.remove(name) else { return };
         self.diary.note(format!("topic {name} is deleted"));
-        let until = self.clock.ms() + 5_000;
+        let until = self.clock.ms() + 20_000;
         state.stale_until_ms.insert(name.to_owned(), (until, topic.clone()));
         state.buried.insert(topic.id.clone(), topic);
         state.committed.retain(|partition, _| *partition.topic != *name);

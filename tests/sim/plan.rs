@@ -48,7 +48,7 @@ pub(crate) enum Step {
     ShutDown { worker: u64, down_ms: u64 },
     StoreAway { for_ms: u64 },
     BrokerAway { for_ms: u64 },
-    PublishAhead { partition: u64 },
+    PublishAhead { partition: u64, per_mille: u64 },
     Torrent { partition: u64, for_ms: u64 },
 }
 
@@ -60,10 +60,11 @@ impl Plan {
         if seed % 50 == 49 {
             return Self::torrent(seed, settings, &mut dice);
         }
-        let calm = dice.random_range(0..10) == 0;
+        let theme = THEMES[(seed % THEMES.len() as u64) as usize];
+        let settings = settings.suited(theme);
         let steps = (0..dice.random_range(10..60)).map(|_| {
             let gap_ms = if dice.random_bool(0.3) { dice.random_range(0..8_000) } else { dice.random_range(0..400) };
-            (gap_ms, if calm { produce(&mut dice) } else { step(&mut dice) })
+            (gap_ms, step(&mut dice, theme))
         });
         Self { seed, steps: steps.collect(), settings }
     }
@@ -82,7 +83,47 @@ impl Plan {
     }
 }
 
+/// What a run has more of than others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Theme {
+    /// Everything.
+    Mixed,
+    /// Records and nothing else.
+    Calm,
+    /// Answers that are lost and writes that land late, while partitions go to and fro.
+    Late,
+    /// Topics made anew.
+    Recreated,
+    /// Files ahead of where their chain resumes.
+    Ahead,
+    /// Zombies.
+    Zombies,
+}
+
+const THEMES: &[Theme] = &[
+    Theme::Mixed,
+    Theme::Late,
+    Theme::Mixed,
+    Theme::Recreated,
+    Theme::Mixed,
+    Theme::Zombies,
+    Theme::Mixed,
+    Theme::Ahead,
+    Theme::Mixed,
+    Theme::Calm,
+];
+
 impl Settings {
+    fn suited(self, theme: Theme) -> Self {
+        match theme {
+            Theme::Late => Self { store_faults: self.store_faults + 150, ..self },
+            Theme::Recreated | Theme::Zombies => {
+                Self { workers: self.workers.max(2), store_faults: 0, broker_faults: 0, ..self }
+            }
+            _ => self,
+        }
+    }
+
     fn draw(dice: &mut StdRng) -> Self {
         let topics =
             (0..dice.random_range(1..3)).map(|at| (format!("t{at}"), dice.random_range(1..4), dice.random_bool(0.25)));
@@ -117,9 +158,21 @@ fn produce(dice: &mut StdRng) -> Step {
     }
 }
 
-fn step(dice: &mut StdRng) -> Step {
+fn step(dice: &mut StdRng, theme: Theme) -> Step {
     let (worker, partition, topic) = (dice.random(), dice.random(), dice.random());
     let for_ms = if dice.random_bool(0.5) { dice.random_range(100..3_000) } else { dice.random_range(10_000..40_000) };
+    if theme == Theme::Calm {
+        return produce(dice);
+    }
+    if theme != Theme::Mixed && dice.random_bool(0.4) {
+        return match theme {
+            Theme::Late => Step::Rebalance,
+            Theme::Recreated if dice.random() => Step::Recreate { topic, after_ms: dice.random_range(0..1_000) },
+            Theme::Recreated => Step::Rebalance,
+            Theme::Ahead => Step::PublishAhead { partition, per_mille: dice.random_range(0..1_500) },
+            _ => Step::Meet { worker, point: point(dice), accident: Accident::Stop { for_ms } },
+        };
+    }
     match dice.random_range(0..100) {
         0..45 => produce(dice),
         45..50 => Step::EndTransactions { partition, commit: dice.random() },
@@ -136,7 +189,7 @@ fn step(dice: &mut StdRng) -> Step {
         89..92 => Step::ShutDown { worker, down_ms: dice.random_range(100..10_000) },
         92..95 => Step::StoreAway { for_ms },
         95..98 => Step::BrokerAway { for_ms },
-        _ => Step::PublishAhead { partition },
+        _ => Step::PublishAhead { partition, per_mille: dice.random_range(0..1_500) },
     }
 }
 

@@ -258,6 +258,8 @@ impl Client {
         let fate = self.fate(points.is_some());
         if let Some((before, _)) = points {
             self.meet(before);
+            // Who is stopped or killed here sends it when it goes on, or never.
+            store.clock.wait(1).await;
         }
         let slow = store.dice.hits(20);
         let there = store.dice.between(1, if slow { 3_000 } else { 12 });

@@ -252,13 +252,13 @@ impl World {
                     broker.tell();
                 });
             }
-            Step::PublishAhead { partition } => self.publish_ahead(partition).await,
+            Step::PublishAhead { partition, per_mille } => self.publish_ahead(partition, per_mille).await,
             Step::Torrent { partition, for_ms } => self.torrent(partition, for_ms).await,
         }
     }
 
-    /// Everybody stops; then the archive is as if files had ended out of order.
-    async fn publish_ahead(&mut self, partition: u64) {
+    /// Everybody stops; then the archive is as if files had ended out of order, and the log may begin behind them.
+    async fn publish_ahead(&mut self, partition: u64, per_mille: u64) {
         let Some(partition) = self.partition(partition) else { return };
         for at in 0..self.workers.len() {
             self.shut_down(at).await;
@@ -272,6 +272,10 @@ impl World {
             if let Some(committed) = state.committed.get_mut(&partition) {
                 *committed = resume.min(*committed);
             }
+            drop(state);
+            self.broker.change(&partition, "loses its oldest records", |log| {
+                log.remove_before(resume + (log.stable() - resume) * per_mille.saturating_sub(500) as i64 / 1_000);
+            });
         }
     }
 

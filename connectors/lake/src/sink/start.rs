@@ -86,11 +86,11 @@ impl Start {
         Ok(Self { end, known, ..decided })
     }
 
-    /// True where the chain's end tells something of the log that is not so any more: records that are lost or were taken
-    /// back.
+    /// True where the chain's end tells something of the log that is not so any more: records that are lost, or were
+    /// taken back, or another incarnation where this one, which is archived, is still there.
     pub(crate) fn has_news(&self) -> bool {
         let of_end = self.end.as_ref().map(|end| end.entry.source.lineage);
-        !self.gaps.is_empty() || (self.source.continues.is_some() && of_end != Some(self.source.lineage))
+        !self.gaps.is_empty() || (self.known.is_some() && of_end != Some(self.source.lineage))
     }
 }
 
