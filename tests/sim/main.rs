@@ -122,7 +122,7 @@ fn replay(seed: u64) {
         let kept: Vec<usize> = steps.split(',').filter_map(|step| step.parse().ok()).collect();
         plan = plan.only(&kept);
     }
-    let outcome = run(&plan, None);
+    let outcome = run(&plan, saboteur::chosen());
     println!("{:#?}\n{}", plan.settings, outcome.lines.join("\n"));
     if let Some(law) = outcome.broken {
         panic!("seed {seed}: {law}");

@@ -71,7 +71,7 @@ impl Plan {
 
     /// No faults, but more records than can be archived.
     fn torrent(seed: u64, settings: Settings, dice: &mut StdRng) -> Self {
-        let quiet = Settings { store_faults: 0, broker_faults: 0, encode_ms: 12, flush_size: 100, ..settings };
+        let quiet = Settings { store_faults: 0, broker_faults: 0, encode_ms: 150, flush_size: 100, ..settings };
         let steps = vec![(1_000, Step::Torrent { partition: dice.random(), for_ms: 20_000 })];
         Self { seed, settings: quiet, steps }
     }
@@ -116,6 +116,8 @@ const THEMES: &[Theme] = &[
 impl Settings {
     fn suited(self, theme: Theme) -> Self {
         match theme {
+            // Alone and eager, a task gives everything up and gets it back: its own late writes meet its new ones.
+            Theme::Late if self.flush_size % 2 == 0 => Self { store_faults: 300, eager: true, workers: 1, ..self },
             Theme::Late => Self { store_faults: self.store_faults + 150, ..self },
             Theme::Recreated | Theme::Zombies => {
                 Self { workers: self.workers.max(2), store_faults: 0, broker_faults: 0, ..self }

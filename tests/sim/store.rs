@@ -264,7 +264,7 @@ impl Client {
         let slow = store.dice.hits(20);
         let there = store.dice.between(1, if slow { 3_000 } else { 12 });
         let back = store.dice.between(1, if slow { 1_000 } else { 8 });
-        let late = store.dice.between(500, 60_000);
+        let late = store.dice.between(50, if store.dice.hits(500) { 1_500 } else { 60_000 });
         let (answer, answered) = oneshot::channel();
         let (worker, after) = (self.worker.clone(), points.map(|(_, after)| after));
         let client = Client { store: Arc::clone(&store), worker: worker.clone(), process: Arc::clone(&self.process) };
