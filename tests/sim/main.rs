@@ -5,6 +5,7 @@
 //! `LAKEFERRY_SIM_STEPS=0,3,9` only those steps of it, which is what a failing seed is reduced to.
 
 #![allow(clippy::unwrap_used, reason = "what cannot go on fails its test")]
+#![allow(clippy::print_stdout, reason = "diaries and tables are for whoever runs it by hand")]
 
 mod broker;
 mod chance;

@@ -117,7 +117,9 @@ impl Settings {
     fn suited(self, theme: Theme) -> Self {
         match theme {
             // Alone and eager, a task gives everything up and gets it back: its own late writes meet its new ones.
-            Theme::Late if self.flush_size % 2 == 0 => Self { store_faults: 300, eager: true, workers: 1, ..self },
+            Theme::Late if self.flush_size.is_multiple_of(2) => {
+                Self { store_faults: 300, eager: true, workers: 1, ..self }
+            }
             Theme::Late => Self { store_faults: self.store_faults + 150, ..self },
             Theme::Recreated | Theme::Zombies => {
                 Self { workers: self.workers.max(2), store_faults: 0, broker_faults: 0, ..self }

@@ -4,7 +4,7 @@
 
 mod ahead;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ use crate::store::{SimStore, spawn};
 const REST_MS: u64 = 600_000;
 /// How far the group's offset may lag behind the archive: the flush interval and then some.
 const COMMIT_LAG_MS: u64 = 8_000;
+/// A topic lives at least this long.
+const RECREATED_AGAIN_MS: u64 = 60_000;
 const CONNECTOR: &str = "sink";
 
 /// See the module's documentation.
@@ -45,6 +47,10 @@ pub(crate) struct World {
     run: u64,
     workers: Vec<Worker>,
     written: u64,
+    /// The partitions of which an election took records back.
+    cut_back: BTreeSet<TopicPartition>,
+    /// When topics were deleted last.
+    recreated: BTreeMap<String, u64>,
 }
 
 /// A worker, or where one will be again.
@@ -81,6 +87,8 @@ impl World {
             run,
             workers: workers.collect(),
             written: 0,
+            cut_back: BTreeSet::new(),
+            recreated: BTreeMap::new(),
         }
     }
 
@@ -188,6 +196,9 @@ impl World {
                 // Of files ahead no manifest of version 1 remembers the leader epoch: a log that is cut back below them
                 // and grows again before anybody looks cannot be told from the old one.
                 let lost = if self.store.has_ahead(&partition) { 0 } else { lost };
+                if lost > 0 {
+                    self.cut_back.insert(partition.clone());
+                }
                 self.broker.elect(&partition, (lost > 0).then(|| (end - lost as i64).max(0)));
             }
             Step::RemoveRecords { partition, per_mille } => {
@@ -259,7 +270,9 @@ impl World {
 
     /// Everybody stops; then the archive is as if files had ended out of order, and the log may begin behind them.
     async fn publish_ahead(&mut self, partition: u64, per_mille: u64) {
-        let Some(partition) = self.partition(partition) else { return };
+        let Some(partition) = self.partition(partition).filter(|partition| !self.cut_back.contains(partition)) else {
+            return;
+        };
         for at in 0..self.workers.len() {
             self.shut_down(at).await;
             self.workers[at].up_at_ms = Some(self.clock.ms() + 100);
@@ -308,8 +321,14 @@ impl World {
         }
     }
 
+    /// Deletes a topic and creates it again. Not twice in a short time: what is read of a topic that is gone when its entry
+    /// is due is published, for nobody could read it again, so an incarnation that came and went in between would be
+    /// taken for the one before.
     fn recreate(&mut self, topic: u64, after_ms: u64) {
-        let Some(name) = self.topic(topic) else { return };
+        let now = self.clock.ms();
+        let rested = |name: &String| self.recreated.get(name).is_none_or(|at| now > at + RECREATED_AGAIN_MS);
+        let Some(name) = self.topic(topic).filter(rested) else { return };
+        self.recreated.insert(name.clone(), now);
         let (partitions, compacted) = {
             let state = self.broker.lock();
             let topic = &state.topics[&name];
@@ -331,9 +350,9 @@ impl World {
         value.resize(value.len() + bytes as usize, b'.');
         let headers = [("h".to_owned(), None), ("h".to_owned(), Some(Bytes::from(text.clone())))];
         Rec {
-            key: (self.written % 3 != 0).then(|| Bytes::from(text)),
-            value: (self.written % 7 != 0).then(|| Bytes::from(value)),
-            headers: if self.written % 4 == 0 { headers.to_vec() } else { Vec::new() },
+            key: (!self.written.is_multiple_of(3)).then(|| Bytes::from(text)),
+            value: (!self.written.is_multiple_of(7)).then(|| Bytes::from(value)),
+            headers: if self.written.is_multiple_of(4) { headers.to_vec() } else { Vec::new() },
             timestamp: 1_600_000_000_000 + (self.written as i64 * 7_919) % 100_000,
         }
     }

@@ -197,7 +197,7 @@ impl Group {
         let (kept, released): (Vec<_>, Vec<_>) =
             released.into_iter().partition(|partition| unheard.contains(partition));
         member.revoking = kept;
-        released.iter().for_each(|partition| drop(member.fetched.remove(partition)));
+        member.fetched.retain(|partition, _| !released.contains(partition));
         broker.diary.note(format!("{} hands over {}", member.name, names(&released)));
         self.owner.retain(|partition, _| !released.contains(partition));
         let name = member.name.clone();

@@ -69,7 +69,9 @@ async fn twice(shared: &Arc<Shared>, name: &TopicPartition, end: &End, segments:
 async fn grown(shared: &Arc<Shared>, name: &TopicPartition, end: &End, segments: &[Segment]) -> Option<Result<End>> {
     let (rest, fewer) = segments.split_last()?;
     match send(shared, name, end, fewer).await {
-        Ok((entry, Outcome::Committed)) => Some(send(shared, name, &entry, &[rest.clone()]).await.map(|sent| sent.0)),
+        Ok((entry, Outcome::Committed)) => {
+            Some(send(shared, name, &entry, std::slice::from_ref(rest)).await.map(|sent| sent.0))
+        }
         Ok((_, Outcome::Lost)) => Some(Err(ConnectError::retriable(format!("{name}: another was first")))),
         Err(_) => None,
     }
