@@ -220,6 +220,15 @@ impl World {
                 self.broker.lock().rebalance(&self.broker);
                 self.broker.tell();
             }
+            Step::PublishAhead { partition, per_mille } => self.publish_ahead(partition, per_mille).await,
+            Step::Torrent { partition, for_ms } => self.torrent(partition, for_ms).await,
+            step => self.disturb(step).await,
+        }
+    }
+
+    /// What happens to processes and services.
+    async fn disturb(&mut self, step: Step) {
+        match step {
             Step::Crash { worker, down_ms } => {
                 let up = self.clock.ms() + down_ms;
                 let worker = self.worker(worker);
@@ -263,8 +272,7 @@ impl World {
                     broker.tell();
                 });
             }
-            Step::PublishAhead { partition, per_mille } => self.publish_ahead(partition, per_mille).await,
-            Step::Torrent { partition, for_ms } => self.torrent(partition, for_ms).await,
+            _ => {}
         }
     }
 

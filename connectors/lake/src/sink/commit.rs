@@ -13,8 +13,9 @@ use lakeferry_api::{ConnectError, Kind, PartitionView, Positions, Result, SinkCo
 use object_store::path::Path;
 use uuid::Uuid;
 
+use super::backoff::backoff;
 use super::broken;
-use super::partition::{Shared, backoff};
+use super::partition::Shared;
 use super::start::{Start, before_a_bare_stretch};
 use super::writer::Contents;
 use crate::format::{FileFormat, Tail};

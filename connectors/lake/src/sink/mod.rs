@@ -9,6 +9,7 @@
 //! for the records are still in Kafka and an object that no manifest names does not exist (A5).
 
 mod alter;
+mod backoff;
 mod broken;
 mod closing;
 mod commit;

@@ -19,6 +19,7 @@ use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
 
+use super::backoff::backoff;
 use super::closing::Ended;
 use super::commit::{self, Identity};
 use super::spill::Spill;
@@ -30,10 +31,6 @@ use crate::config::SinkSettings;
 use crate::format::{Compression, FileFormat, FileHeader};
 use crate::job::Job;
 use crate::manifest::{End, ManifestStore};
-
-/// The first wait after a failure; it doubles up to [`MAX_BACKOFF_MS`].
-const FIRST_BACKOFF_MS: u64 = 250;
-const MAX_BACKOFF_MS: u64 = 30_000;
 
 /// What all partitions of a task share.
 pub(crate) struct Shared {
@@ -499,9 +496,4 @@ impl Partition {
         self.passed_since = None;
         self.files_begun = 0;
     }
-}
-
-/// How long to wait before the same request is sent again for the `attempt`-th time, from 0.
-pub(crate) fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis((FIRST_BACKOFF_MS << attempt.min(16)).min(MAX_BACKOFF_MS))
 }

@@ -20,8 +20,9 @@ use lakeferry_api::{
 use object_store::ObjectStore;
 use tokio::sync::{Notify, Semaphore};
 
+use super::backoff::backoff;
 use super::commit::Identity;
-use super::partition::{Partition, Shared, backoff};
+use super::partition::{Partition, Shared};
 use super::spill::Spill;
 use super::troubles::Troubles;
 use super::upload::Target;
