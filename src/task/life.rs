@@ -204,6 +204,7 @@ impl Build {
             voice: Arc::clone(&self.voice),
             seeks: Mutex::default(),
             truncated: Mutex::default(),
+            topic_ids: Mutex::default(),
             parts: Arc::clone(&self.parts),
         };
         Ok(SinkLoop::new(SinkParts {

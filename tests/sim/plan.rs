@@ -33,23 +33,72 @@ pub(crate) struct Settings {
 /// Something happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Step {
-    Produce { partition: u64, records: u64, bytes: u64, end: Option<Option<bool>> },
-    EndTransactions { partition: u64, commit: bool },
-    Elect { partition: u64, lost: u64 },
-    RemoveRecords { partition: u64, per_mille: u64 },
-    Compact { topic: u64 },
-    Recreate { topic: u64, after_ms: u64 },
-    AddPartition { topic: u64 },
+    Produce {
+        partition: u64,
+        records: u64,
+        bytes: u64,
+        end: Option<Option<bool>>,
+    },
+    EndTransactions {
+        partition: u64,
+        commit: bool,
+    },
+    Elect {
+        partition: u64,
+        lost: u64,
+    },
+    RemoveRecords {
+        partition: u64,
+        per_mille: u64,
+    },
+    Compact {
+        topic: u64,
+    },
+    Recreate {
+        topic: u64,
+        after_ms: u64,
+    },
+    AddPartition {
+        topic: u64,
+    },
     ForgetOffsets,
     Rebalance,
-    Crash { worker: u64, down_ms: u64 },
-    Meet { worker: u64, point: Point, accident: Accident },
-    Stop { worker: u64, for_ms: u64 },
-    ShutDown { worker: u64, down_ms: u64 },
-    StoreAway { for_ms: u64 },
-    BrokerAway { for_ms: u64 },
-    PublishAhead { partition: u64, per_mille: u64 },
-    Torrent { partition: u64, for_ms: u64 },
+    Crash {
+        worker: u64,
+        down_ms: u64,
+    },
+    Meet {
+        worker: u64,
+        point: Point,
+        accident: Accident,
+    },
+    /// An entry lands late, and the partition begins again before it does.
+    Doubt {
+        worker: u64,
+        for_ms: u64,
+    },
+    Stop {
+        worker: u64,
+        for_ms: u64,
+    },
+    ShutDown {
+        worker: u64,
+        down_ms: u64,
+    },
+    StoreAway {
+        for_ms: u64,
+    },
+    BrokerAway {
+        for_ms: u64,
+    },
+    PublishAhead {
+        partition: u64,
+        per_mille: u64,
+    },
+    Torrent {
+        partition: u64,
+        for_ms: u64,
+    },
 }
 
 impl Plan {
@@ -170,6 +219,7 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
     }
     if theme != Theme::Mixed && dice.random_bool(0.4) {
         return match theme {
+            Theme::Late if dice.random() => Step::Doubt { worker, for_ms: dice.random_range(200..900) },
             Theme::Late => Step::Rebalance,
             Theme::Recreated if dice.random() => Step::Recreate { topic, after_ms: dice.random_range(0..1_000) },
             Theme::Recreated => Step::Rebalance,

@@ -40,7 +40,15 @@ pub(crate) enum Point {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accident {
     Crash,
-    Stop { for_ms: u64 },
+    Stop {
+        for_ms: u64,
+    },
+    /// The request lands after this time; its sender is told at once that it failed.
+    Late {
+        for_ms: u64,
+    },
+    /// The request is refused.
+    Refuse,
 }
 
 /// The truth.
@@ -65,8 +73,8 @@ struct Books {
     named: BTreeSet<String>,
     /// The last entry's topic id and resume offset, by chain folder.
     ends: BTreeMap<String, (Option<String>, Option<i64>)>,
-    /// The chains whose last entry has files ahead.
-    ahead: BTreeSet<String>,
+    /// The chains whose last entry knows no leader epoch of what is published last.
+    unmarked: BTreeSet<String>,
     accidents: BTreeMap<(String, Point), Accident>,
 }
 
@@ -128,9 +136,9 @@ impl SimStore {
         self.books.lock().unwrap().ends.get(&chain_of(partition)).cloned()
     }
 
-    /// True where the chain's end has files ahead of where it resumes.
-    pub(crate) fn has_ahead(&self, partition: &TopicPartition) -> bool {
-        self.books.lock().unwrap().ahead.contains(&chain_of(partition))
+    /// True where the chain's end has files ahead of where it resumes, or no mark.
+    pub(crate) fn is_unmarked(&self, partition: &TopicPartition) -> bool {
+        self.books.lock().unwrap().unmarked.contains(&chain_of(partition))
     }
 
     /// The resume offset of the chain's end.
@@ -173,9 +181,10 @@ impl SimStore {
         let mut books = self.books.lock().unwrap();
         let chain = path.as_ref().rsplit_once('/').map_or("", |(chain, _)| chain).to_owned();
         let topic_id = entry["source"]["topic_id"].as_str().map(str::to_owned);
-        match entry["ahead"].as_array().is_some_and(Vec::is_empty) {
-            true => books.ahead.remove(&chain),
-            false => books.ahead.insert(chain.clone()),
+        let marked = entry["ahead"].as_array().is_some_and(Vec::is_empty) && entry["log"]["leader_epoch"].is_i64();
+        match marked {
+            true => books.unmarked.remove(&chain),
+            false => books.unmarked.insert(chain.clone()),
         };
         books.ends.insert(chain, (topic_id, entry["resume_offset"].as_i64()));
         books.named.extend(files.iter().map(|file| format!("{root}/{}", file["path"].as_str().unwrap_or_default())));
@@ -228,7 +237,8 @@ impl Client {
         }
     }
 
-    fn meet(&self, point: Point) {
+    /// What comes in the way of a request at `point`.
+    fn meet(&self, point: Point) -> Option<Accident> {
         let accident = self.store.books.lock().unwrap().accidents.remove(&(self.worker.clone(), point));
         match accident {
             Some(Accident::Crash) => {
@@ -244,8 +254,9 @@ impl Client {
                     process.go_on();
                 });
             }
-            None => {}
+            Some(Accident::Late { .. } | Accident::Refuse) | None => {}
         }
+        accident
     }
 
     /// Sends a request: `effect` happens at the store, whatever becomes of the sender meanwhile.
@@ -255,16 +266,20 @@ impl Client {
         F: FnOnce(Arc<SimStore>) -> futures::future::BoxFuture<'static, Result<T>> + Send + 'static,
     {
         let store = Arc::clone(&self.store);
-        let fate = self.fate(points.is_some());
+        let mut fate = self.fate(points.is_some());
+        let mut late = store.dice.between(50, if store.dice.hits(500) { 1_500 } else { 60_000 });
         if let Some((before, _)) = points {
-            self.meet(before);
+            match self.meet(before) {
+                Some(Accident::Late { for_ms }) => (fate, late) = (Fate::Late, for_ms),
+                Some(Accident::Refuse) => fate = Fate::Refused,
+                _ => {}
+            }
             // Who is stopped or killed here sends it when it goes on, or never.
             store.clock.wait(1).await;
         }
         let slow = store.dice.hits(20);
         let there = store.dice.between(1, if slow { 3_000 } else { 12 });
         let back = store.dice.between(1, if slow { 1_000 } else { 8 });
-        let late = store.dice.between(50, if store.dice.hits(500) { 1_500 } else { 60_000 });
         let (answer, answered) = oneshot::channel();
         let (worker, after) = (self.worker.clone(), points.map(|(_, after)| after));
         let client = Client { store: Arc::clone(&store), worker: worker.clone(), process: Arc::clone(&self.process) };

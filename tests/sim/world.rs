@@ -25,7 +25,7 @@ use crate::chance::{Diary, Dice};
 use crate::clock::{self, SimClock};
 use crate::plan::{Plan, Settings, Step};
 use crate::process::Process;
-use crate::store::{SimStore, spawn};
+use crate::store::{Accident, Point, SimStore, spawn};
 
 /// How long everything may take to come to rest, once the faults have ceased.
 const REST_MS: u64 = 600_000;
@@ -193,9 +193,9 @@ impl World {
             Step::Elect { partition, lost } => {
                 let Some(partition) = self.partition(partition) else { return };
                 let end = self.broker.lock().peek(&partition).map_or(0, |log| log.end());
-                // Of files ahead no manifest of version 1 remembers the leader epoch: a log that is cut back below them
-                // and grows again before anybody looks cannot be told from the old one.
-                let lost = if self.store.has_ahead(&partition) { 0 } else { lost };
+                // Of files ahead, and where no record was read yet, no manifest of version 1 remembers a leader epoch: a log
+                // that is cut back below them and grows again before anybody looks cannot be told from the old one.
+                let lost = if self.store.is_unmarked(&partition) { 0 } else { lost };
                 if lost > 0 {
                     self.cut_back.insert(partition.clone());
                 }
@@ -239,6 +239,11 @@ impl World {
             Step::Meet { worker, point, accident } => {
                 let name = self.worker(worker).name.clone();
                 self.store.arrange(&name, point, accident);
+            }
+            Step::Doubt { worker, for_ms } => {
+                let name = self.worker(worker).name.clone();
+                self.store.arrange(&name, Point::BeforeManifest, Accident::Late { for_ms });
+                self.store.arrange(&name, Point::BeforeData, Accident::Refuse);
             }
             Step::Stop { worker, for_ms } => {
                 let now = self.clock.ms();

@@ -176,6 +176,15 @@ impl Batch {
         Self { arena: Arc::clone(&self.arena), rows, base_offset, next_offset, records, ..self.clone() }
     }
 
+    /// What of this batch lies below `offset`: it ends there, or where this batch does.
+    #[must_use]
+    pub fn until(&self, offset: i64) -> Self {
+        let rows = self.offsets().partition_point(|row| *row < offset);
+        let mut below = self.slice(0..rows);
+        below.next_offset = self.next_offset.min(offset).max(below.base_offset);
+        below
+    }
+
     /// The same records as records of `partition`: what a replay writes. Offsets stay those of the origin.
     #[must_use]
     pub fn retarget(mut self, partition: TopicPartition) -> Self {
@@ -372,6 +381,18 @@ mod tests {
         assert_eq!((rows[2].key(), rows[2].value()), (Some(&b""[..]), None));
         assert_eq!(rows[1].headers().len(), 0);
         assert_eq!((rows[1].timestamp(), rows[2].timestamp()), (None, Some(0)));
+    }
+
+    #[test]
+    fn what_lies_below_an_offset_ends_there_and_not_at_the_next_record() {
+        let mut builder = BatchBuilder::new(TopicPartition::new("t", 0), 3);
+        for offset in [4, 5, 9] {
+            builder.push(offset, (0, None), None, None);
+        }
+        let batch = builder.build(12);
+        let ends = |offset: i64| (batch.until(offset).len(), batch.until(offset).next_offset());
+        assert_eq!([ends(7), ends(9), ends(10), ends(99)], [(2, 7), (2, 9), (3, 10), (3, 12)]);
+        assert_eq!([ends(3), ends(1)], [(0, 3), (0, 3)], "it never ends before it begins");
     }
 
     #[test]

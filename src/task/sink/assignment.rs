@@ -250,7 +250,7 @@ impl SinkLoop {
             self.hand_over(one, self.parts.timing.release_patience).await?;
             self.opening.await_open([partition.clone()]);
         }
-        self.parts.context.truncated().insert(partition.clone(), divergence);
+        self.parts.context.parted(partition, divergence);
         self.open().await
     }
 
@@ -356,7 +356,7 @@ impl SinkLoop {
         let mut outcome = Ok(());
         for (partition, kept) in self.opening.unplaced.clone() {
             let Some(Place { offset, .. }) = kept else { continue };
-            let parted = self.parts.context.truncated_at(&partition);
+            let parted = self.parts.context.truncated().get(&partition).cloned();
             let since = match self.opening.insists_since(&partition, offset) {
                 None if is_cut_off(&self.parts.context, &partition, offset).await? => now,
                 None => continue,

@@ -191,6 +191,7 @@ impl SimConsumer {
                 position: Some(place.offset),
                 paused,
                 mark: place.mark,
+                epoch: place.mark.map(|mark| (mark.leader_epoch, mark.upto)),
                 bare_from: place.mark.map(|_| place.read_from()),
                 stale_answers,
                 ..Fetching::default()
@@ -227,7 +228,7 @@ fn fetch_one(
     if fetching.validate_at_ms.is_some_and(|at| now < at) {
         return None;
     }
-    let asks_again = fetching.validate_at_ms.take().and(fetching.epoch).map(|epoch| (epoch, position));
+    let asks_again = fetching.validate_at_ms.take().and(fetching.epoch);
     let of_mark = fetching.mark.take().map(|mark| (mark.leader_epoch, mark.upto));
     for (epoch, upto) in [of_mark, asks_again].into_iter().flatten() {
         let end = log.end_of_epoch(epoch);
@@ -249,7 +250,7 @@ fn fetch_one(
     }
     let fetched = log.fetch(position, 1 + broker.dice.below(12) as i64)?;
     fetching.position = Some(fetched.next);
-    fetching.epoch = Some(fetched.epoch);
+    fetching.epoch = Some((fetched.epoch, fetched.next));
     let mut builder = BatchBuilder::new(name.clone(), position);
     for (offset, rec) in fetched.records {
         let stamp = (rec.timestamp, Some(TimestampType::Create));

@@ -47,8 +47,8 @@ pub(crate) struct Member {
 pub(crate) struct Fetching {
     pub(crate) position: Option<i64>,
     pub(crate) paused: bool,
-    /// The leader epoch of what was fetched last.
-    pub(crate) epoch: Option<i32>,
+    /// The leader epoch of what was fetched last, and where that ends; the mark where nothing was fetched yet.
+    pub(crate) epoch: Option<(i32, i64)>,
     /// To be confirmed by the broker before anything is fetched.
     pub(crate) mark: Option<EpochMark>,
     /// From here to the position the log had no record when it was read.

@@ -207,9 +207,8 @@ impl Partition {
         }
         let mut rest = batch.clone();
         while let Some((from, to)) = self.archived_ahead(rest.next_offset()) {
-            let before = rest.offsets().partition_point(|offset| *offset < from);
             let behind = rest.offsets().partition_point(|offset| *offset <= to);
-            self.fill(&rest.slice(0..before)).await?;
+            self.fill(&rest.until(from)).await?;
             self.pass(from.max(self.position));
             self.close_stretch().await?;
             rest = rest.slice(behind..rest.len());
