@@ -132,7 +132,7 @@ fn replay(seed: u64) {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    for seed in 0..20 {
+    for seed in 0..40 {
         let plan = Plan::of(seed);
         let (first, second) = (run(&plan, None), run(&plan, None));
         if first.hash != second.hash {

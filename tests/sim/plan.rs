@@ -74,8 +74,12 @@ pub(crate) enum Step {
     },
     /// An entry lands late, and the partition begins again before it does.
     Doubt {
-        worker: u64,
+        partition: u64,
         for_ms: u64,
+    },
+    /// A zombie's entry lands between the look and the first entry of whoever has its partition now.
+    Race {
+        partition: u64,
     },
     Stop {
         worker: u64,
@@ -167,9 +171,9 @@ impl Settings {
         match theme {
             // Alone and eager, a task gives everything up and gets it back: its own late writes meet its new ones.
             Theme::Late if self.flush_size.is_multiple_of(2) => {
-                Self { store_faults: 300, eager: true, workers: 1, ..self }
+                Self { store_faults: 5, broker_faults: 0, eager: true, workers: 1, ..self }
             }
-            Theme::Late => Self { store_faults: self.store_faults + 150, ..self },
+            Theme::Late => Self { store_faults: self.store_faults + 100, ..self },
             Theme::Recreated | Theme::Zombies => {
                 Self { workers: self.workers.max(2), store_faults: 0, broker_faults: 0, ..self }
             }
@@ -219,11 +223,12 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
     }
     if theme != Theme::Mixed && dice.random_bool(0.4) {
         return match theme {
-            Theme::Late if dice.random() => Step::Doubt { worker, for_ms: dice.random_range(200..900) },
+            Theme::Late if dice.random() => Step::Doubt { partition, for_ms: dice.random_range(330..480) },
             Theme::Late => Step::Rebalance,
             Theme::Recreated if dice.random() => Step::Recreate { topic, after_ms: dice.random_range(0..1_000) },
             Theme::Recreated => Step::Rebalance,
             Theme::Ahead => Step::PublishAhead { partition, per_mille: dice.random_range(0..1_500) },
+            _ if dice.random_bool(0.2) => Step::Race { partition },
             _ => Step::Meet { worker, point: point(dice), accident: Accident::Stop { for_ms } },
         };
     }

@@ -239,7 +239,13 @@ impl Client {
 
     /// What comes in the way of a request at `point`.
     fn meet(&self, point: Point) -> Option<Accident> {
-        let accident = self.store.books.lock().unwrap().accidents.remove(&(self.worker.clone(), point));
+        let mut books = self.store.books.lock().unwrap();
+        let accident = books.accidents.remove(&(self.worker.clone(), point));
+        if matches!(accident, Some(Accident::Late { .. })) {
+            // Its sender begins again before it knows.
+            books.accidents.insert((self.worker.clone(), Point::BeforeData), Accident::Refuse);
+        }
+        drop(books);
         match accident {
             Some(Accident::Crash) => {
                 self.store.diary.note(format!("{} is killed {point:?}", self.worker));

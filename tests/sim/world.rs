@@ -240,11 +240,8 @@ impl World {
                 let name = self.worker(worker).name.clone();
                 self.store.arrange(&name, point, accident);
             }
-            Step::Doubt { worker, for_ms } => {
-                let name = self.worker(worker).name.clone();
-                self.store.arrange(&name, Point::BeforeManifest, Accident::Late { for_ms });
-                self.store.arrange(&name, Point::BeforeData, Accident::Refuse);
-            }
+            Step::Doubt { partition, for_ms } => self.doubt(partition, for_ms).await,
+            Step::Race { partition } => self.race(partition).await,
             Step::Stop { worker, for_ms } => {
                 let now = self.clock.ms();
                 let process = Arc::clone(&self.worker(worker).process);
@@ -323,6 +320,37 @@ impl World {
         if committed < due {
             self.diary.accuse(format!("{partition} is committed at {committed}, was durable to {due} long ago"));
         }
+    }
+
+    async fn doubt(&mut self, partition: u64, for_ms: u64) {
+        let Some((partition, owner)) = self.owned(partition) else { return };
+        self.store.arrange(&owner, Point::BeforeManifest, Accident::Late { for_ms });
+        for _ in 0..6 {
+            self.produce(&partition, self.plan.settings.flush_size + 1);
+            self.clock.wait(35).await;
+        }
+    }
+
+    async fn race(&mut self, partition: u64) {
+        let Some((partition, owner)) = self.owned(partition) else { return };
+        self.store.arrange(&owner, Point::BeforeManifest, Accident::Stop { for_ms: 15_000 });
+        self.produce(&partition, self.plan.settings.flush_size + 1);
+        self.pass(17_000).await;
+        self.produce(&partition, self.plan.settings.flush_size + 1);
+    }
+
+    fn produce(&mut self, partition: &TopicPartition, records: u64) {
+        let records = (0..records).map(|_| self.record(partition, 10)).collect();
+        self.broker.produce(partition, records, None);
+    }
+
+    /// A partition and the worker that has it.
+    fn owned(&self, partition: u64) -> Option<(TopicPartition, String)> {
+        let partition = self.partition(partition)?;
+        let state = self.broker.lock();
+        let member = &state.group.members[state.group.owner.get(&partition)?];
+        let worker = member.name.split('/').next()?.to_owned();
+        Some((partition.clone(), worker))
     }
 
     fn compact(&mut self, topic: u64) {

@@ -141,6 +141,7 @@ struct Parts {
 impl Carrier {
     async fn run(mut self, mut chunks: mpsc::Receiver<Message>, given_up: oneshot::Receiver<()>) -> Result<()> {
         let outcome = tokio::select! {
+            biased;
             outcome = self.carry(&mut chunks) => outcome,
             _ = given_up => Err(ConnectError::retriable("nobody waits for it")),
         };
