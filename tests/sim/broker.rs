@@ -2,6 +2,7 @@
 //! and one consumer group with a real coordinator's rules. [`client`] is what a worker sees of it, through the worker's
 //! own traits.
 
+mod admin;
 pub(crate) mod client;
 pub(crate) mod group;
 pub(crate) mod log;

@@ -1,19 +1,18 @@
 //! What a worker sees of the simulated cluster, through the traits of the worker's `kafka` floor. Requests are delayed
 //! and go wrong; a commit may happen although its answer is lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use lakeferry::kafka::{Admin, Clients, Consumer, Event, GroupMember, Producer, Subscription};
 use lakeferry_api::simulation::host::Host as _;
-use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Batch, BatchBuilder, Config, ConnectError, PartitionView, Place, Places, Positions, Result, TimestampType,
-    TopicPartition, TopicView,
+    Batch, BatchBuilder, Config, ConnectError, Place, Places, Positions, Result, TimestampType, TopicPartition,
 };
 use tokio::sync::oneshot;
 
+use super::admin::SimAdmin;
 use super::group::{Fetching, MemberId, Notice};
 use super::{Broker, State};
 use crate::process::Process;
@@ -52,7 +51,7 @@ impl Clients for SimClients {
 
 impl SimClients {
     /// Sends a request: `effect` happens at the broker, whatever becomes of the sender meanwhile.
-    async fn request<T: Send + 'static>(
+    pub(super) async fn request<T: Send + 'static>(
         &self,
         effect: impl FnOnce(&mut State, &Broker) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -392,112 +391,4 @@ impl GroupMember for Membership {
     fn position(&self, partition: &TopicPartition) -> Option<i64> {
         self.clients.broker.lock().group.members.get(&self.member)?.fetched.get(partition)?.position
     }
-}
-
-struct SimAdmin {
-    clients: SimClients,
-    /// The member on whose behalf it asks.
-    member: String,
-}
-
-#[async_trait]
-impl Admin for SimAdmin {
-    async fn cluster_id(&self) -> Result<String> {
-        self.clients.request(|_, _| Ok("simulated".to_owned())).await
-    }
-
-    async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
-        let (partition, member) = (partition.clone(), self.member.clone());
-        self.clients
-            .request(move |state, broker| {
-                if let Some(view) = stale_view(state, broker, &partition, &member) {
-                    return Ok(view);
-                }
-                let topic = state.topics.get(&*partition.topic).ok_or_else(|| absent(&partition.topic))?;
-                let log = topic.logs.get(partition.partition as usize).ok_or_else(|| absent(&partition.topic))?;
-                Ok(view(&topic.id, log))
-            })
-            .await
-    }
-
-    async fn topic(&self, topic: &str) -> Result<TopicView> {
-        let topic = topic.to_owned();
-        self.clients
-            .request(move |state, _| {
-                let found = state.topics.get(&topic).ok_or_else(|| absent(&topic))?;
-                let policy = if found.compacted { "compact" } else { "delete" };
-                Ok(TopicView {
-                    partitions: found.logs.len() as u32,
-                    replication_factor: 1,
-                    configs: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
-                })
-            })
-            .await
-    }
-
-    async fn topics(&self) -> Result<Vec<String>> {
-        self.clients.request(|state, _| Ok(state.topics.keys().cloned().collect())).await
-    }
-
-    async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
-        Err(ConnectError::fatal("an archive sink has no target"))
-    }
-
-    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
-        Err(ConnectError::config(&topic.name))
-    }
-
-    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
-        Err(ConnectError::config(topic))
-    }
-
-    async fn group_offsets(&self, _: &str) -> Result<Positions> {
-        self.clients.request(|state, _| Ok(state.committed.clone())).await
-    }
-
-    async fn group_is_live(&self, _: &str) -> Result<bool> {
-        self.clients.request(|state, _| Ok(!state.group.members.is_empty())).await
-    }
-
-    async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-
-    async fn delete_group_offsets(&self, group: &str, _: &[TopicPartition]) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-
-    async fn delete_group(&self, group: &str) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-}
-
-fn view(topic_id: &str, log: &super::log::Log) -> PartitionView {
-    PartitionView {
-        topic_id: Some(topic_id.to_owned()),
-        log_start_offset: log.start(),
-        last_stable_offset: log.stable(),
-        end_offset: Some(log.end()),
-        ..PartitionView::default()
-    }
-}
-
-/// For a while after a topic was made anew, a broker that lags behind may answer the first questions of whoever opens
-/// one of its partitions, but not those that come before an entry.
-fn stale_view(state: &mut State, broker: &Broker, partition: &TopicPartition, member: &str) -> Option<PartitionView> {
-    let (until, old) = state.stale_until_ms.get(&*partition.topic)?;
-    let log = old.logs.get(partition.partition as usize)?;
-    if broker.clock.ms() > *until {
-        return None;
-    }
-    let stale = view(&old.id, log);
-    let asking = state.group.members.values_mut().find(|known| known.name == member)?;
-    let fetching = asking.fetched.get_mut(partition).filter(|fetching| fetching.stale_answers > 0)?;
-    fetching.stale_answers -= 1;
-    broker.diary.note(format!("a lagging broker answers {member} about {partition}"));
-    Some(stale)
-}
-
-fn absent(topic: &str) -> ConnectError {
-    ConnectError::not_found(format!("topic {topic} does not exist"))
 }

@@ -1,0 +1,84 @@
+//! What a simulated worker is made of besides its clients: settings, an encode pool that takes its time, and an ear for
+//! the states of its task.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lakeferry::config::WorkerConfig;
+use lakeferry::task::{State, StatusListener, TaskId};
+use lakeferry_api::{Config, Executor};
+
+use super::CONNECTOR;
+use crate::chance::Diary;
+use crate::clock::SimClock;
+use crate::plan::Settings;
+use crate::store::spawn;
+
+pub(super) fn worker_config() -> WorkerConfig {
+    let settings = [
+        ("bootstrap.servers", "sim:9092"),
+        ("key.converter", "org.apache.kafka.connect.converters.ByteArrayConverter"),
+        ("value.converter", "org.apache.kafka.connect.converters.ByteArrayConverter"),
+        ("offset.storage.file.filename", "unused"),
+        ("offset.flush.interval.ms", "3000"),
+        ("task.shutdown.graceful.timeout.ms", "20000"),
+        ("lakeferry.spill.dir", ""),
+    ];
+    WorkerConfig::standalone(&config(&settings)).unwrap()
+}
+
+pub(super) fn connector_config(settings: &Settings, url: &str) -> Config {
+    let mut connector = config(&[
+        ("name", CONNECTOR),
+        ("connector.class", "io.lakeferry.LakeSinkConnector"),
+        ("topics.regex", "t.*"),
+        ("store.url", url),
+        ("lakeferry.part.bytes", "5242880"),
+        ("codec", "none"),
+    ]);
+    let format = if settings.avro { "archive.avro" } else { "archive.parquet" };
+    connector.insert("format".to_owned(), format.to_owned());
+    connector.insert("flush.size".to_owned(), settings.flush_size.to_string());
+    connector.insert("rotate.age.ms".to_owned(), settings.age_ms.to_string());
+    connector
+}
+
+fn config(pairs: &[(&str, &str)]) -> Config {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
+}
+
+/// An encode pool whose jobs take a while.
+pub(super) struct SlowExecutor {
+    pub(super) clock: Arc<SimClock>,
+    pub(super) ms: u64,
+}
+
+impl Executor for SlowExecutor {
+    fn execute(&self, job: Box<dyn FnOnce() + Send>) {
+        if self.ms == 0 {
+            return job();
+        }
+        let pause = self.clock.wait(self.ms);
+        spawn(async move {
+            pause.await;
+            job();
+        });
+    }
+}
+
+pub(super) struct Listener {
+    pub(super) diary: Diary,
+    pub(super) worker: String,
+}
+
+impl StatusListener for Listener {
+    fn task_changed(&self, id: &TaskId, state: State, trace: Option<String>) {
+        let trace = trace.unwrap_or_default();
+        self.diary.note(format!("{} {id} is {} {trace}", self.worker, state.name()));
+        if state == State::Failed {
+            self.diary.accuse(format!("{} {id} FAILED: {trace}", self.worker));
+        }
+    }
+
+    fn topic_used(&self, _: &TaskId, _: &str) {}
+}
