@@ -102,17 +102,13 @@ fn view(topic_id: &str, log: &Log) -> PartitionView {
 /// For a while after a topic was made anew, a broker that lags behind may answer the first questions of whoever opens
 /// one of its partitions, but not those that come before an entry.
 fn stale_view(state: &mut State, broker: &Broker, partition: &TopicPartition, member: &str) -> Option<PartitionView> {
-    let (until, old) = state.stale_until_ms.get(&*partition.topic)?;
-    let log = old.logs.get(partition.partition as usize)?;
-    if broker.clock.ms() > *until {
-        return None;
-    }
-    let stale = view(&old.id, log);
     let asking = state.group.members.values_mut().find(|known| known.name == member)?;
     let fetching = asking.fetched.get_mut(partition).filter(|fetching| fetching.stale_answers > 0)?;
     fetching.stale_answers -= 1;
+    let (until, old) = state.stale_until_ms.get(&*partition.topic)?;
+    let log = old.logs.get(partition.partition as usize).filter(|_| broker.clock.ms() <= *until)?;
     broker.diary.note(format!("a lagging broker answers {member} about {partition}"));
-    Some(stale)
+    Some(view(&old.id, log))
 }
 
 fn absent(topic: &str) -> ConnectError {
