@@ -62,6 +62,7 @@ pub(crate) enum Step {
         topic: u64,
     },
     ForgetOffsets,
+    Sweep,
     Rebalance,
     Crash {
         worker: u64,
@@ -241,7 +242,8 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
         60..63 => Step::Recreate { topic, after_ms: dice.random_range(0..7_000) },
         63..64 => Step::AddPartition { topic },
         64..65 => Step::ForgetOffsets,
-        65..70 => Step::Rebalance,
+        65..67 => Step::Sweep,
+        67..70 => Step::Rebalance,
         70..74 => Step::Crash { worker, down_ms: dice.random_range(100..20_000) },
         74..84 => Step::Meet { worker, point: point(dice), accident: accident(dice, for_ms) },
         84..89 => Step::Stop { worker, for_ms },

@@ -21,6 +21,7 @@ const FAULTS: &[Fault] = &[
     Fault::GapOverAhead,
     Fault::FreedNumber,
     Fault::ObjectNameTwice,
+    Fault::SweepByAge,
     Fault::RotationForgets,
     Fault::ZombiePublishes,
     Fault::ResumeFromGroup,

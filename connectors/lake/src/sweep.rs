@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectMeta, ObjectStoreExt as _};
@@ -350,7 +351,7 @@ impl Found {
 fn keep(name: Option<&ObjectName>, end: u32) -> Option<Kept> {
     match name {
         None => Some(Kept::ForeignName),
-        Some(name) if name.epoch >= end => Some(Kept::LiveEpoch),
+        Some(name) if name.epoch >= end && !sabotage::is(Fault::SweepByAge) => Some(Kept::LiveEpoch),
         Some(_) => None,
     }
 }

@@ -3,10 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lakeferry_api::TopicPartition;
+use lakeferry_api::{Clock as _, TopicPartition};
+use lakeferry_lake::layout::Layout;
+use lakeferry_lake::manifest::ManifestStore;
+use lakeferry_lake::manifest::read::Archive;
+use lakeferry_lake::store::leftovers::Leftovers;
+use lakeferry_lake::sweep::{Sweep, Swept};
 
 use super::{COMMIT_LAG_MS, RECREATED_AGAIN_MS, Worker, World, ahead};
 use crate::broker::log::Rec;
+use crate::clock;
 use crate::plan::Step;
 use crate::store::{Accident, Point, spawn};
 
@@ -48,6 +54,7 @@ impl World {
                     self.broker.add_partition(&name);
                 }
             }
+            Step::Sweep => self.sweep(),
             Step::ForgetOffsets => self.broker.lock().committed.clear(),
             Step::Rebalance => {
                 self.broker.lock().rebalance(&self.broker);
@@ -153,6 +160,27 @@ impl World {
         if committed < due {
             self.diary.accuse(format!("{partition} is committed at {committed}, was durable to {due} long ago"));
         }
+    }
+
+    /// Somebody removes what dead writers left, while the others live on.
+    fn sweep(&self) {
+        let store = self.store.client("sweeper", &Arc::default());
+        let clock = Arc::new(clock::Shared(Arc::clone(&self.clock)));
+        let archive = Archive::new(ManifestStore::new(store, Layout::new("topics").unwrap(), clock.clone()));
+        let diary = self.diary.clone();
+        spawn(async move {
+            let mut swept = Swept::default();
+            let outcome = match archive.topics().await {
+                Ok(topics) => {
+                    let leftovers = &Leftovers::default();
+                    let sweep = Sweep { archive: &archive, leftovers, now_ms: clock.now_ms(), dry_run: false };
+                    sweep.run(&topics, true, &mut swept).await
+                }
+                Err(error) => Err(error),
+            };
+            let gone = swept.removed.len();
+            diary.note(format!("the sweep removed {gone}: {:?}", outcome.map_err(|error| error.trace())));
+        });
     }
 
     async fn doubt(&mut self, partition: u64, for_ms: u64) {
