@@ -321,6 +321,11 @@ impl Cluster {
         self.lock().views.insert(partition(number), view);
     }
 
+    /// The broker gives this topic id with what [`Cluster::set_log`] set.
+    pub(crate) fn set_topic_id(&self, number: i32, id: &str) {
+        self.lock().views.get_mut(&partition(number)).unwrap().topic_id = Some(id.to_owned());
+    }
+
     pub(crate) fn refuse_question(&self, error: ConnectError) {
         self.lock().question_answers.push_back(error);
     }

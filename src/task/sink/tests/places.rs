@@ -151,6 +151,23 @@ async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
 }
 
 #[tokio::test]
+async fn where_the_log_of_one_topic_parted_says_nothing_of_its_successor() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    world.cluster.set_topic_id(2, "read");
+    let seen = async || sink.context().partition(&partition(2)).await.unwrap().truncated_at;
+    assert_eq!(seen().await, None);
+    sink.on_open(Answer::Fail(busy("no store")));
+    sink.on_open(Answer::Give(marked(2, 5).into()));
+    world.cluster.say(Event::Truncated(partition(2), 3));
+    world.until("RUNNING (no store)").await;
+    assert_eq!(seen().await, Some(3));
+    world.cluster.set_topic_id(2, "successor");
+    assert_eq!(seen().await, None);
+    world.until("start_at t-2@5(3<4)").await;
+}
+
+#[tokio::test]
 async fn a_task_may_begin_behind_a_cut_that_retention_has_overtaken() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 8, 99);

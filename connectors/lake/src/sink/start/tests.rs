@@ -1,9 +1,11 @@
 //! Each rule of where a partition begins, by itself.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::*;
+use crate::manifest::Digest;
 use crate::manifest::model::{EntryKind, Isolation, LogState, Missing, Writer};
 
 fn name() -> TopicPartition {
@@ -282,4 +284,32 @@ proptest! {
 
 fn any_number() -> impl Strategy<Value = i64> {
     prop_oneof![Just(i64::MAX), Just(i64::MAX - 1), Just(i64::MIN), Just(-1), Just(0), 0..100i64, any::<i64>()]
+}
+
+#[test]
+fn only_what_the_end_says_wrongly_is_news() {
+    let known = entry("id-1", 1, Some(40), &[]);
+    let end = |entry: &Entry| End { entry: entry.clone(), bytes: Bytes::new(), sha256: Digest::of(b"") };
+    let found = |known: Option<&Entry>, end_entry: Option<&Entry>, view: &PartitionView| {
+        let decided = start(known, view, None, OffsetReset::Earliest).unwrap();
+        Start { end: end_entry.map(end), known: known.cloned(), ..decided }.has_news()
+    };
+    let later = entry("id-2", 2, Some(0), &[]);
+    assert!(!found(None, None, &view("id-1", 5, 9)), "a topic without an archive");
+    assert!(!found(Some(&known), Some(&known), &view("id-1", 40, 90)), "the log goes on");
+    assert!(!found(None, Some(&known), &view("id-2", 0, 0)), "a new topic that is empty");
+    assert!(found(Some(&known), Some(&known), &view("id-1", 41, 90)), "offsets are lost");
+    assert!(found(Some(&known), Some(&known), &view("id-1", 0, 30)), "records were taken back");
+    assert!(found(Some(&known), Some(&later), &view("id-1", 0, 90)), "an incarnation that is back");
+}
+
+#[test]
+fn a_log_that_ends_among_files_ahead_was_cut_there() {
+    let known = entry("id-1", 1, Some(40), &[(50, 59)]);
+    let start = start(Some(&known), &view("id-1", 0, 55), None, OffsetReset::None).unwrap();
+    assert_eq!(
+        (start.source.started_by, start.source.continues),
+        (StartedBy::Truncation, Some(Continues { lineage: 1, before: 55 }),)
+    );
+    assert_eq!((start.resume, start.ahead.ranges().collect::<Vec<_>>()), (40, vec![OffsetRange::new(50, 54)]));
 }
