@@ -188,7 +188,7 @@ impl State {
 
     /// A4: what is committed is in the archive, or was never to be.
     fn check_commit(&self, broker: &Broker, partition: &TopicPartition, offset: i64) {
-        let durable = match broker.store.resume(partition) {
+        let durable = match broker.store.resume_lately(partition) {
             Some(resume) => resume,
             None => self.peek(partition).map_or(0, Log::start).max(self.committed.get(partition).copied().unwrap_or(0)),
         };

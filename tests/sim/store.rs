@@ -22,6 +22,9 @@ use crate::chance::{Diary, Dice};
 use crate::clock::SimClock;
 use crate::process::Process;
 
+/// How old a worker's knowledge of a chain's end may be.
+const LATELY_MS: u64 = 10_000;
+
 /// Where in a request something happens to its sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Point {
@@ -69,6 +72,8 @@ struct Books {
     named: BTreeSet<String>,
     /// The last entry's topic id and resume offset, by chain folder.
     ends: BTreeMap<String, (Option<String>, Option<i64>)>,
+    /// Since when each resume offset stood at a chain's end, by chain folder.
+    resumes: BTreeMap<String, Vec<(u64, i64)>>,
     /// The chains whose last entry knows no leader epoch of what is published last.
     unmarked: BTreeSet<String>,
     accidents: BTreeMap<(String, Point), Accident>,
@@ -137,6 +142,16 @@ impl SimStore {
         self.books.lock().unwrap().unmarked.contains(&chain_of(partition))
     }
 
+    /// The largest resume offset that stood at the chain's end lately: a worker may not have seen yet that another one has
+    /// told of a cut.
+    pub(crate) fn resume_lately(&self, partition: &TopicPartition) -> Option<i64> {
+        let books = self.books.lock().unwrap();
+        let resumes = books.resumes.get(&chain_of(partition))?;
+        let since = self.clock.ms().saturating_sub(LATELY_MS);
+        let replaced = |at: usize| resumes.get(at + 1).map_or(u64::MAX, |(ms, _)| *ms);
+        resumes.iter().enumerate().filter(|(at, _)| replaced(*at) >= since).map(|(_, (_, resume))| *resume).max()
+    }
+
     /// The resume offset of the chain's end.
     pub(crate) fn resume(&self, partition: &TopicPartition) -> Option<i64> {
         self.end(partition)?.1
@@ -182,6 +197,9 @@ impl SimStore {
             true => books.unmarked.remove(&chain),
             false => books.unmarked.insert(chain.clone()),
         };
+        if let Some(resume) = entry["resume_offset"].as_i64() {
+            books.resumes.entry(chain.clone()).or_default().push((self.clock.ms(), resume));
+        }
         books.ends.insert(chain, (topic_id, entry["resume_offset"].as_i64()));
         books.named.extend(files.iter().map(|file| format!("{root}/{}", file["path"].as_str().unwrap_or_default())));
     }
