@@ -171,6 +171,16 @@ fn words(error: &anyhow::Error) -> String {
     words
 }
 
+/// How a command that looks at an archive ends: whether what it found is wrong, and what kept it from finding all. The
+/// words of a failure go to standard error, where the exit code is chosen too.
+fn conclude(failure: Option<ConnectError>, wrong: bool) -> anyhow::Result<Exit> {
+    match failure {
+        Some(error) => Err(error.into()),
+        None if wrong => Ok(Exit::Difference),
+        None => Ok(Exit::Done),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::inspect::{bytes, fate, what};
 use super::lake::LakeArgs;
-use super::{Context, Exit};
+use super::{Context, Exit, conclude};
 use crate::clock::SystemClock;
 
 /// Remove what writers that are gone left in an archive: objects that no manifest names, unfinished uploads, staged files
@@ -86,12 +86,7 @@ impl Args {
         } else {
             report.write(&mut out)?;
         }
-        match failure {
-            // Its words go to standard error, where the exit code is chosen too.
-            Some(error) => Err(error.into()),
-            None if damaged => Ok(Exit::Difference),
-            None => Ok(Exit::Done),
-        }
+        conclude(failure, damaged)
     }
 }
 

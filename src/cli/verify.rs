@@ -22,7 +22,7 @@ use serde::Serialize;
 use self::progress::Progress;
 use self::topic::Comparisons;
 use super::lake::{LakeArgs, read_properties};
-use super::{Context, Exit};
+use super::{Context, Exit, conclude};
 use crate::clock::SystemClock;
 use crate::executor::Pool;
 
@@ -244,12 +244,7 @@ impl Args {
         } else {
             report.write(&mut out)?;
         }
-        match failure {
-            // Its words go to standard error, where the exit code is chosen too.
-            Some(error) => Err(error.into()),
-            None if wrong => Ok(Exit::Difference),
-            None => Ok(Exit::Done),
-        }
+        conclude(failure, wrong)
     }
 }
 
