@@ -11,6 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lakeferry_api::Clock;
 
+use crate::awaits::waits_here;
+
 /// The wall clock's time when a run begins.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 
@@ -89,6 +91,8 @@ impl Future for Sleep {
             return Poll::Ready(());
         }
         time.sleepers.insert((self.until, self.id), context.waker().clone());
+        drop(time);
+        waits_here();
         Poll::Pending
     }
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "what cannot go on fails its test")]
 #![allow(clippy::print_stdout, reason = "diaries and tables are for whoever runs it by hand")]
 
+mod awaits;
 mod broker;
 mod chance;
 mod checker;
@@ -17,11 +18,12 @@ mod saboteur;
 mod store;
 mod world;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use lakeferry_api::simulation::sabotage::{self, Fault};
 
+use crate::awaits::{Blow, Hit, Struck};
 use crate::clock::SimClock;
 use crate::plan::Plan;
 use crate::world::World;
@@ -31,7 +33,11 @@ struct Outcome {
     broken: Option<String>,
     hash: u64,
     lines: Vec<String>,
+    struck: Vec<(Blow, Hit)>,
 }
+
+/// How many seeds meet every request of the commit path with a crash.
+const AIMED_SEEDS: u64 = 500;
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
@@ -49,7 +55,8 @@ fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
         {
             world.diary.accuse(law);
         }
-        Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines() }
+        let struck = std::mem::take(&mut *world.struck.lock().unwrap());
+        Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines(), struck }
     });
     sabotage::switch(None);
     outcome
@@ -67,6 +74,7 @@ fn nothing_is_lost_doubled_or_left_behind() {
     let seeds = number("LAKEFERRY_SIM_SEEDS").unwrap_or(500);
     // Each run is one thread's; the threads only share the list of seeds.
     let next = AtomicU64::new(0);
+    let struck = Mutex::new(Struck::default());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -74,16 +82,22 @@ fn nothing_is_lost_doubled_or_left_behind() {
                 return;
             }
             let plan = Plan::of(seed);
-            if let Some(law) = run(&plan, None).broken {
+            let outcome = run(&plan, None);
+            if let Some(law) = outcome.broken {
                 next.store(seeds, Ordering::Relaxed);
                 panic!("{}", report(&plan, &law));
             }
+            struck.lock().unwrap().add(&outcome.struck);
         }
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
     });
+    let struck = struck.into_inner().unwrap();
+    println!("{struck}");
+    // Every request that a commit is made of was met by a crash, or the seeds have lost their aim.
+    assert!(seeds < AIMED_SEEDS || struck.spared().is_empty(), "no crash met {:?}", struck.spared());
 }
 
 /// Makes a failing plan small and says how to run it again.

@@ -4,6 +4,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
 use crate::store::{Accident, Point};
 
 /// See the module's documentation.
@@ -72,6 +73,13 @@ pub(crate) enum Step {
         worker: u64,
         point: Point,
         accident: Accident,
+    },
+    /// Something happens to a worker the `nth` time that it gives up control from `stretch` on.
+    Trap {
+        worker: u64,
+        stretch: Stretch,
+        nth: u64,
+        blow: Blow,
     },
     /// An entry lands late, and the partition begins again before it does.
     Doubt {
@@ -152,19 +160,23 @@ enum Theme {
     Ahead,
     /// Zombies.
     Zombies,
+    /// Accidents at the awaits of the commit path.
+    Awaits,
 }
 
 const THEMES: &[Theme] = &[
     Theme::Mixed,
     Theme::Late,
-    Theme::Mixed,
+    Theme::Awaits,
     Theme::Recreated,
     Theme::Mixed,
     Theme::Zombies,
-    Theme::Mixed,
+    Theme::Awaits,
     Theme::Ahead,
     Theme::Mixed,
     Theme::Calm,
+    Theme::Mixed,
+    Theme::Awaits,
 ];
 
 impl Settings {
@@ -174,6 +186,7 @@ impl Settings {
             Theme::Late if self.flush_size.is_multiple_of(2) => {
                 Self { store_faults: 5, broker_faults: 0, eager: true, workers: 1, ..self }
             }
+            Theme::Awaits => Self { store_faults: self.store_faults.max(80), encode_ms: self.encode_ms.max(1), ..self },
             Theme::Late => Self { store_faults: self.store_faults + 100, ..self },
             Theme::Recreated | Theme::Zombies => {
                 Self { workers: self.workers.max(2), store_faults: 0, broker_faults: 0, ..self }
@@ -228,8 +241,16 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
             Theme::Late => Step::Rebalance,
             Theme::Recreated if dice.random() => Step::Recreate { topic, after_ms: dice.random_range(0..1_000) },
             Theme::Recreated => Step::Rebalance,
+            Theme::Awaits if dice.random_bool(0.1) => {
+                Step::Produce { partition, records: 7, bytes: 1 << 20, end: None }
+            }
+            Theme::Awaits => trap(dice, worker, for_ms),
             Theme::Ahead => Step::PublishAhead { partition, per_mille: dice.random_range(0..1_500) },
             _ if dice.random_bool(0.2) => Step::Race { partition },
+            // A zombie falls while it finds out what became of its partition.
+            _ if dice.random_bool(0.3) => {
+                Step::Trap { worker, stretch: Stretch::Lost, nth: dice.random_range(1..30), blow: blow(dice, for_ms) }
+            }
             _ => Step::Meet { worker, point: point(dice), accident: Accident::Stop { for_ms } },
         };
     }
@@ -244,8 +265,9 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
         64..65 => Step::ForgetOffsets,
         65..67 => Step::Sweep,
         67..70 => Step::Rebalance,
-        70..74 => Step::Crash { worker, down_ms: dice.random_range(100..20_000) },
-        74..84 => Step::Meet { worker, point: point(dice), accident: accident(dice, for_ms) },
+        70..72 => Step::Crash { worker, down_ms: dice.random_range(100..20_000) },
+        72..80 => trap(dice, worker, for_ms),
+        80..84 => Step::Meet { worker, point: point(dice), accident: accident(dice, for_ms) },
         84..89 => Step::Stop { worker, for_ms },
         89..92 => Step::ShutDown { worker, down_ms: dice.random_range(100..10_000) },
         92..95 => Step::StoreAway { for_ms },
@@ -266,4 +288,30 @@ fn point(dice: &mut StdRng) -> Point {
 
 fn accident(dice: &mut StdRng, for_ms: u64) -> Accident {
     if dice.random_bool(0.5) { Accident::Crash } else { Accident::Stop { for_ms } }
+}
+
+/// Near the beginning of a stretch more often than far from it.
+fn trap(dice: &mut StdRng, worker: u64, for_ms: u64) -> Step {
+    let stretch = match dice.random_range(0..20) {
+        0 => Stretch::Life,
+        1..3 => Stretch::Release,
+        3..5 => Stretch::Doubt,
+        5..7 => Stretch::Lost,
+        7..9 => Stretch::Asks("puts data"),
+        9..12 => Stretch::Asks("puts an entry"),
+        // These are rare: few files are large.
+        12..15 => Stretch::Asks(IN_PARTS[dice.random_range(0..IN_PARTS.len())]),
+        _ => Stretch::Asks(REQUESTS[dice.random_range(0..REQUESTS.len())]),
+    };
+    let reach = [2, 4, 12, 30][dice.random_range(0..4)];
+    let blow = blow(dice, for_ms);
+    Step::Trap { worker, stretch, nth: dice.random_range(1..=reach), blow }
+}
+
+fn blow(dice: &mut StdRng, for_ms: u64) -> Blow {
+    match dice.random_range(0..10) {
+        0..6 => Blow::Crash,
+        6..9 => Blow::Stop { for_ms },
+        _ => Blow::Rebalance,
+    }
 }

@@ -6,6 +6,8 @@ use std::task::Waker;
 
 use lakeferry_api::simulation::host::{Host, Leave, enter};
 
+use crate::awaits::{Hit, Stage, Stretch, Striker, Trap, watch};
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(crate) struct Process {
@@ -17,6 +19,31 @@ struct Life {
     dead: bool,
     stopped_at_ms: Option<u64>,
     waiting: Vec<Waker>,
+    traps: Vec<Trap>,
+    striker: Option<Striker>,
+    /// What it asked for and has no answer to, in that order.
+    asked: Vec<(u64, String, Stage)>,
+    next: u64,
+}
+
+/// A request on its way, until it is dropped.
+pub(crate) struct Asked {
+    process: Arc<Process>,
+    id: u64,
+}
+
+impl Asked {
+    /// For whoever knows how far the request is, and need not know whether anybody still waits for it.
+    pub(crate) fn reporter(&self) -> impl Fn(Stage) + Send + 'static {
+        let (process, id) = (Arc::clone(&self.process), self.id);
+        move |stage| process.comes_to(id, stage)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.process.life.lock().unwrap().asked.retain(|(id, ..)| *id != self.id);
+    }
 }
 
 impl Process {
@@ -24,7 +51,9 @@ impl Process {
     pub(crate) fn crash(&self) {
         let mut life = self.life.lock().unwrap();
         life.dead = true;
-        life.waiting.drain(..).for_each(Waker::wake);
+        let waiting = std::mem::take(&mut life.waiting);
+        drop(life);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Stops it, as SIGSTOP does.
@@ -36,7 +65,9 @@ impl Process {
     pub(crate) fn go_on(&self) {
         let mut life = self.life.lock().unwrap();
         life.stopped_at_ms = None;
-        life.waiting.drain(..).for_each(Waker::wake);
+        let waiting = std::mem::take(&mut life.waiting);
+        drop(life);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Since when it is stopped.
@@ -48,6 +79,42 @@ impl Process {
     pub(crate) fn enter(self: &Arc<Self>) -> Leave {
         enter(Arc::clone(self) as Arc<dyn Host>)
     }
+
+    /// What its traps do is done by `striker`.
+    pub(crate) fn set_striker(&self, striker: Striker) {
+        self.life.lock().unwrap().striker = Some(striker);
+    }
+
+    /// Sets one more trap.
+    pub(crate) fn set_trap(&self, trap: Trap) {
+        self.life.lock().unwrap().traps.push(trap);
+    }
+
+    /// Takes its traps away.
+    pub(crate) fn take_traps(&self) -> Vec<Trap> {
+        std::mem::take(&mut self.life.lock().unwrap().traps)
+    }
+
+    /// It comes to a stretch of the commit path.
+    pub(crate) fn reach(&self, stretch: Stretch) {
+        self.life.lock().unwrap().traps.iter_mut().for_each(|trap| trap.reach(&stretch));
+    }
+
+    /// It asks for `what`.
+    pub(crate) fn asks(self: &Arc<Self>, what: String) -> Asked {
+        let mut life = self.life.lock().unwrap();
+        life.traps.iter_mut().for_each(|trap| trap.asks(&what));
+        life.next += 1;
+        let id = life.next;
+        life.asked.push((id, what, Stage::Unsent));
+        Asked { process: Arc::clone(self), id }
+    }
+
+    fn comes_to(&self, id: u64, stage: Stage) {
+        if let Some(asked) = self.life.lock().unwrap().asked.iter_mut().find(|(known, ..)| *known == id) {
+            asked.2 = stage;
+        }
+    }
 }
 
 impl Host for Process {
@@ -55,11 +122,22 @@ impl Host for Process {
         let mut life = self.life.lock().unwrap();
         if life.stopped_at_ms.is_some() {
             life.waiting.push(waker.clone());
+            return false;
         }
-        life.stopped_at_ms.is_none()
+        watch(life.traps.iter().any(Trap::is_due));
+        true
     }
 
     fn is_dead(&self) -> bool {
         self.life.lock().unwrap().dead
+    }
+
+    fn waits(&self) {
+        let mut life = self.life.lock().unwrap();
+        let struck = life.traps.iter_mut().position(Trap::count).map(|at| life.traps.remove(at));
+        let Some((trap, striker)) = struck.zip(life.striker.clone()) else { return };
+        let hit = Hit::now(life.asked.last().map(|(_, what, stage)| (what.clone(), *stage)));
+        drop(life);
+        striker(trap.blow, hit);
     }
 }

@@ -7,7 +7,7 @@ mod parts;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lakeferry::backing::memory::MemoryOffsetLog;
@@ -19,6 +19,7 @@ use lakeferry_api::{Budget, TopicPartition};
 use lakeferry_lake::store::memory;
 
 use self::parts::{Listener, SlowExecutor, connector_config, worker_config};
+use crate::awaits::{Blow, Hit, Stretch, Trap};
 use crate::broker::Broker;
 use crate::broker::client::SimClients;
 use crate::chance::{Diary, Dice};
@@ -49,6 +50,8 @@ pub(crate) struct World {
     written: u64,
     /// The partitions of which an election took records back.
     cut_back: BTreeSet<TopicPartition>,
+    /// What traps have struck.
+    pub(crate) struck: Arc<Mutex<Vec<(Blow, Hit)>>>,
     /// When topics were deleted last.
     recreated: BTreeMap<String, u64>,
 }
@@ -88,6 +91,7 @@ impl World {
             workers: workers.collect(),
             written: 0,
             cut_back: BTreeSet::new(),
+            struck: Arc::default(),
             recreated: BTreeMap::new(),
         }
     }
@@ -146,15 +150,20 @@ impl World {
         let worker = &mut self.workers[at];
         worker.lives += 1;
         worker.up_at_ms = None;
-        worker.process = Arc::default();
+        let process = Arc::<Process>::default();
+        // What the one before did not come to waits for this one.
+        worker.process.take_traps().into_iter().filter(Trap::is_idle).for_each(|trap| process.set_trap(trap));
+        worker.process = process;
         worker.budget = Budget::new(settings.memory_bytes);
         let (name, process) = (worker.name.clone(), Arc::clone(&worker.process));
+        let (budget, lives) = (worker.budget.clone(), worker.lives);
         self.diary.note(format!("{name} starts"));
+        process.set_striker(self.striker(&name, &process));
         let url = format!("memory:///run-{}-{name}", self.run);
         memory::place(&url, Some(self.store.client(&name, &process)));
         let clients =
             SimClients { broker: Arc::clone(&self.broker), process: Arc::clone(&process), worker: name.clone() };
-        let seed = self.plan.seed.wrapping_mul(31).wrapping_add(at as u64 * 1_000 + worker.lives);
+        let seed = self.plan.seed.wrapping_mul(31).wrapping_add(at as u64 * 1_000 + lives);
         let parts = Parts {
             catalog: Arc::new(plugins::catalog()),
             worker: Arc::new(worker_config()),
@@ -162,8 +171,12 @@ impl World {
             clients: Arc::new(clients),
             offsets: Arc::new(MemoryOffsetLog::default()),
             clock: Arc::new(clock::Shared(Arc::clone(&self.clock))),
-            executor: Arc::new(SlowExecutor { clock: Arc::clone(&self.clock), ms: settings.encode_ms }),
-            budget: worker.budget.clone(),
+            executor: Arc::new(SlowExecutor {
+                clock: Arc::clone(&self.clock),
+                process: Arc::clone(&process),
+                ms: settings.encode_ms,
+            }),
+            budget,
             random: Arc::new(Random::seeded(seed)),
         };
         let config = connector_config(&settings, &url);
@@ -175,7 +188,7 @@ impl World {
         };
         let _inside = process.enter();
         let listener = Arc::new(Listener { diary: self.diary.clone(), worker: name });
-        worker.handle = Some(Tasks::new(parts).spawn(spec, listener).unwrap());
+        self.workers[at].handle = Some(Tasks::new(parts).spawn(spec, listener).unwrap());
     }
 
     fn set_faults(&self, on: bool) {
@@ -194,6 +207,7 @@ impl World {
         self.broker.tell();
         for worker in &mut self.workers {
             worker.process.go_on();
+            worker.process.take_traps();
             if let Some(at) = &mut worker.up_at_ms {
                 *at = 0;
             }
@@ -257,6 +271,7 @@ impl World {
             return;
         }
         worker.process.go_on();
+        worker.process.reach(Stretch::Release);
         handle.stop();
         handle.join(Duration::from_secs(30)).await;
         drop(handle);

@@ -20,13 +20,13 @@ pub(super) struct SimAdmin {
 #[async_trait]
 impl Admin for SimAdmin {
     async fn cluster_id(&self) -> Result<String> {
-        self.clients.request(|_, _| Ok("simulated".to_owned())).await
+        self.clients.request("asks for the cluster's id", |_, _| Ok("simulated".to_owned())).await
     }
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         let (partition, member) = (partition.clone(), self.member.clone());
         self.clients
-            .request(move |state, broker| {
+            .request("asks about a partition", move |state, broker| {
                 if let Some(view) = stale_view(state, broker, &partition, &member) {
                     return Ok(view);
                 }
@@ -40,7 +40,7 @@ impl Admin for SimAdmin {
     async fn topic(&self, topic: &str) -> Result<TopicView> {
         let topic = topic.to_owned();
         self.clients
-            .request(move |state, _| {
+            .request("asks about a topic", move |state, _| {
                 let found = state.topics.get(&topic).ok_or_else(|| absent(&topic))?;
                 let policy = if found.compacted { "compact" } else { "delete" };
                 Ok(TopicView {
@@ -53,7 +53,7 @@ impl Admin for SimAdmin {
     }
 
     async fn topics(&self) -> Result<Vec<String>> {
-        self.clients.request(|state, _| Ok(state.topics.keys().cloned().collect())).await
+        self.clients.request("lists topics", |state, _| Ok(state.topics.keys().cloned().collect())).await
     }
 
     async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
@@ -69,11 +69,11 @@ impl Admin for SimAdmin {
     }
 
     async fn group_offsets(&self, _: &str) -> Result<Positions> {
-        self.clients.request(|state, _| Ok(state.committed.clone())).await
+        self.clients.request("asks for the group's offsets", |state, _| Ok(state.committed.clone())).await
     }
 
     async fn group_is_live(&self, _: &str) -> Result<bool> {
-        self.clients.request(|state, _| Ok(!state.group.members.is_empty())).await
+        self.clients.request("asks for the group's members", |state, _| Ok(!state.group.members.is_empty())).await
     }
 
     async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {

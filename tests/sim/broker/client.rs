@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::admin::SimAdmin;
 use super::group::{Fetching, MemberId, Notice};
 use super::{Broker, State};
+use crate::awaits::{Stage, Stretch, seen};
 use crate::process::Process;
 use crate::store::spawn;
 
@@ -53,24 +54,29 @@ impl SimClients {
     /// Sends a request: `effect` happens at the broker, whatever becomes of the sender meanwhile.
     pub(super) async fn request<T: Send + 'static>(
         &self,
+        what: &str,
         effect: impl FnOnce(&mut State, &Broker) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let broker = Arc::clone(&self.broker);
+        let asked = self.process.asks(what.to_owned());
+        let comes_to = asked.reporter();
         let (there, back) = (broker.dice.between(1, 6), broker.dice.between(1, 4));
         let faults = broker.lock().faults;
         let (refused, lost) = (broker.dice.hits(faults), broker.dice.hits(faults));
         let (answer, answered) = oneshot::channel();
+        comes_to(Stage::Sent);
         spawn(async move {
             broker.clock.wait(there).await;
             let outcome = {
                 let mut state = broker.lock();
                 if refused || state.away { Err(away()) } else { effect(&mut state, &broker) }
             };
+            comes_to(Stage::Done);
             broker.tell();
             broker.clock.wait(back).await;
             let _ = answer.send(if lost { Err(away()) } else { outcome });
         });
-        answered.await.unwrap_or_else(|_| Err(away()))
+        seen(answered).await.unwrap_or_else(|_| Err(away()))
     }
 }
 
@@ -138,6 +144,7 @@ impl SimConsumer {
                 Event::Assigned(partitions)
             }
             Notice::Revoked(partitions) => {
+                self.clients.process.reach(Stretch::Release);
                 for partition in &partitions {
                     forget(&mut self.queue, partition);
                     member.fetched.remove(partition);
@@ -360,7 +367,7 @@ impl GroupMember for Membership {
     async fn commit(&self, positions: &Positions) -> Result<()> {
         let (member, positions, worker) = (self.member, positions.clone(), self.clients.worker.clone());
         self.clients
-            .request(move |state, broker| {
+            .request("commits offsets", move |state, broker| {
                 let stranger = positions.keys().find(|partition| !state.group.owns(member, partition));
                 if let Some(partition) = stranger {
                     return Err(ConnectError::fenced(format!("{partition} has another owner")));
@@ -381,7 +388,7 @@ impl GroupMember for Membership {
     async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
         let partitions = partitions.to_vec();
         self.clients
-            .request(move |state, _| {
+            .request("asks for committed offsets", move |state, _| {
                 let known = |partition| Some((TopicPartition::clone(partition), *state.committed.get(partition)?));
                 Ok(partitions.iter().filter_map(known).collect())
             })

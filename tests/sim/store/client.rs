@@ -16,6 +16,7 @@ use object_store::{
 use tokio::sync::oneshot;
 
 use super::{Accident, Point, SimStore, is_manifest, spawn};
+use crate::awaits::{Stage, Stretch, seen};
 use crate::process::Process;
 
 /// What becomes of one request.
@@ -87,6 +88,8 @@ impl Client {
         F: FnOnce(Arc<SimStore>) -> futures::future::BoxFuture<'static, Result<T>> + Send + 'static,
     {
         let store = Arc::clone(&self.store);
+        let asked = self.process.asks(what.clone());
+        let comes_to = asked.reporter();
         let mut fate = self.fate(points.is_some());
         let mut late = store.dice.between(50, if store.dice.hits(500) { 1_500 } else { 60_000 });
         if let Some((before, _)) = points {
@@ -104,6 +107,7 @@ impl Client {
         let (answer, answered) = oneshot::channel();
         let (worker, after) = (self.worker.clone(), points.map(|(_, after)| after));
         let client = Client { store: Arc::clone(&store), worker: worker.clone(), process: Arc::clone(&self.process) };
+        comes_to(Stage::Sent);
         spawn(async move {
             store.clock.wait(there).await;
             if fate == Fate::Refused {
@@ -119,6 +123,7 @@ impl Client {
                 return;
             }
             let outcome = effect(Arc::clone(&store)).await;
+            comes_to(Stage::Done);
             store.diary.note(format!("{worker} {what}: {}{}", told(&outcome), lost(fate)));
             if let Some(after) = after {
                 client.meet(after);
@@ -126,7 +131,13 @@ impl Client {
             store.clock.wait(back).await;
             let _ = answer.send(if fate == Fate::AnswerLost { Err(failed("connection reset")) } else { outcome });
         });
-        answered.await.unwrap_or_else(|_| Err(failed("gone")))
+        let outcome = seen(answered).await.unwrap_or_else(|_| Err(failed("gone")));
+        match &outcome {
+            Err(Error::AlreadyExists { .. }) => self.process.reach(Stretch::Lost),
+            Err(_) if points.is_some() => self.process.reach(Stretch::Doubt),
+            _ => {}
+        }
+        outcome
     }
 }
 

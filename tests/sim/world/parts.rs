@@ -9,9 +9,11 @@ use lakeferry::task::{State, StatusListener, TaskId};
 use lakeferry_api::{Config, Executor};
 
 use super::CONNECTOR;
+use crate::awaits::{Stage, waits_here};
 use crate::chance::Diary;
 use crate::clock::SimClock;
 use crate::plan::Settings;
+use crate::process::Process;
 use crate::store::spawn;
 
 pub(super) fn worker_config() -> WorkerConfig {
@@ -50,6 +52,7 @@ fn config(pairs: &[(&str, &str)]) -> Config {
 /// An encode pool whose jobs take a while.
 pub(super) struct SlowExecutor {
     pub(super) clock: Arc<SimClock>,
+    pub(super) process: Arc<Process>,
     pub(super) ms: u64,
 }
 
@@ -59,8 +62,13 @@ impl Executor for SlowExecutor {
             return job();
         }
         let pause = self.clock.wait(self.ms);
+        let asked = self.process.asks("encodes".to_owned());
+        asked.reporter()(Stage::Sent);
+        // Whoever starts a job waits for it.
+        waits_here();
         spawn(async move {
             pause.await;
+            drop(asked);
             job();
         });
     }

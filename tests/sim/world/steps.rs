@@ -11,9 +11,11 @@ use lakeferry_lake::store::leftovers::Leftovers;
 use lakeferry_lake::sweep::{Sweep, Swept};
 
 use super::{COMMIT_LAG_MS, RECREATED_AGAIN_MS, Worker, World, ahead};
+use crate::awaits::{Blow, Hit, Striker, Trap};
 use crate::broker::log::Rec;
-use crate::clock;
+use crate::clock::{self, SimClock};
 use crate::plan::Step;
+use crate::process::Process;
 use crate::store::{Accident, Point, spawn};
 
 impl World {
@@ -80,17 +82,15 @@ impl World {
                 let name = self.worker(worker).name.clone();
                 self.store.arrange(&name, point, accident);
             }
+            // Where nobody is up, it waits in the last process for the next one.
+            Step::Trap { worker, stretch, nth, blow } => {
+                self.worker(worker).process.set_trap(Trap::new(stretch, nth, blow));
+            }
             Step::Doubt { partition, for_ms } => self.doubt(partition, for_ms).await,
             Step::Race { partition } => self.race(partition).await,
             Step::Stop { worker, for_ms } => {
-                let now = self.clock.ms();
                 let process = Arc::clone(&self.worker(worker).process);
-                process.stop(now);
-                let clock = Arc::clone(&self.clock);
-                spawn(async move {
-                    clock.wait(for_ms).await;
-                    process.go_on();
-                });
+                stop(&process, &self.clock, for_ms);
             }
             Step::ShutDown { worker, down_ms } => {
                 let at = (worker % self.workers.len() as u64) as usize;
@@ -183,6 +183,25 @@ impl World {
         });
     }
 
+    /// Carries out what the traps of a worker's process do.
+    pub(super) fn striker(&self, worker: &str, process: &Arc<Process>) -> Striker {
+        let (clock, broker, diary) = (Arc::clone(&self.clock), Arc::clone(&self.broker), self.diary.clone());
+        let (worker, process, struck) = (worker.to_owned(), Arc::downgrade(process), Arc::clone(&self.struck));
+        Arc::new(move |blow: Blow, hit: Hit| {
+            let Some(process) = process.upgrade() else { return };
+            diary.note(format!("{worker} meets {blow:?} at an await: {hit}"));
+            struck.lock().unwrap().push((blow, hit));
+            match blow {
+                Blow::Crash => process.crash(),
+                Blow::Stop { for_ms } => stop(&process, &clock, for_ms),
+                Blow::Rebalance => {
+                    broker.lock().rebalance(&broker);
+                    broker.tell();
+                }
+            }
+        })
+    }
+
     async fn doubt(&mut self, partition: u64, for_ms: u64) {
         let Some((partition, owner)) = self.owned(partition) else { return };
         self.store.arrange(&owner, Point::BeforeManifest, Accident::Late { for_ms });
@@ -273,4 +292,14 @@ impl World {
         let at = (number % self.workers.len() as u64) as usize;
         &mut self.workers[at]
     }
+}
+
+/// Stops a process for a while.
+fn stop(process: &Arc<Process>, clock: &Arc<SimClock>, for_ms: u64) {
+    process.stop(clock.ms());
+    let (clock, process) = (Arc::clone(clock), Arc::clone(process));
+    spawn(async move {
+        clock.wait(for_ms).await;
+        process.go_on();
+    });
 }

@@ -34,6 +34,8 @@ mod simulated {
         fn runs(&self, waker: &Waker) -> bool;
         /// True where they never run again.
         fn is_dead(&self) -> bool;
+        /// One of them has run and waits at an await now. Whatever the host decides here happens at just that await.
+        fn waits(&self);
     }
 
     /// Ends what [`enter`] began.
@@ -73,8 +75,13 @@ mod simulated {
                 if !host.runs(context.waker()) {
                     return Poll::Pending;
                 }
-                let _left_afterwards = enter(host);
-                return self.poll_inner(context);
+                let inside = enter(Arc::clone(&host));
+                let polled = self.poll_inner(context);
+                drop(inside);
+                if polled.is_pending() {
+                    host.waits();
+                }
+                return polled;
             }
             self.poll_inner(context)
         }
