@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) buried: BTreeMap<String, Topic>,
     pub(crate) group: Group,
     pub(crate) committed: Positions,
+    /// Every offset that a user asked to alter a partition to; `None` is a reset.
+    pub(crate) altered: BTreeMap<TopicPartition, BTreeSet<Option<i64>>>,
     next_topic: u64,
     next_transaction: u64,
     /// Per mille of requests that go wrong.
@@ -64,6 +66,7 @@ impl Broker {
             buried: BTreeMap::new(),
             group: Group::new(eager),
             committed: Positions::new(),
+            altered: BTreeMap::new(),
             next_topic: 0,
             next_transaction: 0,
             faults: 0,
@@ -189,8 +192,13 @@ impl State {
     /// A4: what is committed is in the archive, or was never to be.
     fn check_commit(&self, broker: &Broker, partition: &TopicPartition, offset: i64) {
         let durable = match broker.store.resume_lately(partition) {
-            Some(resume) => resume,
-            None => self.peek(partition).map_or(0, Log::start).max(self.committed.get(partition).copied().unwrap_or(0)),
+            Some(resume) if broker.store.resume(partition).is_some() => resume,
+            // Without a chain, or reset: what is not in the log is not there to be archived.
+            resume => self
+                .peek(partition)
+                .map_or(0, Log::start)
+                .max(self.committed.get(partition).copied().unwrap_or(0))
+                .max(resume.unwrap_or(0)),
         };
         if offset > durable {
             broker.diary.accuse(format!("A4: {partition} is committed at {offset}, durable to {durable}"));

@@ -5,6 +5,7 @@
 //! gaps touch; files are what their entries say; and the newest lineage holds every record that is in the log now, once,
 //! and none that never was or was taken back.
 
+mod altered;
 pub(crate) mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +26,16 @@ type Verdict<T = ()> = Result<T, String>;
 const ROOT: &str = "topics";
 const SEAL: &str = ",\"self_sha256\":\"";
 
+/// Offsets that need not be in the archive.
+type Waived = Vec<std::ops::Range<i64>>;
+
 /// Checks every chain; the first broken law is the error.
 pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
     let state = broker.lock();
     for (partition, chain) in chains(objects)? {
         let rows_by_lineage = check_chain(objects, &chain).map_err(|law| format!("{partition}: {law}"))?;
+        let asked = state.altered.get(&partition).cloned().unwrap_or_default();
+        altered::check(&chain, &asked).map_err(|law| format!("{partition}: {law}"))?;
         for (id, lineage) in lineages(&chain)? {
             let topic_of = |id: &str| {
                 let live = state.topics.get(&*partition.topic).filter(|topic| topic.id == id);
@@ -42,7 +48,9 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
             let newest = chain.last().is_some_and(|end| end["source"]["lineage"] == lineage);
             let live = state.topics.get(&*partition.topic).is_some_and(|topic| topic.id == id);
             if newest && live {
-                check_complete(log, &rows, &chain).map_err(|law| format!("{partition}, the newest lineage: {law}"))?;
+                let waived = altered::waived(&chain, lineage, &asked);
+                check_complete(log, &rows, &chain, &waived)
+                    .map_err(|law| format!("{partition}, the newest lineage: {law}"))?;
             }
         }
     }
@@ -52,7 +60,8 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
             "{ROOT}/{}/_manifests/partition={}/{:020}.json",
             partition.topic, partition.partition, 0
         ));
-        if !present.is_empty() && !is_there {
+        let asked_from = state.altered.get(&partition).and_then(|asked| asked.last().copied().flatten()).unwrap_or(0);
+        if present.range(asked_from..).next().is_some() && !is_there {
             return Err(format!("{partition} holds {} records and has no archive", present.len()));
         }
     }
@@ -113,6 +122,11 @@ fn check_chain(objects: &Objects, chain: &[Value]) -> Verdict<BTreeMap<u64, Rows
         let say = |law: String| format!("entry {at}: {law}");
         check_epoch(entry, at.checked_sub(1).map(|before| &chain[before])).map_err(say)?;
         let lineage = entry["source"]["lineage"].as_u64().ok_or("no lineage")?;
+        if altered::is_reset(entry) {
+            demand(!accounts.contains_key(&lineage), || say("a reset begins no lineage".to_owned()))?;
+            rows.entry(lineage).or_default();
+            continue;
+        }
         let inherited = || inherit(entry, &accounts);
         let mut account = match accounts.get(&lineage) {
             Some(account) => account.clone(),
@@ -158,7 +172,8 @@ fn inherit(entry: &Value, accounts: &BTreeMap<u64, Account>) -> Verdict<Account>
     let mut account = Account { resume: first, ..Account::default() };
     let continues = &entry["source"]["continues"];
     if let (Some(old), Some(before)) = (continues["lineage"].as_u64(), continues["before"].as_i64()) {
-        let old = accounts.get(&old).ok_or("it continues a lineage that has no entry")?;
+        // A reset that nothing was archived after has no account: nothing stands before the new lineage then.
+        let Some(old) = accounts.get(&old) else { return Ok(Account { resume: before, ..account }) };
         demand(first == old.resume.min(before), || format!("it begins at {first}, not where the old one stood"))?;
         account.ahead = old.ahead.range(first..before).copied().collect();
         account.records = account.ahead.len() as i64;
@@ -251,10 +266,13 @@ fn check_truth(log: &Log, rows: &Rows) -> Verdict {
 }
 
 /// Every record of the log is archived, and none that was taken back.
-fn check_complete(log: &Log, rows: &Rows, chain: &[Value]) -> Verdict {
+fn check_complete(log: &Log, rows: &Rows, chain: &[Value], waived: &Waived) -> Verdict {
     let present = log.present();
     for (offset, rec) in &present {
         let Some(row) = rows.get(offset) else {
+            if waived.iter().any(|range| range.contains(offset)) {
+                continue;
+            }
             let starts = chain.last().map(|end| end["source"].to_string()).unwrap_or_default();
             return Err(format!("offset {offset} is lost (log {}..{}, {starts})", log.start(), log.stable()));
         };

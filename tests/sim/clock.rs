@@ -27,16 +27,25 @@ struct Time {
     now: Duration,
     sleepers: BTreeMap<(Duration, u64), Waker>,
     next: u64,
+    held: bool,
 }
 
 impl SimClock {
     /// Wakes the next sleeper, at its time.
     pub(crate) fn step(&self) {
         let mut time = self.time.lock().unwrap();
+        if time.held {
+            return;
+        }
         let Some(((until, _), waker)) = time.sleepers.pop_first() else { return };
         time.now = time.now.max(until);
         drop(time);
         waker.wake();
+    }
+
+    /// Time stands still although nothing can run: something outside of it is waited for.
+    pub(crate) fn hold(&self, held: bool) {
+        self.time.lock().unwrap().held = held;
     }
 
     /// Milliseconds since the run began.

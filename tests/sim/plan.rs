@@ -6,6 +6,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
 use crate::store::{Accident, Point};
+use crate::world::alter::{Alteration, To};
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
@@ -63,6 +64,8 @@ pub(crate) enum Step {
         topic: u64,
     },
     ForgetOffsets,
+    /// The connector's offsets are altered while it is stopped.
+    Alter(Alteration),
     Sweep,
     Rebalance,
     Crash {
@@ -162,6 +165,8 @@ enum Theme {
     Zombies,
     /// Accidents at the awaits of the commit path.
     Awaits,
+    /// Offsets that users alter.
+    Altered,
 }
 
 const THEMES: &[Theme] = &[
@@ -175,7 +180,7 @@ const THEMES: &[Theme] = &[
     Theme::Ahead,
     Theme::Mixed,
     Theme::Calm,
-    Theme::Mixed,
+    Theme::Altered,
     Theme::Awaits,
 ];
 
@@ -241,6 +246,8 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
             Theme::Late => Step::Rebalance,
             Theme::Recreated if dice.random() => Step::Recreate { topic, after_ms: dice.random_range(0..1_000) },
             Theme::Recreated => Step::Rebalance,
+            Theme::Altered if dice.random_bool(0.4) => Step::Alter(alteration(dice)),
+            Theme::Altered => produce(dice),
             Theme::Awaits if dice.random_bool(0.1) => {
                 Step::Produce { partition, records: 7, bytes: 1 << 20, end: None }
             }
@@ -255,7 +262,8 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
         };
     }
     match dice.random_range(0..100) {
-        0..45 => produce(dice),
+        0..44 => produce(dice),
+        44..45 => Step::Alter(alteration(dice)),
         45..50 => Step::EndTransactions { partition, commit: dice.random() },
         50..54 => Step::Elect { partition, lost: if dice.random_bool(0.4) { 0 } else { dice.random_range(1..30) } },
         54..58 => Step::RemoveRecords { partition, per_mille: dice.random_range(0..1_100) },
@@ -313,5 +321,26 @@ fn blow(dice: &mut StdRng, for_ms: u64) -> Blow {
         0..6 => Blow::Crash,
         6..9 => Blow::Stop { for_ms },
         _ => Blow::Rebalance,
+    }
+}
+
+fn alteration(dice: &mut StdRng) -> Alteration {
+    let to = match dice.random_range(0..8) {
+        0 => To::ResetAll,
+        1 => To::Reset,
+        2 => To::Offset { per_mille: 1_000 },
+        _ => To::Offset { per_mille: dice.random_range(0..=1_000) },
+    };
+    Alteration {
+        partition: dice.random(),
+        partitions: dice.random_range(1..4),
+        to,
+        crash_at: match dice.random_range(0..10) {
+            0..2 => Some((Stretch::Life, dice.random_range(1..40))),
+            2..5 => Some((Stretch::Asks("puts an entry"), dice.random_range(1..8))),
+            _ => None,
+        },
+        insists: dice.random_bool(0.7),
+        zombie: dice.random_bool(0.3).then(|| (dice.random(), dice.random_range(12_500..16_000))),
     }
 }

@@ -29,6 +29,7 @@ const FAULTS: &[Fault] = &[
     Fault::FlushAfterRelease,
     Fault::BudgetLeak,
     Fault::TickStarved,
+    Fault::ResetKeepsGroup,
 ];
 
 /// The fault that `LAKEFERRY_SIM_FAULT` names.

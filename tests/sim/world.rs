@@ -3,6 +3,7 @@
 //! task; then the checker reads the store.
 
 mod ahead;
+pub(crate) mod alter;
 mod parts;
 mod steps;
 
@@ -48,6 +49,8 @@ pub(crate) struct World {
     run: u64,
     workers: Vec<Worker>,
     written: u64,
+    /// How many herders there were.
+    herders: u64,
     /// The partitions of which an election took records back.
     cut_back: BTreeSet<TopicPartition>,
     /// What traps have struck.
@@ -90,6 +93,7 @@ impl World {
             run,
             workers: workers.collect(),
             written: 0,
+            herders: 0,
             cut_back: BTreeSet::new(),
             struck: Arc::default(),
             recreated: BTreeMap::new(),
@@ -246,7 +250,10 @@ impl World {
             let log = &topic.logs[partition.partition as usize];
             let stable = log.stable();
             match self.store.end(&partition) {
+                // Nothing is to be archived, or a user said so.
                 None if stable == 0 || log.start() == stable => None,
+                None if state.committed.get(&partition) == Some(&stable) => None,
+                Some((_, None)) if log.start() == stable => None,
                 Some((id, Some(resume))) if id.as_deref() == Some(&topic.id) && resume == stable => None,
                 Some((id, _)) if id.as_deref() != Some(&topic.id) && log.start() == stable => None,
                 end => Some(format!("{partition} ({}) stands at {end:?}, stable is {stable}", topic.id)),

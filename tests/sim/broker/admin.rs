@@ -73,19 +73,38 @@ impl Admin for SimAdmin {
     }
 
     async fn group_is_live(&self, _: &str) -> Result<bool> {
-        self.clients.request("asks for the group's members", |state, _| Ok(!state.group.members.is_empty())).await
+        self.clients.request("asks for the group's members", |state, _| Ok(state.group.is_live())).await
     }
 
-    async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {
-        Err(ConnectError::conflict(group))
+    async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()> {
+        let offsets = offsets.clone();
+        self.alter(group, move |committed| committed.extend(offsets)).await
     }
 
-    async fn delete_group_offsets(&self, group: &str, _: &[TopicPartition]) -> Result<()> {
-        Err(ConnectError::conflict(group))
+    async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
+        let partitions = partitions.to_vec();
+        self.alter(group, move |committed| committed.retain(|partition, _| !partitions.contains(partition))).await
     }
 
     async fn delete_group(&self, group: &str) -> Result<()> {
-        Err(ConnectError::conflict(group))
+        self.alter(group, Positions::clear).await
+    }
+}
+
+impl SimAdmin {
+    /// Changes the offsets of a group without members.
+    async fn alter(&self, group: &str, change: impl FnOnce(&mut Positions) + Send + 'static) -> Result<()> {
+        let group = group.to_owned();
+        self.clients
+            .request("alters the group's offsets", move |state, broker| {
+                if state.group.is_live() {
+                    return Err(ConnectError::conflict(format!("the group {group} has members")));
+                }
+                change(&mut state.committed);
+                broker.diary.note("the group's offsets are altered");
+                Ok(())
+            })
+            .await
     }
 }
 

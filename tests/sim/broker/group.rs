@@ -99,6 +99,11 @@ impl Group {
         self.next
     }
 
+    /// True while anybody is in it.
+    pub(crate) fn is_live(&self) -> bool {
+        self.active().next().is_some()
+    }
+
     /// True while somebody still has to hand over.
     pub(crate) fn is_rebalancing(&self) -> bool {
         self.active().any(|(_, member)| !member.revoking.is_empty())

@@ -56,6 +56,7 @@ impl World {
                     self.broker.add_partition(&name);
                 }
             }
+            Step::Alter(alteration) => self.alter(alteration).await,
             Step::Sweep => self.sweep(),
             Step::ForgetOffsets => self.broker.lock().committed.clear(),
             Step::Rebalance => {
@@ -295,7 +296,7 @@ impl World {
 }
 
 /// Stops a process for a while.
-fn stop(process: &Arc<Process>, clock: &Arc<SimClock>, for_ms: u64) {
+pub(super) fn stop(process: &Arc<Process>, clock: &Arc<SimClock>, for_ms: u64) {
     process.stop(clock.ms());
     let (clock, process) = (Arc::clone(clock), Arc::clone(process));
     spawn(async move {

@@ -42,6 +42,8 @@ pub enum Fault {
     BudgetLeak,
     /// Batches come before what is due by the clock.
     TickStarved,
+    /// A reset leaves the group's offset for later.
+    ResetKeepsGroup,
 }
 
 #[cfg(not(feature = "simulation"))]

@@ -1,12 +1,15 @@
 //! Offsets altered or reset through REST: a `lineage` entry tells the archive before the group is told.
 //!
 //! The order makes each step repeatable: nobody reads (the group has no member), then the entry, then the group's
-//! offset, which the worker sets. A partition without a chain needs no entry: its first `open` asks the group. What a
+//! offset, which the worker sets. Only a reset forgets the group's offset first: the next `open` asks the group where to
+//! begin then, and one that went on at an offset that is to be forgotten would never archive what lies before it, should
+//! the worker crash in between. Without the entry nobody asks the group, so that is repeatable, too. A partition without a chain needs no entry: its first `open` asks the group. What a
 //! reset concerns the archive says, not the group: its offsets are only a cache, and may be missing.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use lakeferry_api::connector::SinkAlteration;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Kind, Result, SinkContext, TopicPartition};
 
 use super::commit::{Identity, check_laws};
@@ -104,6 +107,9 @@ impl Chains<'_> {
         entry.writer = self.identity.writer();
         entry.topic = Some(self.context.topic(&name.topic).await?.into());
         check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
+        if offset.is_none() && !sabotage::is(Fault::ResetKeepsGroup) {
+            self.context.forget(std::slice::from_ref(name)).await?;
+        }
         let frozen: Bytes = wire::encode(&entry)?;
         if self.manifests.create(name, entry.seq, frozen).await? == Outcome::Lost {
             return Err(ConnectError::conflict(format!(

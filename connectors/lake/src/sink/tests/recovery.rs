@@ -109,3 +109,20 @@ async fn an_age_without_bound_is_no_bound() {
     }
     assert!(rig.spans().await.is_empty());
 }
+
+#[tokio::test]
+async fn a_reset_that_is_cut_short_begins_where_a_whole_one_does() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 20, 0..20).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
+    drop(writer);
+    {
+        let mut kafka = rig.kafka.lock().unwrap();
+        (kafka.live, kafka.committed) = (false, Some(20));
+    }
+    // The worker dies behind the entry: it does not come to the group's offsets.
+    rig.alter(None).await.unwrap();
+    assert_eq!(rig.writer(2).open().await, 0, "nothing below offset 20 would be in the new lineage");
+}
