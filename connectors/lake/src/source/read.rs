@@ -191,6 +191,8 @@ struct Rows {
 /// A file that is being read.
 struct ReadingFile {
     entry: Arc<FileEntry>,
+    /// Behind the last row of it that is a row of the log: what follows there is another file's.
+    end: i64,
     decoder: Option<Box<dyn FileDecoder>>,
     blocks: Blocks,
     batches: Option<Batches>,
@@ -212,7 +214,8 @@ impl Rows {
         let (file, partition) = (Arc::clone(&entry), self.partition.clone());
         let open = move || format.decoder(prelude, &file.blocks, &partition);
         let decoder = executor::run(&*self.access.executor, open).await?.map_err(|error| named(&entry, error))?;
-        Ok(ReadingFile { entry, decoder: Some(decoder), blocks, batches: None, records: 0, last_offset: None })
+        let end = reading.segment.rows.to.saturating_add(1);
+        Ok(ReadingFile { entry, end, decoder: Some(decoder), blocks, batches: None, records: 0, last_offset: None })
     }
 
     /// The next rows of `file` that the walk takes, none of them maybe; `None` at its end.
@@ -222,7 +225,7 @@ impl Rows {
                 file.check(&batch)?;
                 let keep = self.walk.judge(batch.offsets(), batch.timestamps());
                 let permit = self.access.budget.take(batch.memory_bytes());
-                return Ok(Some(batch.select(&keep).holding(permit)));
+                return Ok(Some(batch.select(&keep).until(file.end).holding(permit)));
             }
             if !self.begin_block(file).await? {
                 return file.check_end().map(|()| None);
