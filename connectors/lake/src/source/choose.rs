@@ -160,22 +160,22 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         Incarnation::TopicId(id) => Some(id.clone()),
         Incarnation::Number(_) => None,
     };
-    for chain in chains {
-        if settings.offsets.as_ref().is_some_and(|wanted| !wanted.contains_key(&chain.partition)) {
-            continue;
-        }
-        match lineage_of(chain, &settings.lineage, wanted_id.as_deref())? {
-            Some(lineage) if settings.share.has(&chain.partition) => {
-                chosen.logs.push(choose_log(chain, lineage, settings)?);
-            }
-            Some(_) => {}
+    let is_asked =
+        |chain: &&Chain| settings.offsets.as_ref().is_none_or(|wanted| wanted.contains_key(&chain.partition));
+    let mut lineages = Vec::new();
+    for chain in chains.iter().filter(is_asked) {
+        lineages.push((chain, lineage_of(chain, &settings.lineage, wanted_id.as_deref())?));
+    }
+    check_incarnation(topic, &lineages, settings)?;
+    for (chain, lineage) in lineages.into_iter().filter(|(chain, _)| settings.share.has(&chain.partition)) {
+        match lineage {
+            Some(lineage) => chosen.logs.push(choose_log(chain, lineage, settings)?),
             None => chosen.left_out.push((
                 chain.partition.partition,
                 format!("it holds no record of topic id {}", wanted_id.as_deref().unwrap_or_default()),
             )),
         }
     }
-    check_incarnation(&chosen, settings)?;
     Ok(chosen)
 }
 
@@ -201,23 +201,21 @@ fn topic_id(chain: &Chain, lineage: u32) -> Option<String> {
     chain.end().lineages.iter().find(|line| line.lineage == lineage)?.topic_id.clone()
 }
 
-fn check_incarnation(chosen: &ChosenTopic, settings: &SourceSettings) -> Result<()> {
-    let ids: BTreeSet<&str> = chosen.logs.iter().filter_map(|log| log.topic_id.as_deref()).collect();
+/// Looks at the partitions of all tasks: each of them must come to the same judgement.
+fn check_incarnation(topic: &str, lineages: &[(&Chain, Option<u32>)], settings: &SourceSettings) -> Result<()> {
+    let chosen = lineages.iter().filter_map(|(chain, lineage)| topic_id(chain, (*lineage)?));
+    let ids: BTreeSet<String> = chosen.collect();
     if ids.len() > 1 {
         let ids: Vec<_> = ids.into_iter().collect();
         return Err(ConnectError::config(format!(
-            "lineage: its number means different incarnations in different partitions of {}; set it to one of their \
+            "lineage: its number means different incarnations in different partitions of {topic}; set it to one of their \
              topic ids: {}",
-            chosen.topic,
             ids.join(", ")
         )));
     }
     let Incarnation::TopicId(id) = &settings.lineage else { return Ok(()) };
-    if chosen.logs.is_empty() && !chosen.left_out.is_empty() {
-        return Err(ConnectError::config(format!(
-            "lineage: no partition of {} was archived with topic id {id}",
-            chosen.topic
-        )));
+    if !lineages.is_empty() && lineages.iter().all(|(_, lineage)| lineage.is_none()) {
+        return Err(ConnectError::config(format!("lineage: no partition of {topic} was archived with topic id {id}")));
     }
     Ok(())
 }

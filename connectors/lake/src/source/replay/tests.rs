@@ -328,6 +328,15 @@ async fn a_topic_created_anew_is_not_mixed_with_the_old_one() {
     let error = replay(&[("lineage", "nothing")]).await.unwrap_err();
     assert!(error.message().contains("nothing"), "{error}");
 
+    // One task has no partition of the new topic, and both judge alike.
+    let id = archive.archive().chain(&first).await.unwrap().unwrap().end().source.topic_id.clone().unwrap();
+    for (index, due) in [("0", Rows::from([(first.clone(), vec![row(0, 11)])])), ("1", Rows::new())] {
+        let share = [("lakeferry.task.index", index), ("lakeferry.task.count", "2")];
+        assert_eq!(replay(&[&share[..], &[("lineage", &id)]].concat()).await.unwrap(), due);
+        let error = replay(&[&share[..], &[("lineage", "nothing")]].concat()).await.unwrap_err();
+        assert!(error.message().contains("nothing"), "{error}");
+    }
+
     // A stored offset of the old topic is no offset of the new one.
     let context = TestContext::new();
     context.offsets.lock().unwrap().insert(source_partition(&first).unwrap(), source_offset(1, 2).unwrap());
