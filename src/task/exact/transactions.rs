@@ -50,7 +50,8 @@ struct Open {
     /// Offsets before the first record of the transaction that are no markers for sure.
     unknown: Stretches,
     settled: Settled,
-    /// False while a batch is handed over or the end is under way: one that is dropped then can only be aborted.
+    /// False while a batch is handed over or the end is under way, and after a delivery that failed: one that is dropped
+    /// then can only be aborted.
     whole: bool,
 }
 
@@ -230,6 +231,12 @@ impl Open {
     }
 
     fn settle(&mut self, answer: Result<Option<Written>>) -> Result<()> {
+        let settled = self.take_in(answer);
+        self.whole &= settled.is_ok();
+        settled
+    }
+
+    fn take_in(&mut self, answer: Result<Option<Written>>) -> Result<()> {
         let Some(InFlight { target, records, .. }) = self.in_flight.pop_front() else { return answer.map(drop) };
         let written = answer.map_err(|error| error.context(format!("a record for {target} was not written")))?;
         let page = self.pages.get_mut(&target).ok_or_else(|| ConnectError::fatal(format!("{target} has no page")))?;
@@ -301,6 +308,19 @@ fn others(target: &TopicPartition, what: String) -> ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_delivery_that_failed_can_only_be_taken_back() {
+        let answers = [Ok(Some(Written { first: 0, last: 4 })), Ok(None), Err(ConnectError::retriable("lost"))];
+        for (answer, whole) in answers.into_iter().zip([true, false, false]) {
+            let target = TopicPartition::new("t", 0);
+            let page = Page { stored: None, tail: Tail::before(0), topic_id: None };
+            let mut open = Open::new(Duration::ZERO);
+            open.pages.insert(target.clone(), page);
+            open.in_flight.push_back(InFlight { target, records: 5, delivery: Box::pin(async { answer }) });
+            assert_eq!((open.settle_oldest().await.is_ok(), open.whole), (whole, whole));
+        }
+    }
 
     #[test]
     fn records_must_touch_what_is_known() {
