@@ -1,9 +1,8 @@
 //! What connectors may ask: [`SinkContext`] and [`SourceContext`] on the kafka traits. Every answer about a cluster is
 //! a request sent now. Admin clients are made when first needed: most tasks never ask.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use lakeferry_api::sink::OffsetReset;
@@ -13,6 +12,7 @@ use lakeferry_api::{
     SourceOffset, SourcePartition, TopicPartition, TopicView,
 };
 
+use super::doubts::Doubts;
 use super::exact::Ledger;
 use super::voice::{Trouble, Voice};
 use super::{Parts, TaskId};
@@ -41,14 +41,6 @@ impl LazyAdmin {
     }
 }
 
-/// Where a log parted from what was read of it.
-#[derive(Debug, Clone)]
-pub(super) struct Parted {
-    at: i64,
-    /// The topic that was read: the offset says nothing of another.
-    topic_id: Option<String>,
-}
-
 /// The context of a sink task.
 pub(super) struct TaskSinkContext {
     pub(super) id: TaskId,
@@ -59,35 +51,14 @@ pub(super) struct TaskSinkContext {
     pub(super) admin: LazyAdmin,
     pub(super) voice: Arc<Voice>,
     pub(super) seeks: Mutex<Places>,
-    /// Where logs parted from what was read of them, until the task has begun them anew.
-    pub(super) truncated: Mutex<BTreeMap<TopicPartition, Parted>>,
-    /// The topic id that the broker gave last, by partition.
-    pub(super) topic_ids: Mutex<BTreeMap<TopicPartition, Option<String>>>,
+    /// What speaks against positions, until the task has begun elsewhere.
+    pub(super) doubts: Doubts,
 }
 
 impl TaskSinkContext {
     /// The seeks that were asked for since the last call.
     pub(super) fn take_seeks(&self) -> Places {
         std::mem::take(&mut *self.seeks.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Where the log of `partition` parted from what was read of it, until it is begun anew.
-    pub(super) fn truncated_at(&self, partition: &TopicPartition) -> Option<i64> {
-        self.truncated().get(partition).map(|parted| parted.at)
-    }
-
-    /// The log of `partition` parted at `offset` from what was read of it.
-    pub(super) fn parted(&self, partition: &TopicPartition, at: i64) {
-        let topic_id = self.topic_ids().get(partition).cloned().flatten();
-        self.truncated().insert(partition.clone(), Parted { at, topic_id });
-    }
-
-    pub(super) fn truncated(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Parted>> {
-        self.truncated.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn topic_ids(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Option<String>>> {
-        self.topic_ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,12 +110,8 @@ impl SinkContext for TaskSinkContext {
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         let view = self.admin.get()?.partition(partition).await?;
-        let is_of_another = |parted: &Parted| parted.topic_id.is_some() && parted.topic_id != view.topic_id;
-        if self.truncated().get(partition).is_some_and(is_of_another) {
-            self.truncated().remove(partition);
-        }
-        self.topic_ids().insert(partition.clone(), view.topic_id.clone());
-        let (position, truncated_at) = (self.group.position(partition), self.truncated_at(partition));
+        self.doubts.topic_is(partition, view.topic_id.clone());
+        let (position, truncated_at) = (self.group.position(partition), self.doubts.parted_at(partition));
         Ok(PartitionView { position, truncated_at, ..view })
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{LazyAdmin, TaskSinkContext, TaskSourceContext};
 use super::control::{Control, Wanted};
 use super::dead_letters::DeadLetters;
+use super::doubts::Doubts;
 use super::exact::{Ledger, LedgerParts, Tolerated, Transactions};
 use super::pipeline::{Converters, SinkPipeline, SourcePipeline};
 use super::sink::{SinkLoop, SinkParts};
@@ -203,8 +204,7 @@ impl Build {
             admin: LazyAdmin::new(Arc::clone(&self.parts.clients), clients::sink_admin(&properties, id)),
             voice: Arc::clone(&self.voice),
             seeks: Mutex::default(),
-            truncated: Mutex::default(),
-            topic_ids: Mutex::default(),
+            doubts: Doubts::default(),
             parts: Arc::clone(&self.parts),
         };
         Ok(SinkLoop::new(SinkParts {

@@ -10,6 +10,7 @@ mod clients;
 mod context;
 mod control;
 mod dead_letters;
+mod doubts;
 pub(crate) mod exact;
 mod life;
 mod pipeline;

@@ -8,7 +8,7 @@
 //! can account for the gap; where it insists, and for every other task, the position moves on by a batch without
 //! records. Within the log it was refused a moment ago: whoever keeps positions is opened anew, once. Beyond the log's end (it was cut or made anew) the partition is opened anew. So it is where an unclean
 //! election took back records that were read: the task is told where the log parted from them, and whoever keeps no
-//! positions goes on there.
+//! positions goes on there. What is known against a position meanwhile is one [`Doubt`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::{SinkLoop, unrecoverable};
 use crate::spawn::within;
 use crate::task::backoff::Backoff;
 use crate::task::context::TaskSinkContext;
+use crate::task::doubts::{Doubt, Doubts, Insisted};
 use crate::task::positions::Below;
 use crate::task::voice::Trouble;
 
@@ -43,10 +44,6 @@ pub(super) struct Opening {
     out_of_range: BTreeSet<TopicPartition>,
     /// Partitions whose position the task keeps itself: it said where to begin.
     kept: BTreeSet<TopicPartition>,
-    /// Positions that the broker did not take and because of which a partition was opened anew.
-    refused: Positions,
-    /// Positions beyond the log's end because of which a partition is opened anew, and since when.
-    beyond_end: BTreeMap<TopicPartition, (i64, Duration)>,
     /// What the task wants to read from before there is a position.
     seeks: Places,
     retry_at: Option<Duration>,
@@ -60,8 +57,6 @@ impl Opening {
             unplaced: BTreeMap::new(),
             out_of_range: BTreeSet::new(),
             kept: BTreeSet::new(),
-            refused: Positions::new(),
-            beyond_end: BTreeMap::new(),
             seeks: Places::new(),
             retry_at: None,
             backoff,
@@ -111,20 +106,8 @@ impl Opening {
         self.unopened.remove(partition);
         self.out_of_range.remove(partition);
         self.kept.remove(partition);
-        self.refused.remove(partition);
-        self.beyond_end.remove(partition);
         self.seeks.remove(partition);
         self.unplaced.remove(partition).is_some()
-    }
-
-    /// True where the task keeps the position of `partition` itself and did not insist on `position` before.
-    fn may_place_itself(&self, partition: &TopicPartition, position: i64) -> bool {
-        self.kept.contains(partition) && self.refused.get(partition) != Some(&position)
-    }
-
-    /// Since when the task wants to begin `partition` at just this `offset`, beyond the end of the log.
-    fn insists_since(&self, partition: &TopicPartition, offset: i64) -> Option<Duration> {
-        self.beyond_end.get(partition).filter(|(known, _)| *known == offset).map(|(_, since)| *since)
     }
 
     /// What is known of the records below the place of `partition` that the group does not know.
@@ -135,13 +118,13 @@ impl Opening {
     /// Where every unplaced partition begins.
     async fn starts(&self, context: &TaskSinkContext) -> Result<Vec<Start>> {
         let by_group = |(partition, kept): (&TopicPartition, &Option<Place>)| {
-            (kept.is_none() && !self.beyond_end.contains_key(partition)).then(|| partition.clone())
+            (kept.is_none() && context.doubts.insisted_on(partition).is_none()).then(|| partition.clone())
         };
         let asked: Vec<_> = self.unplaced.iter().filter_map(by_group).collect();
         let committed = if asked.is_empty() { Positions::new() } else { context.committed(&asked).await? };
         let start_of = async |(partition, kept): (&TopicPartition, &Option<Place>)| {
             let partition = partition.clone();
-            let parted = context.truncated_at(&partition).unwrap_or(i64::MAX);
+            let parted = context.doubts.parted_at(&partition).unwrap_or(i64::MAX);
             match (kept, committed.get(&partition)) {
                 (&Some(place), _) => Ok(Start { partition, place, committed: false }),
                 (None, Some(&offset)) => {
@@ -167,7 +150,7 @@ impl Opening {
         let view = view(context, &partition).await?;
         // A start at the end is committed at once: records that come before the first commit must not be skipped
         // after a restart. A start at the beginning loses nothing that way, unless the group holds another offset.
-        let known = self.beyond_end.contains_key(&partition);
+        let known = context.doubts.insisted_on(&partition).is_some();
         Ok(match policy {
             OffsetReset::Latest => {
                 let offset = view.truncated_at.unwrap_or(view.last_stable_offset);
@@ -250,7 +233,7 @@ impl SinkLoop {
             self.hand_over(one, self.parts.timing.release_patience).await?;
             self.opening.await_open([partition.clone()]);
         }
-        self.parts.context.parted(partition, divergence);
+        self.doubts().part(partition, divergence);
         self.open().await
     }
 
@@ -338,8 +321,7 @@ impl SinkLoop {
         for Start { partition, place, committed } in starts {
             tracing::info!(%partition, offset = place.offset, "reading begins");
             self.opening.unplaced.remove(&partition);
-            self.opening.beyond_end.remove(&partition);
-            self.parts.context.truncated().remove(&partition);
+            self.doubts().settle(&partition);
             let below = if committed { Below::Committed } else { self.opening.below(&partition) };
             self.positions.begin(partition.clone(), place.offset, below);
             if let Some(place) = self.opening.seeks.remove(&partition) {
@@ -356,19 +338,18 @@ impl SinkLoop {
         let mut outcome = Ok(());
         for (partition, kept) in self.opening.unplaced.clone() {
             let Some(Place { offset, .. }) = kept else { continue };
-            let parted = self.parts.context.truncated().get(&partition).cloned();
-            let since = match self.opening.insists_since(&partition, offset) {
-                None if is_cut_off(&self.parts.context, &partition, offset).await? => now,
-                None => continue,
-                Some(since) => since,
+            let insisted = match self.doubts().insisted_on(&partition) {
+                Some(insisted) if insisted.position == offset => insisted,
+                _ if is_cut_off(&self.parts.context, &partition, offset).await? => {
+                    Insisted { position: offset, since: now }
+                }
+                _ => continue,
             };
-            if now.saturating_sub(since) >= INSISTING {
+            if now.saturating_sub(insisted.since) >= INSISTING {
                 return Err(beyond_end(&partition, offset));
             }
-            self.close_lost(std::slice::from_ref(&partition)).await;
-            self.opening.await_open([partition.clone()]);
-            self.parts.context.truncated().extend(parted.map(|parted| (partition.clone(), parted)));
-            self.opening.beyond_end.insert(partition.clone(), (offset, since));
+            let doubt = Doubt::insisted(self.doubts().of(&partition), insisted);
+            self.begin_anew(&partition, doubt).await;
             outcome = Err(ConnectError::retriable(beyond_end(&partition, offset).message()));
         }
         outcome
@@ -394,24 +375,23 @@ impl SinkLoop {
     async fn place_in(&mut self, partition: &TopicPartition, position: i64, view: &PartitionView) -> Result<()> {
         let log_start = view.log_start_offset;
         let log_end = view.end_offset.unwrap_or(view.last_stable_offset);
+        // Who keeps positions and insists on this one is asked no second time.
+        let may_place_itself = self.opening.kept.contains(partition) && !self.doubts().is_refused(partition, position);
         if position > log_end {
             tracing::warn!(%partition, position, log_end, "the log ends before the position: opened anew");
-            self.close_lost(std::slice::from_ref(partition)).await;
-            self.opening.await_open([partition.clone()]);
-            self.opening.beyond_end.insert(partition.clone(), (position, self.clock.monotonic()));
-        } else if position >= log_start && self.opening.may_place_itself(partition, position) {
+            let since = self.clock.monotonic();
+            self.begin_anew(partition, Doubt::BeyondEnd(Insisted { position, since })).await;
+        } else if position >= log_start && may_place_itself {
             // The log has grown beyond the position since: what the task knows of its epochs tells whether it was cut.
             tracing::warn!(%partition, position, log_start, log_end, "the broker refused the position: opened anew");
-            self.close_lost(std::slice::from_ref(partition)).await;
-            self.opening.await_open([partition.clone()]);
-            self.opening.refused.insert(partition.clone(), position);
+            self.begin_anew(partition, Doubt::Refused { position }).await;
         } else if position >= log_start {
             self.start_at(&Places::from([(partition.clone(), position.into())]));
-        } else if self.opening.may_place_itself(partition, position) {
+        } else if may_place_itself {
             tracing::warn!(%partition, position, log_start, "retention overtook the position: opened anew");
             self.hand_over(std::slice::from_ref(partition), self.parts.timing.release_patience).await?;
             self.opening.await_open([partition.clone()]);
-            self.opening.refused.insert(partition.clone(), position);
+            self.doubts().raise(partition, Doubt::Refused { position });
         } else {
             self.skip_to_log_start(partition, position, log_start)?;
         }
@@ -431,6 +411,17 @@ impl SinkLoop {
         Ok(())
     }
 
+    /// What the task has of `partition` is dropped, and it says anew where to begin: because of `doubt`.
+    async fn begin_anew(&mut self, partition: &TopicPartition, doubt: Doubt) {
+        self.close_lost(std::slice::from_ref(partition)).await;
+        self.opening.await_open([partition.clone()]);
+        self.doubts().raise(partition, doubt);
+    }
+
+    fn doubts(&self) -> &Doubts {
+        &self.parts.context.doubts
+    }
+
     fn start_at(&mut self, places: &Places) {
         self.parts.consumer.start_at(places);
         if self.paused || self.inbox.is_retrying() {
@@ -444,7 +435,7 @@ impl SinkLoop {
         self.discard(partitions);
         let mut open = Vec::new();
         for partition in partitions {
-            self.parts.context.truncated().remove(partition);
+            self.doubts().forget(partition);
             let placed = self.positions.end(partition);
             if self.opening.forget(partition) || placed {
                 open.push(partition.clone());
@@ -464,7 +455,7 @@ async fn view(context: &TaskSinkContext, partition: &TopicPartition) -> Result<P
 
 /// True where `offset` lies behind the point where the log was cut back, unless retention has overtaken the cut.
 async fn is_cut_off(context: &TaskSinkContext, partition: &TopicPartition, offset: i64) -> Result<bool> {
-    let parted = context.truncated_at(partition).unwrap_or(i64::MAX);
+    let parted = context.doubts.parted_at(partition).unwrap_or(i64::MAX);
     Ok(offset > parted && offset > view(context, partition).await?.log_start_offset)
 }
 
