@@ -1,5 +1,5 @@
 //! Megabytes of key, value and headers that one core encodes and decodes in a second, per format, codec and record size:
-//! `cargo bench -p lakeferry-lake --bench encode [-- FORMAT]`. Time is the thread's own CPU time, so that a busy machine
+//! `cargo bench -p lakeferry-lake --bench encode [-- FORMAT [CODEC]]`. Time is the thread's own CPU time, so that a busy machine
 //! does not show; hashing is included, reading from Kafka and storing are not.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -15,12 +15,14 @@ const BATCH_BYTES: usize = 1 << 20;
 const BATCH_ROWS: usize = 8192;
 
 fn main() {
-    let only = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let (only, only_codec) = (arguments.next(), arguments.next());
     println!("{:<16} {:<10} {:>22} {:>10} {:>10} {:>8}", "format", "codec", "records", "encode", "decode", "ratio");
     for (name, record) in [("orders of 1 KB", order as fn(&mut Dice) -> Vec<u8>), ("events of 100 B", event)] {
         let batches = batches(record);
         for format in FORMATS.iter().filter(|format| only.as_ref().is_none_or(|only| only == format.name)) {
-            for codec in format.codecs {
+            for codec in format.codecs.iter().filter(|codec| only_codec.as_ref().is_none_or(|only| only == codec.name))
+            {
                 measure(format, codec.name, name, &batches);
             }
         }

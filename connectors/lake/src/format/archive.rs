@@ -4,24 +4,31 @@
 //! Invariant: block `i` holds row group `i` and nothing else (block 0 the magic too), the last block holds the page
 //! indexes and the footer. Statistics stand on `offset` and `timestamp` alone: those are what readers cut by.
 
+mod chunk;
 mod claims;
+mod columns;
+mod compressor;
 mod decode;
+mod encodings;
+mod headers;
+mod row_group;
+mod schema;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lakeferry_api::error::Context;
-use lakeferry_api::{Batch, Kind, Result, TopicPartition};
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use lakeferry_api::{Batch, Kind, Result};
+use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::basic::{Compression as ParquetCodec, Encoding, GzipLevel, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::schema::types::{ColumnPath, SchemaDescriptor};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
 
-use super::arrow_schema::Columns;
+use self::row_group::RowGroup;
 use super::output::Output;
 use super::rows::{self, RowOrder, STEP_BYTES, STEP_ROWS};
 use super::{Codec, Compression, FileEncoder, FileFormat, FileHeader, FileMetadata, Tail};
@@ -45,55 +52,52 @@ pub(super) const FORMAT: FileFormat = FileFormat {
 /// Raw bytes of a row group, near enough: what a reader holds while it decodes one, and what is encoded but cannot be
 /// stored yet.
 const GROUP_BYTES: u64 = 16 << 20;
-const SCHEMA_ROOT: &str = "record";
-const PAGE_BYTES: usize = 1 << 20;
-/// Rows of a page at most; the crate's own default, which [`ParquetEncoder::compressor_bytes`] counts with.
-const PAGE_ROWS: usize = 20_000;
-/// What the column writers of a row group hold before they hold a page.
-const WRITERS_BYTES: u64 = 48 << 10;
 /// What a row costs a reader beyond its key, value and headers.
 const ROW_BYTES: u64 = 16;
 
 struct ParquetEncoder {
     header: FileHeader,
-    compression: Compression,
-    columns: Columns,
-    writer: ArrowWriter<Output>,
-    order: RowOrder,
+    file: SerializedFileWriter<Output>,
+    /// Makes the crate's own column writers.
+    writers: ArrowRowGroupWriterFactory,
+    group: RowGroup,
     group_raw_bytes: u64,
+    order: RowOrder,
 }
 
 impl ParquetEncoder {
     fn new(header: FileHeader, compression: Compression) -> Result<Self> {
-        let columns = Columns::new(&header.partition);
-        let cannot_begin = || format!("cannot begin a Parquet file of {}", header.partition);
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties(compression).context(Kind::Fatal, cannot_begin)?)
-            // The embedded Arrow schema would make readers see our dictionaries as their types.
-            .with_skip_arrow_metadata(true)
-            .with_schema_root(SCHEMA_ROOT.to_owned());
-        let writer = ArrowWriter::try_new_with_options(Output::new(), Arc::clone(columns.schema()), options)
-            .context(Kind::Fatal, cannot_begin)?;
+        let begin = || {
+            let schema = schema::parquet()?;
+            let properties = Arc::new(properties(compression)?);
+            let file = SerializedFileWriter::new(Output::new(), schema.root_schema_ptr(), properties)?;
+            let writers = ArrowRowGroupWriterFactory::new(&file, schema::arrow());
+            Ok((RowGroup::new(file.schema_descr(), compression), file, writers))
+        };
+        let begun: Result<_, ParquetError> = begin();
+        let (group, file, writers) =
+            begun.context(Kind::Fatal, || format!("cannot begin a Parquet file of {}", header.partition))?;
         let order = RowOrder::new(header.partition.clone());
-        Ok(Self { header, compression, columns, writer, order, group_raw_bytes: 0 })
+        Ok(Self { header, file, writers, group, group_raw_bytes: 0, order })
     }
 
     fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<()> {
         self.group_raw_bytes += group_bytes(rows::raw_bytes(batch, rows.clone()), rows.len());
-        let arrays = self.columns.arrays(batch, rows).map_err(ParquetError::from);
-        arrays
-            .and_then(|arrays| self.writer.write(&arrays))
+        self.group
+            .write(batch, rows, &self.writers)
             .context(Kind::Fatal, || format!("cannot encode rows of {}", self.header.partition))
     }
 
-    /// What zstd keeps from page to page: a context for each column that has ended one.
-    fn compressor_bytes(&self) -> u64 {
-        let columns = match self.group_raw_bytes {
-            _ if self.writer.in_progress_rows() >= PAGE_ROWS => 5,
-            raw_bytes if raw_bytes >= PAGE_BYTES as u64 => 1,
-            _ => 0,
-        };
-        columns * if self.compression.codec() == "zstd" { zstd_context_bytes(self.compression.level()) } else { 0 }
+    /// Writes the row group that was gathered.
+    fn end_group(&mut self) -> Result<()> {
+        if self.group.rows() == 0 {
+            return Ok(());
+        }
+        self.group_raw_bytes = 0;
+        let ended = self.group.end(&self.header.partition, &mut self.file).and_then(|()| Ok(self.file.flush()?));
+        ended.context(Kind::Fatal, || format!("cannot end a row group of {}", self.header.partition))?;
+        self.file.inner_mut().end_block();
+        Ok(())
     }
 }
 
@@ -102,28 +106,13 @@ fn group_bytes(raw_bytes: usize, rows: usize) -> u64 {
     raw_bytes as u64 + ROW_BYTES * rows as u64
 }
 
-/// Measured for pages of 1 MiB.
-fn zstd_context_bytes(level: i32) -> u64 {
-    let kilobytes = match level {
-        ..=1 => 569,
-        2 => 761,
-        3 => 1273,
-        4 => 2553,
-        5..=6 => 3065,
-        7..=8 => 5625,
-        9..=12 => 10_745,
-        _ => 17_664,
-    };
-    kilobytes << 10
-}
-
 impl FileEncoder for ParquetEncoder {
     fn append(&mut self, batch: &Batch) -> Result<()> {
         self.order.check(batch)?;
         for rows in rows::steps(batch, STEP_BYTES, STEP_ROWS) {
             self.write(batch, rows)?;
             if self.group_raw_bytes >= GROUP_BYTES {
-                self.end_block()?;
+                self.end_group()?;
             }
         }
         Ok(())
@@ -134,27 +123,21 @@ impl FileEncoder for ParquetEncoder {
     }
 
     fn end_block(&mut self) -> Result<()> {
-        if self.writer.in_progress_rows() == 0 {
-            return Ok(());
-        }
-        self.group_raw_bytes = 0;
-        let flushed = self.writer.flush().and_then(|()| Ok(self.writer.sync()?));
-        flushed.context(Kind::Fatal, || format!("cannot end a row group of {}", self.header.partition))?;
-        self.writer.inner_mut().end_block();
+        self.end_group()?;
+        self.group.shrink();
         Ok(())
     }
 
     fn take_encoded(&mut self) -> Bytes {
-        self.writer.inner_mut().take()
+        self.file.inner_mut().take()
     }
 
     fn stored_bytes(&self) -> u64 {
-        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+        (self.file.bytes_written() + self.group.stored_bytes()) as u64
     }
 
     fn memory_bytes(&self) -> u64 {
-        let writers = if self.writer.in_progress_rows() == 0 { 0 } else { WRITERS_BYTES + self.compressor_bytes() };
-        self.writer.memory_size() as u64 + writers + self.writer.inner().memory_bytes()
+        self.group.memory_bytes() as u64 + self.file.inner().memory_bytes()
     }
 
     fn finish(&mut self) -> Result<Tail> {
@@ -166,41 +149,36 @@ impl FileEncoder for ParquetEncoder {
             ..FileMetadata::new(&self.header)
         };
         for (key, value) in metadata.pairs() {
-            self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+            self.file.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
-        self.writer
+        self.file
             .finish()
             .context(Kind::Fatal, || format!("cannot write the footer of a file of {}", self.header.partition))?;
-        Ok(self.writer.inner_mut().finish())
+        Ok(self.file.inner_mut().finish())
     }
 }
 
+/// How the crate writes the columns that are left to it: offsets, timestamps and headers.
 fn properties(compression: Compression) -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
-        .set_compression(codec(compression)?)
+        .set_compression(parquet_codec(compression)?)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None)
-        .set_data_page_size_limit(PAGE_BYTES)
-        .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_max_row_group_row_count(None)
+        .set_data_page_size_limit(columns::PAGE_BYTES)
+        .set_data_page_row_count_limit(columns::PAGE_ROWS)
         .set_sorting_columns(Some(vec![SortingColumn { column_idx: 2, descending: false, nulls_first: false }]));
     for column in ["offset", "timestamp"] {
         properties = properties
             .set_column_encoding(column.into(), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled(column.into(), EnabledStatistics::Page);
     }
-    for column in ["topic", "partition", "timestamp_type"] {
-        properties = properties.set_column_dictionary_enabled(column.into(), true);
-    }
-    // One value for all rows, or one step from row to row: a handful of bytes, which no codec makes smaller.
-    for column in ["topic", "partition", "offset", "timestamp_type"] {
-        properties = properties.set_column_compression(column.into(), ParquetCodec::UNCOMPRESSED);
-    }
+    // One step from row to row: a handful of bytes, which no codec makes smaller.
+    properties = properties.set_column_compression("offset".into(), ParquetCodec::UNCOMPRESSED);
     let header_keys = ["headers", "list", "element", "key"].map(str::to_owned).to_vec();
     Ok(properties.set_column_dictionary_enabled(ColumnPath::new(header_keys), true).build())
 }
 
-fn codec(compression: Compression) -> Result<ParquetCodec, ParquetError> {
+fn parquet_codec(compression: Compression) -> Result<ParquetCodec, ParquetError> {
     let level = compression.level();
     Ok(match compression.codec() {
         "snappy" => ParquetCodec::SNAPPY,
@@ -209,10 +187,4 @@ fn codec(compression: Compression) -> Result<ParquetCodec, ParquetError> {
         "zstd" => ParquetCodec::ZSTD(ZstdLevel::try_new(level)?),
         _ => ParquetCodec::UNCOMPRESSED,
     })
-}
-
-/// The archive's columns in Parquet's terms.
-fn parquet_schema() -> Result<SchemaDescriptor, ParquetError> {
-    let columns = Columns::new(&TopicPartition::new("", 0));
-    ArrowSchemaConverter::new().schema_root(SCHEMA_ROOT).convert(columns.schema())
 }

@@ -8,7 +8,6 @@
 //! To add a format: a file beside this one with its [`FileFormat`] row, and the row in [`FORMATS`].
 
 mod archive;
-mod arrow_schema;
 mod avro;
 mod metadata;
 mod output;
@@ -225,6 +224,9 @@ impl FileFormat {
 }
 
 impl Compression {
+    /// Bytes as they are.
+    const NONE: Self = Self { codec: &Codec { name: "none", aliases: &[], levels: None }, level: 0 };
+
     /// The codec's name, as manifests have it.
     pub fn codec(&self) -> &'static str {
         self.codec.name

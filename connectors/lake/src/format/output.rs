@@ -36,6 +36,11 @@ impl Output {
         self.ready.capacity() as u64
     }
 
+    /// Makes room for bytes to come, so that what is here already need not move for them.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.ready.reserve_exact(bytes);
+    }
+
     /// Ends the block at the current end of the file; nothing where it has no bytes.
     pub(super) fn end_block(&mut self) {
         let at = self.blocks.last().map_or(0, |block| block.at + block.len);

@@ -241,7 +241,7 @@ impl<'a> Thrift<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::archive::parquet_schema;
+    use crate::format::archive::schema;
 
     fn varint(number: i32) -> Vec<u8> {
         let mut rest = ((number << 1) ^ (number >> 31)) as u32;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn check(codec: Compression, uncompressed_column: i64, pages: &[u8]) -> Result<()> {
-        let value = parquet_schema().unwrap().column(6);
+        let value = schema::parquet().unwrap().column(6);
         let column = ColumnChunkMetaData::builder(value)
             .set_compression(codec)
             .set_total_uncompressed_size(uncompressed_column)

@@ -25,7 +25,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::super::rows::{Gatherer, STEP_BYTES, STEP_ROWS, timestamp_type};
 use super::super::{Batches, Block, FileDecoder, FileMetadata};
-use super::{claims, parquet_schema};
+use super::{claims, schema};
 
 const MAGIC: &[u8] = b"PAR1";
 
@@ -225,7 +225,7 @@ fn footer(last: &Bytes, blocks: &[Block]) -> Result<ParquetMetaData> {
     claims::check_footer(footer)?;
     let footer = guarded(|| ParquetMetaDataReader::decode_metadata(footer))?;
     let columns = footer.file_metadata().schema_descr();
-    let expected = guarded(parquet_schema)?;
+    let expected = guarded(schema::parquet)?;
     if columns.root_schema().get_fields() != expected.root_schema().get_fields() {
         return Err(ConnectError::fatal("the Parquet file does not have the columns of archive.parquet"));
     }
