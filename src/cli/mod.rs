@@ -21,6 +21,8 @@ use lakeferry_api::{ConnectError, Kind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+pub use self::restore::Surroundings;
+
 use crate::logging::{Level, Loggers};
 
 /// A Kafka Connect-compatible worker that ferries topics to a lake and back.
@@ -72,6 +74,19 @@ impl Cli {
                 tell(&error);
                 Exit::of_error(&error)
             }
+        }
+    }
+}
+
+impl Cli {
+    /// Runs a `restore` in surroundings that the caller chooses, and in silence: the simulator has no broker to connect to.
+    ///
+    /// # Errors
+    /// Those of the command; `Fatal` where it is another one.
+    pub async fn restore_in(self, around: Surroundings, context: Context) -> anyhow::Result<Exit> {
+        match self.command {
+            Command::Restore(args) => restore::run_in(*args, around, context, std::io::sink()).await,
+            _ => Err(ConnectError::fatal("only a restore has surroundings").into()),
         }
     }
 }

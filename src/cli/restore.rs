@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Budget, Clock, Config, ConnectError, Result};
+use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Result};
 use lakeferry_lake::source::config::SourceSettings;
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::replay::Replay;
@@ -26,7 +26,7 @@ use super::{Context, Exit};
 use crate::clock::SystemClock;
 use crate::executor::Pool;
 use crate::kafka::clients::KafkaClients;
-use crate::kafka::{Admin, Clients as _};
+use crate::kafka::{Admin, Clients};
 use crate::task::exact::{Ledger, LedgerParts, Tolerated, Transactions};
 
 /// Bytes that a restore may buffer: what is read ahead and what is on its way to the brokers.
@@ -116,6 +116,18 @@ struct Begun {
     plan: plan::Plan,
 }
 
+/// Where a restore takes place: the cluster that it writes to, and the process that it runs in.
+pub struct Surroundings {
+    /// Makes Kafka clients.
+    pub clients: Arc<dyn Clients>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Where heavy work runs.
+    pub executor: Arc<dyn Executor>,
+    /// The byte budget.
+    pub budget: Budget,
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -123,18 +135,35 @@ struct Begun {
 pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let budget = Budget::new(MEMORY_BYTES);
-    let clients = KafkaClients::new(budget.clone(), Arc::clone(&clock));
-    let properties = args.client_properties()?;
-    let admin = clients.admin(&properties)?;
-    let source = run::RestoreContext {
-        admin: Arc::clone(&admin),
+    let around = Surroundings {
+        clients: Arc::new(KafkaClients::new(budget.clone(), Arc::clone(&clock))),
         clock,
         executor: Arc::new(Pool::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?),
         budget,
+    };
+    run_in(args, around, context, std::io::stdout()).await
+}
+
+/// As [`run`], in surroundings that the caller chooses.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn run_in(
+    args: Args,
+    around: Surroundings,
+    context: Context,
+    mut out: impl std::io::Write,
+) -> anyhow::Result<Exit> {
+    let properties = args.client_properties()?;
+    let admin = around.clients.admin(&properties)?;
+    let source = run::RestoreContext {
+        admin: Arc::clone(&admin),
+        clock: around.clock,
+        executor: around.executor,
+        budget: around.budget,
         ledger: None,
     };
-    let mut out = std::io::stdout();
-    let beginning = args.begin(source, clients, properties, &mut out);
+    let beginning = args.begin(source, around.clients.as_ref(), properties, &mut out);
     let Some(begun) = context.unless_stopped("no record was written", beginning).await? else {
         return Ok(Exit::Done);
     };
@@ -167,7 +196,7 @@ impl Args {
     async fn begin(
         &self,
         mut source: run::RestoreContext,
-        clients: KafkaClients,
+        clients: &dyn Clients,
         properties: Config,
         out: &mut impl std::io::Write,
     ) -> anyhow::Result<Option<Begun>> {

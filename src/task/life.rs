@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lakeferry_api::connector::Task as ConnectorTask;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Connector, RecordForm, Result, Routes, SinkTask, SourceTask};
 use tokio_util::sync::CancellationToken;
 
@@ -309,7 +310,10 @@ impl Build {
     }
     fn transactional_source(self, task: Box<dyn SourceTask>, routes: Arc<dyn Routes>) -> Result<TransactionalLoop> {
         let (connector, worker) = (&self.spec.connector_config, &self.parts.worker);
-        let properties = clients::transactional_producer(worker, connector, &self.spec.id)?;
+        let mut properties = clients::transactional_producer(worker, connector, &self.spec.id)?;
+        if sabotage::is(Fault::OwnTransactionalId) {
+            properties.insert("transactional.id".to_owned(), self.parts.random.id().to_string());
+        }
         let admin = Arc::new(self.admin()?);
         let clock = Arc::clone(&self.parts.clock);
         let ledger = Arc::new(Ledger::new(LedgerParts {

@@ -6,6 +6,8 @@ mod admin;
 pub(crate) mod client;
 pub(crate) mod group;
 pub(crate) mod log;
+mod producer;
+pub(crate) mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,6 +17,7 @@ use tokio::sync::Notify;
 
 use self::group::Group;
 use self::log::{Log, Rec};
+use self::transactions::Coordinator;
 use crate::chance::{Diary, Dice};
 use crate::clock::SimClock;
 use crate::store::SimStore;
@@ -39,6 +42,7 @@ pub(crate) struct State {
     pub(crate) committed: Positions,
     /// Every offset that a user asked to alter a partition to; `None` is a reset.
     pub(crate) altered: BTreeMap<TopicPartition, BTreeSet<Option<i64>>>,
+    pub(crate) coordinator: Coordinator,
     next_topic: u64,
     next_transaction: u64,
     /// Per mille of requests that go wrong.
@@ -67,6 +71,7 @@ impl Broker {
             group: Group::new(eager),
             committed: Positions::new(),
             altered: BTreeMap::new(),
+            coordinator: Coordinator::default(),
             next_topic: 0,
             next_transaction: 0,
             faults: 0,
@@ -87,14 +92,7 @@ impl Broker {
     }
 
     pub(crate) fn create_topic(&self, name: &str, partitions: usize, compacted: bool) {
-        let mut state = self.lock();
-        state.next_topic += 1;
-        let id = format!("id-{:04}", state.next_topic);
-        self.diary.note(format!("topic {name} is created with {partitions} partitions, {id}"));
-        let topic = Topic { id, logs: vec![Log::new(); partitions], compacted };
-        state.topics.insert(name.to_owned(), topic);
-        state.rebalance(self);
-        drop(state);
+        self.lock().create_topic(self, name, partitions, compacted);
         self.tell();
     }
 
@@ -124,8 +122,7 @@ impl Broker {
     /// Writes `records` as one transaction, or as none. `end` is whether it is committed, or left open.
     pub(crate) fn produce(&self, partition: &TopicPartition, records: Vec<Rec>, end: Option<Option<bool>>) {
         let mut state = self.lock();
-        state.next_transaction += 1;
-        let id = state.next_transaction;
+        let id = state.next_transaction();
         let Some(log) = state.log(partition) else { return };
         for rec in records {
             log.append(rec, end.map(|_| id));
@@ -174,12 +171,26 @@ impl Broker {
 }
 
 impl State {
+    fn next_transaction(&mut self) -> u64 {
+        self.next_transaction += 1;
+        self.next_transaction
+    }
+
     pub(crate) fn log(&mut self, partition: &TopicPartition) -> Option<&mut Log> {
         self.topics.get_mut(&*partition.topic)?.logs.get_mut(usize::try_from(partition.partition).ok()?)
     }
 
     pub(crate) fn peek(&self, partition: &TopicPartition) -> Option<&Log> {
         self.topics.get(&*partition.topic)?.logs.get(usize::try_from(partition.partition).ok()?)
+    }
+
+    fn create_topic(&mut self, broker: &Broker, name: &str, partitions: usize, compacted: bool) {
+        self.next_topic += 1;
+        let id = format!("id-{:04}", self.next_topic);
+        broker.diary.note(format!("topic {name} is created with {partitions} partitions, {id}"));
+        let topic = Topic { id, logs: vec![Log::new(); partitions], compacted };
+        self.topics.insert(name.to_owned(), topic);
+        self.rebalance(broker);
     }
 
     pub(crate) fn partitions(&self) -> BTreeSet<TopicPartition> {

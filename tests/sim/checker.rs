@@ -20,7 +20,7 @@ use crate::broker::log::{Log, Rec};
 use crate::broker::{Broker, Topic};
 
 type Objects = BTreeMap<String, Bytes>;
-type Rows = BTreeMap<i64, Rec>;
+pub(crate) type Rows = BTreeMap<i64, Rec>;
 type Verdict<T = ()> = Result<T, String>;
 
 const ROOT: &str = "topics";
@@ -29,9 +29,19 @@ const SEAL: &str = ",\"self_sha256\":\"";
 /// Offsets that need not be in the archive.
 type Waived = Vec<std::ops::Range<i64>>;
 
+/// What was found in order: the rows of each partition, by topic id, and what a restore takes for the newest.
+#[derive(Default)]
+pub(crate) struct Archived {
+    pub(crate) rows: BTreeMap<TopicPartition, BTreeMap<String, Rows>>,
+    /// By topic.
+    pub(crate) newest: BTreeMap<String, String>,
+}
+
 /// Checks every chain; the first broken law is the error.
-pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
+pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict<Archived> {
     let state = broker.lock();
+    let mut archived = Archived::default();
+    let mut ends: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for (partition, chain) in chains(objects)? {
         let rows_by_lineage = check_chain(objects, &chain).map_err(|law| format!("{partition}: {law}"))?;
         let asked = state.altered.get(&partition).cloned().unwrap_or_default();
@@ -44,6 +54,8 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
             let log = topic_of(&id).and_then(|topic: &Topic| topic.logs.get(partition.partition as usize));
             let log = log.ok_or_else(|| format!("{partition}: lineage {lineage} is of topic {id}, which never was"))?;
             let rows = whole(&chain, &rows_by_lineage, lineage)?;
+            // A later lineage of the same topic is the log as it went on.
+            archived.rows.entry(partition.clone()).or_default().insert(id.clone(), rows.clone());
             check_truth(log, &rows).map_err(|law| format!("{partition}, lineage {lineage}: {law}"))?;
             let newest = chain.last().is_some_and(|end| end["source"]["lineage"] == lineage);
             let live = state.topics.get(&*partition.topic).is_some_and(|topic| topic.id == id);
@@ -53,6 +65,15 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
                     .map_err(|law| format!("{partition}, the newest lineage: {law}"))?;
             }
         }
+        if let Some(end) = chain.last() {
+            let told = (text(end, "written_at")?, text(&end["source"], "topic_id")?);
+            ends.entry(partition.topic.to_string()).or_default().push(told);
+        }
+    }
+    for (topic, ends) in ends {
+        let live = state.topics.get(&topic).filter(|live| ends.iter().any(|(_, id)| *id == live.id));
+        let last = ends.into_iter().max().map(|(_, id)| id);
+        archived.newest.extend(live.map(|live| live.id.clone()).or(last).map(|id| (topic, id)));
     }
     for partition in state.partitions() {
         let present = state.peek(&partition).map(Log::present).unwrap_or_default();
@@ -65,7 +86,7 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict {
             return Err(format!("{partition} holds {} records and has no archive", present.len()));
         }
     }
-    Ok(())
+    Ok(archived)
 }
 
 /// Every chain's entries in order; their bytes are sealed and follow each other.

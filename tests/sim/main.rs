@@ -14,6 +14,7 @@ mod checker;
 mod clock;
 mod plan;
 mod process;
+mod restore;
 mod saboteur;
 mod store;
 mod world;
@@ -50,10 +51,11 @@ fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
     let mut world = World::new(plan, &clock, RUNS.fetch_add(1, Ordering::Relaxed));
     let outcome = runtime.block_on(async {
         world.live().await;
-        if world.diary.broken().is_none()
-            && let Err(law) = checker::check(&world.store.snapshot().await, &world.broker)
-        {
-            world.diary.accuse(law);
+        if world.diary.broken().is_none() {
+            match checker::check(&world.store.snapshot().await, &world.broker) {
+                Ok(archived) => restore::run(&world, &archived).await,
+                Err(law) => world.diary.accuse(law),
+            }
         }
         let struck = std::mem::take(&mut *world.struck.lock().unwrap());
         Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines(), struck }
@@ -138,7 +140,7 @@ fn replay(seed: u64) {
         plan = plan.only(&kept);
     }
     let outcome = run(&plan, saboteur::chosen());
-    println!("{:#?}\n{}", plan.settings, outcome.lines.join("\n"));
+    println!("{:#?}\n{:#?}\n{}", plan.settings, plan.conditions, outcome.lines.join("\n"));
     if let Some(law) = outcome.broken {
         panic!("seed {seed}: {law}");
     }

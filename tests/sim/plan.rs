@@ -5,6 +5,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
+use crate::restore::setbacks::{Conditions, Setback};
 use crate::store::{Accident, Point};
 use crate::world::alter::{Alteration, To};
 
@@ -13,6 +14,8 @@ use crate::world::alter::{Alteration, To};
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) settings: Settings,
+    /// How the archive is restored at the end.
+    pub(crate) conditions: Conditions,
     pub(crate) steps: Vec<(u64, Step)>,
 }
 
@@ -115,14 +118,29 @@ pub(crate) enum Step {
         partition: u64,
         for_ms: u64,
     },
+    /// At the end, while everything is restored.
+    Restore(Setback),
 }
 
 impl Plan {
     /// The plan of `seed`.
     pub(crate) fn of(seed: u64) -> Self {
+        let mut plan = Self::of_archive(seed);
+        if plan.is_torrent() {
+            return plan;
+        }
+        // Dice of its own: whatever is changed about restores leaves the archives of all seeds as they are.
+        let mut dice = StdRng::seed_from_u64(seed ^ 0xbac4);
+        plan.conditions = Conditions::draw(&mut dice);
+        let setbacks = plan.conditions.setbacks(&mut dice);
+        plan.steps.extend(setbacks.into_iter().map(|(gap_ms, setback)| (gap_ms, Step::Restore(setback))));
+        plan
+    }
+
+    fn of_archive(seed: u64) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let settings = Settings::draw(&mut dice);
-        if seed % 50 == 49 {
+        if seed % TORRENT == TORRENT - 1 {
             return Self::torrent(seed, settings, &mut dice);
         }
         let theme = THEMES[(seed % THEMES.len() as u64) as usize];
@@ -131,14 +149,18 @@ impl Plan {
             let gap_ms = if dice.random_bool(0.3) { dice.random_range(0..8_000) } else { dice.random_range(0..400) };
             (gap_ms, step(&mut dice, theme))
         });
-        Self { seed, steps: steps.collect(), settings }
+        Self { seed, steps: steps.collect(), settings, conditions: Conditions::calm() }
+    }
+
+    fn is_torrent(&self) -> bool {
+        self.seed % TORRENT == TORRENT - 1
     }
 
     /// No faults, but more records than can be archived.
     fn torrent(seed: u64, settings: Settings, dice: &mut StdRng) -> Self {
         let quiet = Settings { store_faults: 0, broker_faults: 0, encode_ms: 150, flush_size: 100, ..settings };
         let steps = vec![(1_000, Step::Torrent { partition: dice.random(), for_ms: 20_000 })];
-        Self { seed, settings: quiet, steps }
+        Self { seed, settings: quiet, steps, conditions: Conditions::calm() }
     }
 
     /// The same without the steps that `kept` does not have.
@@ -147,6 +169,9 @@ impl Plan {
         Self { steps, ..self.clone() }
     }
 }
+
+/// One run of so many is a torrent.
+const TORRENT: u64 = 50;
 
 /// What a run has more of than others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,6 +30,12 @@ const FAULTS: &[Fault] = &[
     Fault::BudgetLeak,
     Fault::TickStarved,
     Fault::ResetKeepsGroup,
+    Fault::ProgressApart,
+    Fault::RestoreFromBeginning,
+    Fault::LostDeliveryCounts,
+    Fault::NoRewind,
+    Fault::OwnTransactionalId,
+    Fault::CutIgnored,
 ];
 
 /// The fault that `LAKEFERRY_SIM_FAULT` names.

@@ -4,7 +4,7 @@
 
 mod ahead;
 pub(crate) mod alter;
-mod parts;
+pub(crate) mod parts;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ use crate::broker::Broker;
 use crate::broker::client::SimClients;
 use crate::chance::{Diary, Dice};
 use crate::clock::{self, SimClock};
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::process::Process;
 use crate::store::{SimStore, spawn};
 
@@ -44,9 +44,9 @@ pub(crate) struct World {
     pub(crate) diary: Diary,
     pub(crate) store: Arc<SimStore>,
     pub(crate) broker: Arc<Broker>,
-    plan: Plan,
+    pub(crate) plan: Plan,
     /// Tells the stores of this run from those of others in this process.
-    run: u64,
+    pub(crate) run: u64,
     workers: Vec<Worker>,
     written: u64,
     /// How many herders there were.
@@ -108,7 +108,8 @@ impl World {
             self.broker.create_topic(&name, partitions, compacted);
         }
         self.set_faults(true);
-        for (gap_ms, step) in self.plan.steps.clone() {
+        let is_of_restore = |(_, step): &(u64, Step)| matches!(step, Step::Restore(_));
+        for (gap_ms, step) in self.plan.steps.clone().into_iter().filter(|step| !is_of_restore(step)) {
             self.pass(gap_ms).await;
             self.take(step).await;
             if self.diary.broken().is_some() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{
     ConnectError, Kind, Result, SourceBatch, SourceOffset, SourcePartition, SourceRecords, TopicPartition,
 };
@@ -179,6 +180,10 @@ impl Transactions {
         open.whole = false;
         open.mark();
         let commits = self.ledger.commits(&open.pages)?;
+        if sabotage::is(Fault::ProgressApart) {
+            parts.producer.commit_transaction().await?;
+            parts.producer.begin_transaction().await?;
+        }
         parts.producer.send_offsets(&parts.group, &commits).await?;
         parts.producer.commit_transaction().await?;
         let Some(open) = self.open.take() else { return Ok(Settled::default()) };
@@ -189,7 +194,9 @@ impl Transactions {
     /// Takes the open transaction back after `cause`, which is given back unless there is a worse one.
     /// Everything is to be asked anew then.
     pub(crate) async fn abort(&mut self, cause: ConnectError) -> ConnectError {
-        self.ledger.forget();
+        if !sabotage::is(Fault::NoRewind) {
+            self.ledger.forget();
+        }
         if self.open.take().is_none() {
             return cause;
         }
@@ -238,6 +245,9 @@ impl Open {
 
     fn take_in(&mut self, answer: Result<Option<Written>>) -> Result<()> {
         let Some(InFlight { target, records, .. }) = self.in_flight.pop_front() else { return answer.map(drop) };
+        if answer.is_err() && sabotage::is(Fault::LostDeliveryCounts) {
+            return Ok(());
+        }
         let written = answer.map_err(|error| error.context(format!("a record for {target} was not written")))?;
         let page = self.pages.get_mut(&target).ok_or_else(|| ConnectError::fatal(format!("{target} has no page")))?;
         let is_first = self.written.insert(target.clone());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{Clock, Config, ConnectError, Result, SourceBatch, SourceRecords, SourceTask};
 
 use super::{Flag, Life, PAUSE, RETRY_LIMIT, unrecoverable};
@@ -189,7 +190,9 @@ impl TransactionalLoop {
                     return Err(error);
                 }
                 tracing::warn!(error = error.trace(), "a transaction was taken back, and is written again later");
-                self.parts.task.rewind().await?;
+                if !sabotage::is(Fault::NoRewind) {
+                    self.parts.task.rewind().await?;
+                }
                 self.write_backoff.step()
             }
         };

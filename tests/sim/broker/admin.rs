@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use lakeferry::kafka::Admin;
+use lakeferry::kafka::{Admin, Commits, Pending, Stretches};
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{ConnectError, PartitionView, Positions, Result, TopicPartition, TopicView};
 
 use super::client::SimClients;
 use super::log::Log;
-use super::{Broker, State};
+use super::{Broker, State, Topic};
 
 pub(super) struct SimAdmin {
     pub(super) clients: SimClients,
@@ -56,12 +56,22 @@ impl Admin for SimAdmin {
         self.clients.request("lists topics", |state, _| Ok(state.topics.keys().cloned().collect())).await
     }
 
-    async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
-        Err(ConnectError::fatal("an archive sink has no target"))
+    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
+        let topic = topic.to_owned();
+        self.clients.request("asks about a target", move |state, _| Ok(state.topics.get(&topic).map(target))).await
     }
 
     async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
-        Err(ConnectError::config(&topic.name))
+        let (name, partitions) = (topic.name.clone(), topic.partitions.unwrap_or(1) as usize);
+        self.clients
+            .request("creates a topic", move |state, broker| {
+                if state.topics.contains_key(&name) {
+                    return Err(ConnectError::conflict(format!("topic {name} exists")));
+                }
+                state.create_topic(broker, &name, partitions, false);
+                Ok(())
+            })
+            .await
     }
 
     async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
@@ -89,6 +99,32 @@ impl Admin for SimAdmin {
     async fn delete_group(&self, group: &str) -> Result<()> {
         self.alter(group, Positions::clear).await
     }
+
+    async fn group_commits(&self, group: &str, pending: Pending) -> Result<Commits> {
+        loop {
+            let group = group.to_owned();
+            let commits = move |state: &mut State, _: &Broker| Ok(state.coordinator.commits(&group, pending));
+            match self.clients.request("asks for committed offsets", commits).await? {
+                Some(commits) => return Ok(commits),
+                None => self.clients.broker.clock.wait(20).await,
+            }
+        }
+    }
+
+    async fn first_visible(&self, stretches: &Stretches) -> Result<Option<(TopicPartition, i64)>> {
+        let stretches = stretches.clone();
+        self.clients
+            .request("looks for records", move |state, _| {
+                for (target, (from, to)) in stretches {
+                    let log = state.peek(&target).ok_or_else(|| absent(&target.topic))?;
+                    if let Some(offset) = log.first_visible(from, to) {
+                        return Ok(Some((target, offset)));
+                    }
+                }
+                Ok(None)
+            })
+            .await
+    }
 }
 
 impl SimAdmin {
@@ -105,6 +141,14 @@ impl SimAdmin {
                 Ok(())
             })
             .await
+    }
+}
+
+fn target(topic: &Topic) -> TargetTopic {
+    TargetTopic {
+        partitions: topic.logs.len() as u32,
+        configs: BTreeMap::from([("cleanup.policy".to_owned(), "delete".to_owned())]),
+        offsets: topic.logs.iter().map(|log| (log.start(), log.stable())).collect(),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::admin::SimAdmin;
 use super::group::{Fetching, MemberId, Notice};
+use super::producer::SimProducer;
 use super::{Broker, State};
 use crate::awaits::{Stage, Stretch, seen};
 use crate::process::Process;
@@ -39,8 +40,10 @@ impl Clients for SimClients {
         Ok(Box::new(SimConsumer { clients: self.clone(), member, queue: VecDeque::new(), closed: false }))
     }
 
-    fn producer(&self, _: &Config) -> Result<Arc<dyn Producer>> {
-        Err(ConnectError::fatal("an archive sink has no producer"))
+    fn producer(&self, properties: &Config) -> Result<Arc<dyn Producer>> {
+        let id = properties.get("transactional.id");
+        let id = id.ok_or_else(|| ConnectError::fatal("only a restore has a producer, and that has transactions"))?;
+        Ok(Arc::new(SimProducer::new(self.clone(), id)))
     }
 
     fn admin(&self, properties: &Config) -> Result<Arc<dyn Admin>> {
@@ -80,7 +83,7 @@ impl SimClients {
     }
 }
 
-fn away() -> ConnectError {
+pub(super) fn away() -> ConnectError {
     ConnectError::retriable("the broker does not answer")
 }
 

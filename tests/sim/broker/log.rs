@@ -15,6 +15,15 @@ pub(crate) struct Rec {
     pub(crate) timestamp: i64,
 }
 
+impl Rec {
+    /// Bytes of its key, value and headers.
+    pub(crate) fn bytes(&self) -> usize {
+        let header = |(key, value): &(String, Option<Bytes>)| key.len() + value.as_ref().map_or(0, Bytes::len);
+        let parts = [&self.key, &self.value].into_iter().flatten().map(Bytes::len);
+        parts.chain(self.headers.iter().map(header)).sum()
+    }
+}
+
 /// What stands at an offset.
 #[derive(Debug, Clone)]
 enum Slot {
@@ -88,6 +97,11 @@ impl Log {
         self.slots.push(Slot::Control { transaction: id, commit, epoch: self.epoch() });
         self.settle(id, commit);
         true
+    }
+
+    /// A coordinator that failed over writes a marker again that is there already.
+    pub(crate) fn mark_again(&mut self, id: u64, commit: bool) {
+        self.slots.push(Slot::Control { transaction: id, commit, epoch: self.epoch() });
     }
 
     fn settle(&mut self, id: u64, commit: bool) {
@@ -183,6 +197,11 @@ impl Log {
             }
         }
         Some(fetched)
+    }
+
+    /// The first record that a reader finds at `from` or behind it, and below `to`.
+    pub(crate) fn first_visible(&self, from: i64, to: i64) -> Option<i64> {
+        self.fetch(from.max(self.start), to - from)?.records.first().map(|(offset, _)| *offset)
     }
 
     /// Every record that a reader from the start must find now.

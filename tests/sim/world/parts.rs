@@ -16,7 +16,7 @@ use crate::plan::Settings;
 use crate::process::Process;
 use crate::store::spawn;
 
-pub(super) fn worker_config() -> WorkerConfig {
+pub(crate) fn worker_config() -> WorkerConfig {
     let settings = [
         ("bootstrap.servers", "sim:9092"),
         ("key.converter", "org.apache.kafka.connect.converters.ByteArrayConverter"),
@@ -45,15 +45,15 @@ pub(super) fn connector_config(settings: &Settings, url: &str) -> Config {
     connector
 }
 
-fn config(pairs: &[(&str, &str)]) -> Config {
+pub(crate) fn config(pairs: &[(&str, &str)]) -> Config {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>()
 }
 
 /// An encode pool whose jobs take a while.
-pub(super) struct SlowExecutor {
-    pub(super) clock: Arc<SimClock>,
-    pub(super) process: Arc<Process>,
-    pub(super) ms: u64,
+pub(crate) struct SlowExecutor {
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) ms: u64,
 }
 
 impl Executor for SlowExecutor {

@@ -44,6 +44,18 @@ pub enum Fault {
     TickStarved,
     /// A reset leaves the group's offset for later.
     ResetKeepsGroup,
+    /// A restore stores how far it got in a transaction of its own, behind that of the records.
+    ProgressApart,
+    /// A restore that is begun again begins at the beginning.
+    RestoreFromBeginning,
+    /// A batch that was not delivered is taken for one that was.
+    LostDeliveryCounts,
+    /// A transaction is taken back, and what follows it is written.
+    NoRewind,
+    /// Each instance of a restore has a transactional id of its own.
+    OwnTransactionalId,
+    /// What an election took back comes back with a restore.
+    CutIgnored,
 }
 
 #[cfg(not(feature = "simulation"))]

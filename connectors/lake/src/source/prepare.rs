@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{ConnectError, Kind, Result, SourceContext, SourceOffset, TopicPartition};
 
@@ -182,7 +183,7 @@ pub(super) async fn resume(context: &dyn SourceContext, topics: &mut [ChosenTopi
     let mut logs: Vec<&mut ChosenLog> = topics.iter_mut().flat_map(|topic| &mut topic.logs).collect();
     let partitions = logs.iter().map(|log| source_partition(&log.plan.partition)).collect::<Result<Vec<_>>>()?;
     for (log, stored) in logs.iter_mut().zip(context.offsets(&partitions).await?) {
-        if let Some(stored) = stored {
+        if let Some(stored) = stored.filter(|_| !sabotage::is(Fault::RestoreFromBeginning)) {
             let (lineage, offset) = read_offset(&stored)?;
             log.plan.position = log.position(lineage, offset)?;
         }
