@@ -258,7 +258,8 @@ fn no_transactions() -> ConnectError {
 /// A topic's partition numbers with their current earliest and latest offsets.
 pub type Watermarks = BTreeMap<i32, (i64, i64)>;
 
-/// Asks and changes what a cluster knows. Every answer is fresh from a broker.
+/// Asks and changes what a cluster knows. Every answer is fresh from a broker. Who stands in for a cluster in a test leaves
+/// out what nobody is to ask of it: that is refused.
 #[async_trait]
 pub trait Admin: Send + Sync {
     /// The cluster's id.
@@ -266,25 +267,48 @@ pub trait Admin: Send + Sync {
     /// Topic id and offsets of a partition. `NotFound` where it does not exist.
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView>;
     /// Shape and configs of a topic. `NotFound` where it does not exist.
-    async fn topic(&self, topic: &str) -> Result<TopicView>;
+    async fn topic(&self, topic: &str) -> Result<TopicView> {
+        Err(not_here("topic", topic))
+    }
     /// The names of all topics.
-    async fn topics(&self) -> Result<Vec<String>>;
+    async fn topics(&self) -> Result<Vec<String>> {
+        Err(not_here("topics", "any"))
+    }
     /// A topic as a target: effective configs and offsets; `None` where it does not exist.
-    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>>;
+    async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
+        Err(not_here("target_topic", topic))
+    }
     /// Creates a topic and waits until it can be written to.
-    async fn create_topic(&self, topic: &NewTopic) -> Result<()>;
+    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
+        Err(not_here("create_topic", &topic.name))
+    }
     /// Sets these configs of a topic, or takes them back to the broker's default where there is no value; others stay.
-    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, Option<String>>) -> Result<()>;
+    async fn alter_topic_configs(&self, topic: &str, configs: &BTreeMap<String, Option<String>>) -> Result<()> {
+        let _ = configs;
+        Err(not_here("alter_topic_configs", topic))
+    }
     /// All committed offsets of a group; empty where the group does not exist.
-    async fn group_offsets(&self, group: &str) -> Result<Positions>;
+    async fn group_offsets(&self, group: &str) -> Result<Positions> {
+        Err(not_here("group_offsets", group))
+    }
     /// True where the group has members now.
-    async fn group_is_live(&self, group: &str) -> Result<bool>;
+    async fn group_is_live(&self, group: &str) -> Result<bool> {
+        Err(not_here("group_is_live", group))
+    }
     /// Sets offsets of a group without members. `Conflict` where it has some.
-    async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()>;
+    async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()> {
+        let _ = offsets;
+        Err(not_here("alter_group_offsets", group))
+    }
     /// Removes offsets of a group without members. `Conflict` where it has some.
-    async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()>;
+    async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
+        let _ = partitions;
+        Err(not_here("delete_group_offsets", group))
+    }
     /// Removes a group; one that does not exist is fine. `Conflict` where it has members.
-    async fn delete_group(&self, group: &str) -> Result<()>;
+    async fn delete_group(&self, group: &str) -> Result<()> {
+        Err(not_here("delete_group", group))
+    }
     /// As [`Admin::group_offsets`], with what stands beside them.
     async fn group_commits(&self, group: &str, pending: Pending) -> Result<Commits> {
         let _ = pending;
@@ -295,14 +319,18 @@ pub trait Admin: Send + Sync {
     /// As [`Admin::alter_group_offsets`], with what is to stand beside them.
     async fn alter_group_commits(&self, group: &str, commits: &Commits) -> Result<()> {
         let _ = commits;
-        Err(ConnectError::fatal(format!("nothing can stand beside the offsets of group {group} here")))
+        Err(not_here("alter_group_commits", group))
     }
     /// The first record that a `read_committed` consumer finds in one of these stretches, if there is any: control
     /// records and those of aborted transactions are none.
     async fn first_visible(&self, stretches: &Stretches) -> Result<Option<(TopicPartition, i64)>> {
         let _ = stretches;
-        Err(ConnectError::fatal("records cannot be looked at here"))
+        Err(not_here("first_visible", "any"))
     }
+}
+
+fn not_here(method: &str, of: &str) -> ConnectError {
+    ConnectError::fatal(format!("Admin::{method} ({of}) is no part of this cluster"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use lakeferry_api::record::RawRecord;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
     Batch, BatchBuilder, Clock, Config, ConnectError, PartitionView, Place, Places, Positions, Result, TimestampType,
-    TopicPartition, TopicView,
+    TopicPartition,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -502,10 +502,6 @@ impl Admin for Cluster {
         view.ok_or_else(|| ConnectError::not_found(format!("{partition} does not exist")))
     }
 
-    async fn topic(&self, topic: &str) -> Result<TopicView> {
-        Err(ConnectError::not_found(topic))
-    }
-
     async fn topics(&self) -> Result<Vec<String>> {
         self.ask()?;
         Ok(self.lock().topics.keys().cloned().collect())
@@ -522,10 +518,6 @@ impl Admin for Cluster {
         self.journal.note(format!("create {} {partitions}x{replicas}", topic.name));
         answer?;
         self.lock().topics.insert(topic.name.clone(), partitions);
-        Ok(())
-    }
-
-    async fn alter_topic_configs(&self, _: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
         Ok(())
     }
 

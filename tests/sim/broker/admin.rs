@@ -74,10 +74,6 @@ impl Admin for SimAdmin {
             .await
     }
 
-    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
-        Err(ConnectError::config(topic))
-    }
-
     async fn group_offsets(&self, _: &str) -> Result<Positions> {
         self.clients.request("asks for the group's offsets", |state, _| Ok(state.committed.clone())).await
     }

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use lakeferry_api::connector::Task;
-use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
     Batch, BatchBuilder, Closing, Config, ConnectError, EpochMark, Opened, PartitionView, Place, Places, Positions,
-    RecordForm, Result, SinkContext, SinkTask, TopicPartition, TopicView,
+    RecordForm, Result, SinkContext, SinkTask, TopicPartition,
 };
 use proptest::prelude::*;
 use tokio::sync::Notify;
@@ -502,46 +501,6 @@ impl Admin for Model {
         let Log { start, end, .. } = shared.logs[partition];
         let view = PartitionView { log_start_offset: start, last_stable_offset: end, ..PartitionView::default() };
         Ok(PartitionView { end_offset: Some(end), ..view })
-    }
-
-    async fn topic(&self, topic: &str) -> Result<TopicView> {
-        Err(ConnectError::not_found(topic))
-    }
-
-    async fn topics(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
-        Ok(None)
-    }
-
-    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
-        Err(ConnectError::config(&topic.name))
-    }
-
-    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
-        Err(ConnectError::config(topic))
-    }
-
-    async fn group_offsets(&self, _: &str) -> Result<Positions> {
-        Ok(self.lock().committed.clone())
-    }
-
-    async fn group_is_live(&self, _: &str) -> Result<bool> {
-        Ok(true)
-    }
-
-    async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-
-    async fn delete_group_offsets(&self, group: &str, _: &[TopicPartition]) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-
-    async fn delete_group(&self, group: &str) -> Result<()> {
-        Err(ConnectError::conflict(group))
     }
 }
 

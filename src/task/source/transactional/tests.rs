@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use lakeferry_api::connector::Task;
 use lakeferry_api::record::RawRecord;
-use lakeferry_api::source::{NewTopic, TargetTopic};
+use lakeferry_api::source::TargetTopic;
 use lakeferry_api::{
-    Batch, BatchBuilder, Config, ConnectError, PartitionView, Positions, RecordForm, Result, Routes, SourceBatch,
-    SourceContext, SourceOffset, SourcePartition, SourceRecords, SourceTask, TimestampType, TopicPartition, TopicView,
+    Batch, BatchBuilder, Config, ConnectError, PartitionView, RecordForm, Result, Routes, SourceBatch, SourceContext,
+    SourceOffset, SourcePartition, SourceRecords, SourceTask, TimestampType, TopicPartition,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -272,44 +272,8 @@ impl Admin for Model {
         Ok(PartitionView { last_stable_offset, end_offset, ..PartitionView::default() })
     }
 
-    async fn topic(&self, topic: &str) -> Result<TopicView> {
-        Err(ConnectError::not_found(topic))
-    }
-
-    async fn topics(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
     async fn target_topic(&self, _: &str) -> Result<Option<TargetTopic>> {
         Ok(None)
-    }
-
-    async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
-        Err(ConnectError::config(&topic.name))
-    }
-
-    async fn alter_topic_configs(&self, topic: &str, _: &BTreeMap<String, Option<String>>) -> Result<()> {
-        Err(ConnectError::config(topic))
-    }
-
-    async fn group_offsets(&self, _: &str) -> Result<Positions> {
-        Ok(Positions::new())
-    }
-
-    async fn group_is_live(&self, _: &str) -> Result<bool> {
-        Ok(false)
-    }
-
-    async fn alter_group_offsets(&self, group: &str, _: &Positions) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-
-    async fn delete_group_offsets(&self, group: &str, _: &[TopicPartition]) -> Result<()> {
-        Err(ConnectError::conflict(group))
-    }
-
-    async fn delete_group(&self, group: &str) -> Result<()> {
-        Err(ConnectError::conflict(group))
     }
 
     async fn group_commits(&self, _: &str, pending: Pending) -> Result<Commits> {
