@@ -126,6 +126,8 @@ pub struct Surroundings {
     pub executor: Arc<dyn Executor>,
     /// The byte budget.
     pub budget: Budget,
+    /// True where somebody is to see on standard error how far it is.
+    pub is_watched: bool,
 }
 
 /// Runs the command.
@@ -140,6 +142,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
         clock,
         executor: Arc::new(Pool::new(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))?),
         budget,
+        is_watched: true,
     };
     run_in(args, around, context, std::io::stdout()).await
 }
@@ -155,6 +158,7 @@ pub(super) async fn run_in(
     mut out: impl std::io::Write,
 ) -> anyhow::Result<Exit> {
     let properties = args.client_properties()?;
+    let is_watched = around.is_watched;
     let admin = around.clients.admin(&properties)?;
     let source = run::RestoreContext {
         admin: Arc::clone(&admin),
@@ -167,8 +171,11 @@ pub(super) async fn run_in(
     let Some(begun) = context.unless_stopped("no record was written", beginning).await? else {
         return Ok(Exit::Done);
     };
-    let plan = begun.plan;
-    let outcome = begun.run.until_end(begun.replay, &context.stop).await;
+    let Begun { mut run, replay, plan } = begun;
+    if !is_watched {
+        run.progress.hide();
+    }
+    let outcome = run.until_end(replay, &context.stop).await;
     outcome.account.tell(args.json, &mut out)?;
     if let Err(error) = outcome.result {
         let records = outcome.account.records;

@@ -1,5 +1,5 @@
 //! After a run: the archive comes back into a cluster that is new, by the worker's own source connector and its loop of
-//! transactions, while its process is killed, stopped and taken for dead, and brokers and store go wrong. In the end
+//! transactions, or by the command `restore`, while its process is killed, stopped and taken for dead, and brokers and store go wrong. In the end
 //! every target must hold exactly the records of the archive, in order, once.
 //!
 //! Liveness: when the faults have ceased that takes at most ten simulated minutes. No task may fail, but those
@@ -7,14 +7,17 @@
 
 mod instance;
 pub(crate) mod setbacks;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lakeferry_api::TopicPartition;
+use lakeferry_lake::store::memory;
 
 use self::instance::Instance;
 use self::setbacks::{Conditions, Setback};
+use crate::awaits::{Stretch, Trap};
 use crate::broker::Broker;
 use crate::broker::log::Rec;
 use crate::chance::{Diary, Dice};
@@ -29,12 +32,25 @@ const REST_MS: u64 = 600_000;
 /// What comes twice comes within this time.
 const AFTERMATH_MS: u64 = 4_000;
 
-/// One connector: what is restored, and to where.
+/// One connector or command: what is restored, and to where.
 #[derive(Debug, Clone)]
 struct Job {
     connector: &'static str,
-    /// Settings beside those that all have.
-    more: Vec<(&'static str, String)>,
+    /// An incarnation that is not the newest; `None`: the newest of all topics.
+    older: Option<Older>,
+}
+
+#[derive(Debug, Clone)]
+struct Older {
+    topic: String,
+    id: String,
+}
+
+impl Older {
+    /// What it is called in the target.
+    fn target(&self) -> String {
+        format!("older-{}", self.topic)
+    }
 }
 
 /// A restore under way.
@@ -69,9 +85,15 @@ pub(crate) async fn run(world: &World, archived: &Archived) {
     for instance in restore.present.take().into_iter().chain(restore.strays.drain(..)) {
         instance.vanish();
     }
+    memory::place(&restore.url(), None);
 }
 
 impl<'w> Restore<'w> {
+    /// Where the archive is, for all lives of a command: another place would be another restore.
+    fn url(&self) -> String {
+        format!("memory:///run-{}-back", self.world.run)
+    }
+
     fn new(world: &'w World, archived: &Archived) -> Self {
         let dice = Arc::new(Dice::new(world.plan.seed ^ 0xbac4_5eed));
         let target = Broker::new(Arc::clone(&world.clock), Arc::clone(&dice), Arc::clone(&world.store), false);
@@ -178,6 +200,10 @@ impl<'w> Restore<'w> {
                 let Some(present) = &self.present else { return };
                 store.arrange(&present.name, Point::BeforeRead, accident);
             }
+            Setback::Trap { nth, blow } => {
+                let Some(present) = &self.present else { return };
+                present.set_trap(Trap::new(Stretch::Life, nth, blow));
+            }
             Setback::ShutDown { down_ms } => {
                 self.end_present().await;
                 self.up_at_ms = self.clock.ms() + down_ms;
@@ -223,7 +249,7 @@ impl<'w> Restore<'w> {
         state.coordinator.cancel_accidents();
         state.away = false;
         drop(state);
-        self.present.iter().chain(&self.strays).for_each(Instance::go_on);
+        self.present.iter().chain(&self.strays).for_each(Instance::heal);
     }
 
     /// Waits until everything is there.
@@ -302,18 +328,16 @@ fn jobs(archived: &Archived, older: u64) -> (Vec<Job>, BTreeMap<TopicPartition, 
     }
     let mut jobs = Vec::new();
     if !archived.newest.is_empty() {
-        jobs.push(Job { connector: "back", more: vec![("topics.regex", "t.*".to_owned())] });
+        jobs.push(Job { connector: "back", older: None });
     }
     let others: Vec<_> = others.into_iter().collect();
-    if let Some((topic, id)) = others.get((older % others.len().max(1) as u64) as usize) {
-        let name = format!("older-{topic}");
-        for (partition, rows_by_id) in archived.rows.iter().filter(|(partition, _)| *partition.topic == **topic) {
-            let rows = rows_by_id.get(id).into_iter().flat_map(BTreeMap::values);
-            due.insert(TopicPartition::new(name.as_str(), partition.partition), rows.cloned().collect());
+    if let Some((topic, id)) = others.get((older % others.len().max(1) as u64) as usize).cloned() {
+        let older = Older { topic, id };
+        for (partition, rows_by_id) in archived.rows.iter().filter(|(partition, _)| *partition.topic == *older.topic) {
+            let rows = rows_by_id.get(&older.id).into_iter().flat_map(BTreeMap::values);
+            due.insert(TopicPartition::new(older.target(), partition.partition), rows.cloned().collect());
         }
-        let more =
-            vec![("topics", topic.clone()), ("lineage", id.clone()), ("topic.rename", format!("{topic}:{name}"))];
-        jobs.push(Job { connector: "older", more });
+        jobs.push(Job { connector: "older", older: Some(older) });
     }
     (jobs, due)
 }

@@ -19,6 +19,8 @@ use lakeferry_api::simulation::host::Host as _;
 use lakeferry_api::{Budget, TopicPartition};
 use lakeferry_lake::store::memory;
 
+pub(crate) use self::steps::stop;
+
 use self::parts::{Listener, SlowExecutor, connector_config, worker_config};
 use crate::awaits::{Blow, Hit, Stretch, Trap};
 use crate::broker::Broker;

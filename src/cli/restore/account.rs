@@ -31,6 +31,7 @@ pub(super) struct Progress {
     bar: ProgressBar,
     planned: u64,
     told_at: Duration,
+    hidden: bool,
 }
 
 impl Account {
@@ -85,10 +86,19 @@ impl Progress {
             bar.set_style(style);
         }
         let told_at = clock.monotonic();
-        Self { clock, bar, planned, told_at }
+        Self { clock, bar, planned, told_at, hidden: false }
+    }
+
+    /// Nobody sees it.
+    pub(super) fn hide(&mut self) {
+        self.hidden = true;
+        self.bar.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     pub(super) fn tell(&mut self, account: &Account) {
+        if self.hidden {
+            return;
+        }
         self.bar.set_position(account.raw_bytes);
         self.bar.set_message(format!("{} records,", account.records));
         let now = self.clock.monotonic();

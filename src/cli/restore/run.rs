@@ -116,7 +116,7 @@ impl Run {
             let outcome = match replay.take() {
                 Some(replay) => self.write(replay, account, stop).await,
                 // What was taken back is read again.
-                None => match unless_stopped(stop, self.prepare()).await {
+                None => match unless_stopped(stop, prepare(&self.context, &self.settings)).await {
                     Ok(again) => {
                         replay = Some(again);
                         continue;
@@ -148,12 +148,6 @@ impl Run {
             .await?;
             wait = (wait * 2).min(RETRY_LONGEST);
         }
-    }
-
-    async fn prepare(&self) -> Result<Replay> {
-        let mut prepared = Prepared::new(&self.context, self.settings.clone()).await?;
-        prepared.resume(&self.context).await?;
-        prepared.replay(&self.context)
     }
 
     /// From the position of `replay` to the end.
@@ -226,6 +220,12 @@ impl Run {
             || ConnectError::retriable("the brokers do not answer; they end the last transaction by themselves");
         within(STOP_GRACE, clock.as_ref(), ending).await.unwrap_or_else(cut_off)
     }
+}
+
+async fn prepare(context: &RestoreContext, settings: &SourceSettings) -> Result<Replay> {
+    let mut prepared = Prepared::new(context, settings.clone()).await?;
+    prepared.resume(context).await?;
+    prepared.replay(context)
 }
 
 fn stopped() -> ConnectError {

@@ -262,7 +262,8 @@ fn fetch_one(
     fetching.epoch = Some((fetched.epoch, fetched.next));
     let mut builder = BatchBuilder::new(name.clone(), position);
     for (offset, rec) in fetched.records {
-        let stamp = (rec.timestamp, Some(TimestampType::Create));
+        let kind = if rec.appended { TimestampType::Append } else { TimestampType::Create };
+        let stamp = (rec.timestamp, Some(kind));
         builder.push(offset, stamp, rec.key.as_deref(), rec.value.as_deref());
         rec.headers.iter().for_each(|(key, value)| builder.header(key, value.as_deref()));
         builder.leader_epoch(Some(fetched.epoch));

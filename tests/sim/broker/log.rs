@@ -13,6 +13,8 @@ pub(crate) struct Rec {
     pub(crate) value: Option<Bytes>,
     pub(crate) headers: Vec<(String, Option<Bytes>)>,
     pub(crate) timestamp: i64,
+    /// True where the broker stamped it.
+    pub(crate) appended: bool,
 }
 
 impl Rec {

@@ -177,11 +177,6 @@ impl Producer for SimProducer {
             // The client's queue is full for a while.
             broker.clock.wait(broker.dice.between(1, 300)).await;
         }
-        if batch.timestamp_types().iter().any(|kind| *kind != Some(TimestampType::Create)) {
-            broker
-                .diary
-                .accuse(format!("a record for {} comes back with another type of timestamp", batch.partition()));
-        }
         let writer = self.inside()?;
         let target = batch.partition().clone();
         let (ended, end) = oneshot::channel();
@@ -279,6 +274,8 @@ fn records(batch: &Batch) -> Vec<Rec> {
         value: row.value().map(Bytes::copy_from_slice),
         headers: row.headers().map(header).collect(),
         timestamp: row.timestamp().unwrap_or(i64::MIN),
+        // A producer cannot say it; what the archive says of it has come so far.
+        appended: row.timestamp_type() == Some(TimestampType::Append),
     };
     batch.rows().map(record).collect()
 }

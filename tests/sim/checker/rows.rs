@@ -24,7 +24,7 @@ pub(crate) fn read(format: &str, bytes: &Bytes) -> Result<Vec<(i64, Rec)>, Strin
 
 fn of_parquet(row: &Row) -> Result<(i64, Rec), String> {
     let mut offset = None;
-    let mut rec = Rec { key: None, value: None, headers: Vec::new(), timestamp: i64::MIN };
+    let mut rec = Rec { key: None, value: None, headers: Vec::new(), timestamp: i64::MIN, appended: false };
     for (name, field) in row.get_column_iter() {
         match (name.as_str(), field) {
             ("offset", Field::Long(value)) => offset = Some(*value),
@@ -34,11 +34,20 @@ fn of_parquet(row: &Row) -> Result<(i64, Rec), String> {
             ("headers", Field::ListInternal(list)) => {
                 rec.headers = list.elements().iter().map(header).collect::<Result<_, _>>()?
             }
-            ("topic" | "partition" | "timestamp_type", _) => {}
+            ("timestamp_type", Field::Str(stamp)) => rec.appended = is_appended(stamp)?,
+            ("topic" | "partition", _) => {}
             (name, field) => return Err(format!("column {name} holds {field}")),
         }
     }
     Ok((offset.ok_or("a row without an offset")?, rec))
+}
+
+fn is_appended(stamp: &str) -> Result<bool, String> {
+    match stamp {
+        "create" => Ok(false),
+        "append" => Ok(true),
+        other => Err(format!("a timestamp of type {other}")),
+    }
 }
 
 fn header(field: &Field) -> Result<(String, Option<Bytes>), String> {
@@ -63,7 +72,7 @@ fn of_avro(row: apache_avro::types::Value) -> Result<(i64, Rec), String> {
     let bytes = |value: Value| if let Value::Bytes(bytes) = plain(value) { Some(Bytes::from(bytes)) } else { None };
     let Value::Record(fields) = row else { return Err("a row is no record".to_owned()) };
     let mut offset = None;
-    let mut rec = Rec { key: None, value: None, headers: Vec::new(), timestamp: i64::MIN };
+    let mut rec = Rec { key: None, value: None, headers: Vec::new(), timestamp: i64::MIN, appended: false };
     for (name, value) in fields {
         match (name.as_str(), value) {
             ("offset", Value::Long(value)) => offset = Some(value),
@@ -71,6 +80,12 @@ fn of_avro(row: apache_avro::types::Value) -> Result<(i64, Rec), String> {
                 if let Value::TimestampMillis(at) | Value::Long(at) = plain(value) {
                     rec.timestamp = at;
                 }
+            }
+            ("timestamp_type", value) => {
+                let Value::String(stamp) = plain(value) else {
+                    return Err("a row without a type of timestamp".to_owned());
+                };
+                rec.appended = is_appended(&stamp)?;
             }
             ("key", value) => rec.key = bytes(value),
             ("value", value) => rec.value = bytes(value),

@@ -1,76 +1,75 @@
-//! One life of the restoring process: all tasks of all connectors of a restore, with clients, store and memory of their
-//! own. A task whose transactional id was taken from it may fail and is begun again here; any other failure breaks a law.
+//! One life of the restoring process: all its work, with clients, store and memory of its own.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lakeferry::backing::memory::MemoryOffsetLog;
+use lakeferry::cli::Surroundings;
+use lakeferry::kafka::Clients;
 use lakeferry::plugins;
 use lakeferry::random::Random;
-use lakeferry::task::{Handle, Parts, State, StatusListener, TaskFactory as _, TaskId, TaskSpec, Tasks};
+use lakeferry::task::{Handle, Parts, Tasks};
 use lakeferry_api::simulation::host::Host as _;
-use lakeferry_api::{Budget, Config};
+use lakeferry_api::{Budget, Clock, Executor};
 use lakeferry_lake::store::memory;
 
-use super::{Job, Restore};
-use crate::broker::Broker;
+use super::Restore;
+use super::work::{Listener, Work};
+use crate::awaits::{Blow, Striker, Trap};
 use crate::broker::client::SimClients;
 use crate::chance::Diary;
 use crate::clock::{self, SimClock};
 use crate::process::Process;
-use crate::store::spawn;
-use crate::world::parts::{SlowExecutor, config, worker_config};
+use crate::world::parts::{SlowExecutor, worker_config};
+use crate::world::stop;
 
-const CLASS: &str = "io.lakeferry.LakeSourceConnector";
 const MEMORY_BYTES: u64 = 16 << 20;
-/// After which a user has seen that a task failed.
-const NOTICED_MS: u64 = 2_000;
 
 /// See the module's documentation.
 pub(super) struct Instance {
     pub(super) name: String,
     process: Arc<Process>,
+    clients: Arc<dyn Clients>,
+    clock: Arc<dyn Clock>,
+    executor: Arc<dyn Executor>,
     budget: Budget,
-    url: String,
+    /// Its own place of the archive, where it has one.
+    url: Option<String>,
     tasks: Tasks,
     listener: Arc<Listener>,
-    running: Mutex<Vec<(TaskSpec, Box<dyn Handle>)>>,
-}
-
-/// Hears what becomes of the tasks.
-struct Listener {
-    process: String,
-    diary: Diary,
-    target: Arc<Broker>,
-    /// Which tasks are to be begun again, and when.
-    fenced: Mutex<Vec<(TaskId, u64)>>,
+    running: Mutex<Vec<(Work, Box<dyn Handle>)>>,
 }
 
 impl Instance {
     /// The next life.
     pub(super) fn start(restore: &Restore<'_>) -> Self {
-        let world = restore.world;
-        let name = format!("r{}", restore.lives);
+        let (world, name) = (restore.world, format!("r{}", restore.lives));
         restore.diary.note(format!("{name} starts"));
         let process = Arc::<Process>::default();
-        let url = format!("memory:///run-{}-{name}", world.run);
+        process.set_striker(striker(restore, &name, &process));
+        let own = (!restore.conditions.by_command).then(|| format!("memory:///run-{}-{name}", world.run));
+        let url = own.clone().unwrap_or_else(|| restore.url());
         memory::place(&url, Some(world.store.client(&name, &process)));
-        let clients =
-            SimClients { broker: Arc::clone(&restore.target), process: Arc::clone(&process), worker: name.clone() };
+        let clients: Arc<dyn Clients> = Arc::new(SimClients {
+            broker: Arc::clone(&restore.target),
+            process: Arc::clone(&process),
+            worker: name.clone(),
+        });
+        let clock: Arc<dyn Clock> = Arc::new(clock::Shared(Arc::clone(&restore.clock)));
+        let executor: Arc<dyn Executor> = Arc::new(SlowExecutor {
+            clock: Arc::clone(&restore.clock),
+            process: Arc::clone(&process),
+            ms: world.plan.settings.encode_ms.min(3),
+        });
         let budget = Budget::new(MEMORY_BYTES);
-        let encode_ms = world.plan.settings.encode_ms.min(3);
         let tasks = Tasks::new(Parts {
             catalog: Arc::new(plugins::catalog()),
             worker: Arc::new(worker_config()),
             worker_id: format!("{name}:8083"),
-            clients: Arc::new(clients),
+            clients: Arc::clone(&clients),
             offsets: Arc::new(MemoryOffsetLog::default()),
-            clock: Arc::new(clock::Shared(Arc::clone(&restore.clock))),
-            executor: Arc::new(SlowExecutor {
-                clock: Arc::clone(&restore.clock),
-                process: Arc::clone(&process),
-                ms: encode_ms,
-            }),
+            clock: Arc::clone(&clock),
+            executor: Arc::clone(&executor),
             budget: budget.clone(),
             random: Arc::new(Random::seeded(world.plan.seed.wrapping_mul(31).wrapping_add(restore.lives))),
         });
@@ -78,46 +77,42 @@ impl Instance {
             process: name.clone(),
             diary: restore.diary.clone(),
             target: Arc::clone(&restore.target),
-            fenced: Mutex::default(),
+            again: Mutex::default(),
         });
-        let instance = Self { name, process, budget, url, tasks, listener, running: Mutex::default() };
-        for job in &restore.jobs {
-            instance.begin(restore, job);
+        let running = Mutex::default();
+        let instance = Self { name, process, clients, clock, executor, budget, url: own, tasks, listener, running };
+        for work in restore.jobs.iter().flat_map(|job| Work::of(restore, job, &url)) {
+            instance.begin(work);
         }
         instance
     }
 
-    /// All tasks of a connector, as a herder begins them.
-    fn begin(&self, restore: &Restore<'_>, job: &Job) {
-        let config = connector_config(restore, job, &self.url);
-        let mut connector = plugins::catalog().connector(CLASS).unwrap();
-        futures::executor::block_on(connector.start(&config)).unwrap();
-        for (task, task_config) in (0..).zip(connector.task_configs(restore.conditions.tasks).unwrap()) {
-            let id = TaskId { connector: job.connector.to_owned(), task };
-            self.spawn(TaskSpec { id, connector_config: config.clone(), task_config, paused: false });
-        }
-    }
-
-    fn spawn(&self, spec: TaskSpec) {
+    fn begin(&self, work: Work) {
         let _inside = self.process.enter();
-        let listener = Arc::clone(&self.listener) as Arc<dyn StatusListener>;
-        let handle = self.tasks.spawn(spec.clone(), listener).unwrap();
-        self.running.lock().unwrap().push((spec, handle));
+        let around = Surroundings {
+            clients: Arc::clone(&self.clients),
+            clock: Arc::clone(&self.clock),
+            executor: Arc::clone(&self.executor),
+            budget: self.budget.clone(),
+            is_watched: false,
+        };
+        let handle = work.begin(&self.tasks, around, &self.listener);
+        self.running.lock().unwrap().push((work, handle));
     }
 
-    /// Begins fenced tasks again, once somebody has seen that they failed.
+    /// Begins again what ended and may, once somebody has seen it.
     pub(super) fn begin_again(&self, now_ms: u64) {
-        let mut fenced = self.listener.fenced.lock().unwrap();
-        let (due, later) = fenced.drain(..).partition(|(_, at)| *at <= now_ms);
-        *fenced = later;
-        drop(fenced);
-        for (id, _) in due {
+        let mut again = self.listener.again.lock().unwrap();
+        let (due, later) = again.drain(..).partition(|(_, at)| *at <= now_ms);
+        *again = later;
+        drop(again);
+        for (name, _) in due {
             let mut running = self.running.lock().unwrap();
-            let Some(at) = running.iter().position(|(spec, _)| spec.id == id) else { continue };
-            let (spec, _ended) = running.remove(at);
+            let Some(at) = running.iter().position(|(work, _)| work.name() == name) else { continue };
+            let (work, _ended) = running.remove(at);
             drop(running);
-            self.listener.diary.note(format!("{} begins {id} again", self.name));
-            self.spawn(spec);
+            self.listener.diary.note(format!("{} begins {name} again", self.name));
+            self.begin(work);
         }
     }
 
@@ -130,16 +125,17 @@ impl Instance {
     }
 
     pub(super) fn stop_for(&self, clock: &Arc<SimClock>, for_ms: u64) {
-        self.process.stop(clock.ms());
-        let (clock, process) = (Arc::clone(clock), Arc::clone(&self.process));
-        spawn(async move {
-            clock.wait(for_ms).await;
-            process.go_on();
-        });
+        stop(&self.process, clock, for_ms);
     }
 
-    pub(super) fn go_on(&self) {
+    /// It meets with no accident any more, and goes on.
+    pub(super) fn heal(&self) {
+        self.process.take_traps();
         self.process.go_on();
+    }
+
+    pub(super) fn set_trap(&self, trap: Trap) {
+        self.process.set_trap(trap);
     }
 
     pub(super) fn pause(&self, paused: bool) {
@@ -151,10 +147,12 @@ impl Instance {
     /// It is killed, if it is not dead yet; nothing of it remains.
     pub(super) fn vanish(self) {
         self.process.crash();
-        memory::place(&self.url, None);
+        if let Some(url) = &self.url {
+            memory::place(url, None);
+        }
     }
 
-    /// Its tasks end in order, and give back their memory.
+    /// Its work ends in order, and gives back its memory.
     pub(super) async fn end(self, clock: &Arc<SimClock>, diary: &Diary) {
         self.process.go_on();
         let running = std::mem::take(&mut *self.running.lock().unwrap());
@@ -174,38 +172,17 @@ impl Instance {
     }
 }
 
-fn connector_config(restore: &Restore<'_>, job: &Job, url: &str) -> Config {
-    let conditions = &restore.conditions;
-    let (tasks, transaction_ms) = (conditions.tasks.to_string(), conditions.transaction_ms.to_string());
-    let mut connector = config(&[
-        ("name", job.connector),
-        ("connector.class", CLASS),
-        ("tasks.max", &tasks),
-        ("store.url", url),
-        ("replay.order", if conditions.by_time { "time" } else { "partition" }),
-        ("transaction.boundary", "interval"),
-        ("transaction.boundary.interval.ms", &transaction_ms),
-    ]);
-    connector.extend(restore.rate.map(|rate| ("replay.rate.bytes".to_owned(), rate.to_string())));
-    connector.extend(job.more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-    connector
-}
-
-impl StatusListener for Listener {
-    fn task_changed(&self, id: &TaskId, state: State, trace: Option<String>) {
-        let trace = trace.unwrap_or_default();
-        self.diary.note(format!("{} {id} is {} {trace}", self.process, state.name()));
-        if state != State::Failed {
-            return;
+/// Carries out what the traps of a restoring process do.
+fn striker(restore: &Restore<'_>, name: &str, process: &Arc<Process>) -> Striker {
+    let (clock, diary) = (Arc::clone(&restore.clock), restore.diary.clone());
+    let (name, process) = (name.to_owned(), Arc::downgrade(process));
+    Arc::new(move |blow, hit| {
+        let Some(process) = process.upgrade() else { return };
+        diary.note(format!("{name} meets {blow:?} at an await: {hit}"));
+        match blow {
+            Blow::Crash => process.crash(),
+            Blow::Stop { for_ms } => stop(&process, &clock, for_ms),
+            Blow::Rebalance => {}
         }
-        let transactional_id = format!("lakeferry-source-{id}");
-        if self.target.lock().coordinator.is_taken_from(&self.process, &transactional_id) {
-            let at = self.target.clock.ms() + NOTICED_MS;
-            self.fenced.lock().unwrap().push((id.clone(), at));
-        } else {
-            self.diary.accuse(format!("{} {id} FAILED: {trace}", self.process));
-        }
-    }
-
-    fn topic_used(&self, _: &TaskId, _: &str) {}
+    })
 }

@@ -4,6 +4,7 @@
 use rand::Rng as _;
 use rand::rngs::StdRng;
 
+use crate::awaits::Blow;
 use crate::broker::transactions::{Moment, Verb};
 use crate::store::Accident;
 
@@ -28,6 +29,11 @@ pub(crate) enum Setback {
     Read {
         accident: Accident,
     },
+    /// The process meets with an accident the `nth` time from now on that it gives up control.
+    Trap {
+        nth: u64,
+        blow: Blow,
+    },
     /// The tasks end in order, and begin again later.
     ShutDown {
         down_ms: u64,
@@ -47,6 +53,8 @@ pub(crate) enum Setback {
 /// What a restore runs under.
 #[derive(Debug, Clone)]
 pub(crate) struct Conditions {
+    /// By the command, and not by connectors.
+    pub(crate) by_command: bool,
     pub(crate) tasks: usize,
     pub(crate) by_time: bool,
     pub(crate) transaction_ms: u64,
@@ -64,6 +72,7 @@ impl Conditions {
     /// Nothing goes wrong.
     pub(crate) fn calm() -> Self {
         Self {
+            by_command: false,
             tasks: 1,
             by_time: false,
             transaction_ms: 2_000,
@@ -80,6 +89,7 @@ impl Conditions {
         let mut faults = |most: u64| if calm || dice.random_bool(0.4) { 0 } else { dice.random_range(0..most) };
         let (store_faults, broker_faults) = (faults(80), faults(120));
         Self {
+            by_command: dice.random_bool(0.35),
             tasks: dice.random_range(1..3),
             by_time: dice.random_bool(0.2),
             transaction_ms: if dice.random_bool(0.3) { 2_000 } else { dice.random_range(20..600) },
@@ -99,13 +109,23 @@ impl Conditions {
 }
 
 fn setback(dice: &mut StdRng) -> Setback {
-    let for_ms = if dice.random_bool(0.8) { dice.random_range(200..5_000) } else { dice.random_range(5_000..90_000) };
+    let for_ms = match dice.random_range(0..20) {
+        0..15 => dice.random_range(200..5_000),
+        15..18 => dice.random_range(5_000..60_000),
+        // Longer than a transaction may be open.
+        _ => dice.random_range(60_000..90_000),
+    };
     let accident = if dice.random_bool(0.5) { Accident::Crash } else { Accident::Stop { for_ms } };
     let down_ms = dice.random_range(20..1_000);
     match dice.random_range(0..100) {
         0..10 => Setback::Crash { down_ms },
         10..25 => Setback::Stop { for_ms },
-        25..70 => Setback::Meet { verb: verb(dice), moment: moment(dice), accident },
+        25..50 => Setback::Meet { verb: verb(dice), moment: moment(dice), accident },
+        50..70 => {
+            let most = [8, 40, 150][dice.random_range(0..3)];
+            let blow = if dice.random_bool(0.5) { Blow::Crash } else { Blow::Stop { for_ms } };
+            Setback::Trap { nth: dice.random_range(1..most), blow }
+        }
         70..75 => Setback::Read { accident },
         75..82 => Setback::ShutDown { down_ms },
         82..88 => Setback::Pause { for_ms },

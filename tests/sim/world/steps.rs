@@ -276,6 +276,7 @@ impl World {
             value: (!self.written.is_multiple_of(7)).then(|| Bytes::from(value)),
             headers: if self.written.is_multiple_of(4) { headers.to_vec() } else { Vec::new() },
             timestamp: 1_600_000_000_000 + (self.written as i64 * 7_919) % 100_000,
+            appended: self.written.is_multiple_of(5),
         }
     }
 
@@ -296,7 +297,7 @@ impl World {
 }
 
 /// Stops a process for a while.
-pub(super) fn stop(process: &Arc<Process>, clock: &Arc<SimClock>, for_ms: u64) {
+pub(crate) fn stop(process: &Arc<Process>, clock: &Arc<SimClock>, for_ms: u64) {
     process.stop(clock.ms());
     let (clock, process) = (Arc::clone(clock), Arc::clone(process));
     spawn(async move {
