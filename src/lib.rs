@@ -55,6 +55,7 @@ pub mod executor;
 pub mod herder;
 pub mod kafka;
 pub mod logging;
+mod metrics;
 pub mod plugins;
 pub mod random;
 pub mod rest;

@@ -17,7 +17,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("kafka", &["config"]),
     ("config", &[]),
 ];
-const GROUND: &[&str] = &["clock", "executor", "logging", "random", "spawn"];
+const GROUND: &[&str] = &["clock", "executor", "logging", "metrics", "random", "spawn"];
 const ASSEMBLY: &[&str] = &["main", "lib", "cli", "worker", "plugins"];
 
 /// The crates of the workspace and those of them that each may depend on.

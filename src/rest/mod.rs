@@ -14,6 +14,7 @@ mod internal;
 mod layers;
 mod listener;
 mod loggers;
+mod metrics;
 mod offsets;
 mod plugins;
 mod root;
@@ -74,7 +75,7 @@ pub fn serve(sockets: Sockets, api: Api, config: &RestConfig, stop: Cancellation
         None => (main_router().merge(admin), None),
     };
     let clock = Arc::clone(&api.clock);
-    let main = layers.around(finish(main, &api), true);
+    let main = layers.around(finish(main, &api).merge(metrics::router()), true);
     let mut servers: Vec<_> = sockets.main.into_iter().map(|socket| (socket, main.clone())).collect();
     if let Some(admin) = on_admin {
         let admin = layers.around(finish(admin, &api), false);

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{
-    Budget, Clock, Config, Executor, PartitionView, Place, Places, Positions, Result, SinkContext, SourceContext,
-    SourceOffset, SourcePartition, TopicPartition, TopicView,
+    Budget, Clock, Config, Executor, PartitionView, Place, Places, Positions, Result, SinkContext, SinkEvent,
+    SourceContext, SourceOffset, SourcePartition, TopicPartition, TopicView,
 };
 
 use super::doubts::Doubts;
@@ -17,6 +17,7 @@ use super::exact::Ledger;
 use super::voice::{Trouble, Voice};
 use super::{Parts, TaskId};
 use crate::kafka::{Admin, Clients, GroupMember};
+use crate::metrics;
 
 /// An admin client that is made when first asked for.
 pub(super) struct LazyAdmin {
@@ -133,6 +134,15 @@ impl SinkContext for TaskSinkContext {
 
     fn trouble(&self, what: Option<String>) {
         self.voice.trouble(Trouble::Task, what);
+    }
+
+    fn count(&self, event: &SinkEvent<'_>) {
+        match *event {
+            SinkEvent::Gap { partition, offsets, reason } => {
+                metrics::gap(&self.id.connector, partition, reason, offsets);
+            }
+            SinkEvent::EndedEarly { partition } => metrics::file_ended_early(&self.id.connector, partition),
+        }
     }
 
     fn seek(&self, partition: &TopicPartition, place: Place) {

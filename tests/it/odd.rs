@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::http::Request;
 use crate::journey::{Worker, run, s3_settings};
 use crate::kit::kafka::RawRecord;
 use crate::kit::proxy::{Fault, HttpProxy, HttpRequest};
@@ -150,6 +151,20 @@ fn what_retention_took_before_it_was_archived_is_a_gap() {
     worker.restart();
     worker.wait_archived(topic, 20, SOON);
     assert_eq!(gaps(&lake.dir, topic), [lost(10, 14)]);
+    let counted = |offsets: u64| {
+        let labels = format!("connector=\"{topic}\",topic=\"{topic}\",partition=\"0\",reason=\"log_start_moved\"");
+        format!("lakeferry_sink_gap_offsets_total{{{labels}}} {offsets}\n")
+    };
+    let metrics = |worker: &Worker| {
+        let headers = vec![("Accept".to_owned(), "text/plain".to_owned())];
+        let answer = worker.send(&Request { headers, ..Request::new("GET", "/metrics") });
+        assert_eq!(answer.status, 200);
+        assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain; version=0.0.4")));
+        answer.body
+    };
+    let text = metrics(&worker);
+    assert!(text.contains(&counted(5)), "{text}");
+    assert!(text.contains("# TYPE lakeferry_sink_files_ended_early_total counter"), "{text}");
 
     // Lost under the reader's feet, once with records behind it and once with none.
     let put =
@@ -169,6 +184,8 @@ fn what_retention_took_before_it_was_archived_is_a_gap() {
     produce(&bootstrap, topic, 0, &all[40..]);
     worker.wait_archived(topic, 60, SOON);
     assert_eq!(overtaken(), 2);
+    let text = metrics(&worker);
+    assert!(text.contains(&counted(20)), "{text}");
     worker.stop();
     assert_eq!(gaps(&lake.dir, topic), [lost(10, 14), lost(20, 24), lost(30, 39)]);
     let opens = entries(&lake.dir, topic).iter().filter(|entry| entry["kind"] == "open").count();

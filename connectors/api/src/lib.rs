@@ -45,6 +45,8 @@ pub use error::{ConnectError, Kind, Result};
 pub use executor::Executor;
 pub use record::{Record, TimestampType, TopicPartition};
 pub use schema::Schema;
-pub use sink::{Closing, EpochMark, Opened, PartitionView, Place, Places, Positions, SinkContext, SinkTask, TopicView};
+pub use sink::{
+    Closing, EpochMark, Opened, PartitionView, Place, Places, Positions, SinkContext, SinkEvent, SinkTask, TopicView,
+};
 pub use source::{Routes, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceRecords, SourceTask};
 pub use value::{Datum, Value};

@@ -164,6 +164,25 @@ pub enum OffsetReset {
     None,
 }
 
+/// What is counted beside being logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkEvent<'a> {
+    /// So many offsets are gone from Kafka that were never taken, and the task recorded that for good.
+    Gap {
+        /// Where.
+        partition: &'a TopicPartition,
+        /// How many.
+        offsets: u64,
+        /// Why, as the task records it: one of a few words.
+        reason: &'static str,
+    },
+    /// What the task was building of this partition ended early because memory runs short.
+    EndedEarly {
+        /// Where.
+        partition: &'a TopicPartition,
+    },
+}
+
 /// What a sink task may ask of the worker and of Kafka. Cheap to clone behind its `Arc`; usable from the task's own
 /// spawned work.
 #[async_trait]
@@ -241,6 +260,11 @@ pub trait SinkContext: Send + Sync {
     /// Says what is wrong at the moment, or that nothing is any more: shown with the task's status while it goes on
     /// RUNNING (a store that does not answer is retried, not failed).
     fn trouble(&self, what: Option<String>);
+
+    /// Counts what operators want to know of; it is logged by whoever calls this.
+    fn count(&self, event: &SinkEvent<'_>) {
+        let _ = event;
+    }
 
     /// Asks the loop to read `partition` from `place` on; what was fetched before is dropped. Takes effect before
     /// the next `put` of that partition.

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lakeferry_api::simulation::sabotage::{self, Fault};
-use lakeferry_api::{ConnectError, Kind, PartitionView, Positions, Result, SinkContext, TopicPartition, TopicView};
+use lakeferry_api::{
+    ConnectError, Kind, PartitionView, Positions, Result, SinkContext, SinkEvent, TopicPartition, TopicView,
+};
 use object_store::path::Path;
 use uuid::Uuid;
 
@@ -106,7 +108,13 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
     let entry = open_entry(&shared, &start, &view, topic);
     check_laws(&entry, &before_opening(&start))?;
     match create(&shared, &name, entry).await? {
-        Some(end) => Ok(end),
+        Some(end) => {
+            for gap in &end.entry.gaps {
+                let (offsets, reason) = (gap.range().width(), gap.reason.as_str());
+                shared.context.count(&SinkEvent::Gap { partition: &name, offsets, reason });
+            }
+            Ok(end)
+        }
         None if sabotage::is(Fault::OpenRaceIsFence) => {
             Err(ConnectError::fenced(format!("{name}: another writer won")))
         }

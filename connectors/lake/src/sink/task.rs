@@ -15,7 +15,8 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{
-    Batch, Closing, Config, ConnectError, Kind, Opened, Positions, Result, SinkContext, SinkTask, TopicPartition,
+    Batch, Closing, Config, ConnectError, Kind, Opened, Positions, Result, SinkContext, SinkEvent, SinkTask,
+    TopicPartition,
 };
 use object_store::ObjectStore;
 use tokio::sync::{Notify, Semaphore};
@@ -158,7 +159,8 @@ impl LakeSinkTask {
     /// Frees memory while the worker runs short of it: what the largest open files hold goes to disk. Where there is
     /// no room the largest ends early: better a small file than none.
     async fn relieve_memory(&mut self) -> Result<()> {
-        let budget = self.shared()?.context.budget();
+        let context = Arc::clone(&self.shared()?.context);
+        let budget = context.budget();
         if budget.used() < budget.limit() / 4 * 3 {
             return Ok(());
         }
@@ -179,6 +181,7 @@ impl LakeSinkTask {
         };
         let bytes = partition.open_file_bytes();
         tracing::info!(partition = %name, bytes, used = budget.used(), "closing a file early: memory runs short");
+        context.count(&SinkEvent::EndedEarly { partition: name });
         partition.rotate().await
     }
 }
