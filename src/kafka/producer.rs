@@ -128,15 +128,23 @@ impl QueueProducer {
         H: ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
     {
         let mut deadline = None;
+        // Asking to be told of room costs as much as queueing does: that waits until there is none.
+        let mut is_full = false;
         loop {
             let room = self.shared.room.notified();
             tokio::pin!(room);
-            room.as_mut().enable();
+            if is_full {
+                room.as_mut().enable();
+            }
             let failure = match self.shared.client.send(&record, headers.clone(), Arc::clone(report)) {
                 Ok(()) => return Ok(()),
                 Err(failure) if failure.code == Code::RD_KAFKA_RESP_ERR__QUEUE_FULL => failure,
                 Err(failure) => return Err(self.refused(&failure, &record)),
             };
+            if !is_full {
+                is_full = true;
+                continue;
+            }
             let Some(max_block) = self.max_block else {
                 room.await;
                 continue;

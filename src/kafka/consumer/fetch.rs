@@ -22,7 +22,7 @@ use super::{Said, Shared};
 
 const BATCH_AGE: Duration = Duration::from_millis(50);
 /// All batches under way together.
-const COLLECTED_BYTES: u64 = 8 << 20;
+const COLLECTED_BYTES: u64 = 4 << 20;
 /// Events taken in one go before orders and ages are looked at again.
 const BURST: usize = 2_048;
 const IDLE_WAIT: Duration = Duration::from_millis(50);

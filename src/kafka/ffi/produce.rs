@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka_sys as sys;
@@ -14,6 +14,8 @@ use super::{ANY_PARTITION, Code, Failure, Handle, c_name};
 
 /// A producing client whose tokens are `T`.
 pub(in crate::kafka) struct Producer<T> {
+    /// Where the last record went, so that records of one topic are not looked up one by one. Goes before the client.
+    topic: Mutex<Option<Topic>>,
     handle: Handle,
     tokens: PhantomData<fn(T) -> T>,
 }
@@ -32,12 +34,21 @@ pub(in crate::kafka) struct Outgoing<'a> {
     pub value: Option<&'a [u8]>,
 }
 
+/// A topic that the client knows.
+struct Topic {
+    name: String,
+    raw: NonNull<sys::rd_kafka_topic_t>,
+}
+
 struct Headers(NonNull<sys::rd_kafka_headers_t>);
+
+// SAFETY: librdkafka's objects may be used from any thread.
+unsafe impl Send for Topic {}
 
 impl<T: Send + Sync> Producer<T> {
     /// Wraps a client that was opened as a producer.
     pub(in crate::kafka) fn new(handle: Handle) -> Self {
-        Self { handle, tokens: PhantomData }
+        Self { topic: Mutex::new(None), handle, tokens: PhantomData }
     }
 
     /// The client itself.
@@ -52,7 +63,8 @@ impl<T: Send + Sync> Producer<T> {
         headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)>,
         token: Arc<T>,
     ) -> Result<(), Failure> {
-        let topic = c_name(record.topic)?;
+        let mut topic = self.topic.lock().unwrap_or_else(PoisonError::into_inner);
+        let topic = Topic::of(&mut topic, &self.handle, record.topic)?;
         let headers = Headers::of(headers)?;
         let (key, key_len) = parts(record.key);
         let (value, value_len) = parts(record.value);
@@ -62,8 +74,8 @@ impl<T: Send + Sync> Producer<T> {
         let code = unsafe {
             sys::rd_kafka_producev(
                 self.handle.raw(),
-                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TOPIC,
-                topic.as_ptr(),
+                sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
+                topic.raw.as_ptr(),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
                 record.partition.unwrap_or(ANY_PARTITION),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
@@ -129,6 +141,26 @@ impl<T: Send + Sync> Producer<T> {
     pub(in crate::kafka) fn outstanding(&self) -> usize {
         // SAFETY: the client lives.
         usize::try_from(unsafe { sys::rd_kafka_outq_len(self.handle.raw()) }).unwrap_or_default()
+    }
+}
+
+impl Topic {
+    /// The topic called `name`: `last`, if it is that.
+    fn of<'t>(last: &'t mut Option<Self>, handle: &Handle, name: &str) -> Result<&'t Self, Failure> {
+        if last.as_ref().is_none_or(|last| last.name != name) {
+            let c_name = c_name(name)?;
+            // SAFETY: client and name live; null stands for the client's own topic settings.
+            let raw = unsafe { sys::rd_kafka_topic_new(handle.raw(), c_name.as_ptr(), ptr::null_mut()) };
+            *last = NonNull::new(raw).map(|raw| Self { name: name.to_owned(), raw });
+        }
+        last.as_ref().ok_or_else(|| Failure::new(Code::RD_KAFKA_RESP_ERR__INVALID_ARG, None))
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the last use of our reference; records on their way hold their own.
+        unsafe { sys::rd_kafka_topic_destroy(self.raw.as_ptr()) }
     }
 }
 

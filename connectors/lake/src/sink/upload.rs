@@ -21,7 +21,7 @@ use crate::job::Job;
 use crate::store::explain;
 
 /// Chunks that may wait between the loop and the job. More wait in [`Upload::feed`]'s caller, paid from the budget.
-const QUEUED_CHUNKS: usize = 16;
+const QUEUED_CHUNKS: usize = 2;
 
 /// Encoded bytes, in file order.
 pub(crate) enum Chunk {
