@@ -49,7 +49,8 @@ pub(crate) fn watch(kafka: &Kafka, s3: &S3, span: Duration) -> Result<Idle> {
     let lake = Lake::behind(s3, "idle", &proxy.url())?;
     let names: Vec<String> = (0..TOPICS).map(|number| format!("idle-{number}")).collect();
     for name in &names {
-        kafka.create_topic(name, 1, &[])?;
+        // The record is old, and is to stay.
+        kafka.create_topic(name, 1, &[("retention.ms", "-1")])?;
         kafka.produce_raw(name, 0, &[record()])?;
     }
     let sink = lake.sink("idle", &names.join(","), &[("rotate.age.ms", "1000")]);
