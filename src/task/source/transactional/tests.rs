@@ -287,11 +287,17 @@ impl Admin for Model {
         self.dawdle().await;
         self.fault(20)?;
         let shared = self.lock();
-        let found = stretches.iter().find_map(|(target, (from, to))| {
-            let visible = |at: &i64| matches!(shared.logs[target][*at as usize], Slot::Visible(_));
-            Some((target.clone(), (*from..*to).find(visible)?))
-        });
-        Ok(found)
+        for (target, (from, to)) in stretches {
+            for at in *from..*to {
+                match shared.logs[target][at as usize] {
+                    Slot::Visible(_) => return Ok(Some((target.clone(), at))),
+                    // A reader waits there until it loses patience: what is open may become visible yet.
+                    Slot::Open(..) => return Err(ConnectError::retriable(format!("{target} is not stable at {at}"))),
+                    Slot::Hidden => {}
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -456,4 +462,11 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         prop_assert_eq!(runtime.block_on(live(seed, lives, Writers::Others)), Ok(()));
     }
+}
+
+/// Of two rivals the later one's transaction is committed first, while the other's is open before it.
+#[test]
+fn a_rival_whose_transaction_is_open_is_waited_for() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(runtime.block_on(live(5_764_003_671_459_023_056, 2, Writers::Rivals)), Ok(()));
 }
