@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lakeferry_api::error::Context;
-use lakeferry_api::{Batch, Kind, Result};
+use lakeferry_api::{Batch, ConnectError, Kind, Result};
 use parquet::arrow::arrow_writer::ArrowRowGroupWriterFactory;
 use parquet::basic::{Compression as ParquetCodec, Encoding, GzipLevel, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -52,7 +52,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
 /// Raw bytes of a row group, near enough: what a reader holds while it decodes one, and what is encoded but cannot be
 /// stored yet.
 const GROUP_BYTES: u64 = 16 << 20;
-/// What a row costs a reader beyond its key, value and headers.
+/// What a row, and each header, costs a reader beyond its bytes.
 const ROW_BYTES: u64 = 16;
 
 struct ParquetEncoder {
@@ -82,7 +82,15 @@ impl ParquetEncoder {
     }
 
     fn write(&mut self, batch: &Batch, rows: Range<usize>) -> Result<()> {
-        self.group_raw_bytes += group_bytes(rows::raw_bytes(batch, rows.clone()), rows.len());
+        let start = batch.row_range().start;
+        let entries = batch.headers().entries(start + rows.start..start + rows.end).len();
+        if entries as i64 > claims::MAX_VALUES / 2 {
+            let message = format!("{entries} headers in {} rows of {}", rows.len(), self.header.partition);
+            return Err(ConnectError::fatal(
+                message + ": no reader is asked to hold so many; drop them before the sink",
+            ));
+        }
+        self.group_raw_bytes += group_bytes(rows::raw_bytes(batch, rows.clone()), rows.len(), entries);
         self.group
             .write(batch, rows, &self.writers)
             .context(Kind::Fatal, || format!("cannot encode rows of {}", self.header.partition))
@@ -101,9 +109,9 @@ impl ParquetEncoder {
     }
 }
 
-/// What rows add to their row group.
-fn group_bytes(raw_bytes: usize, rows: usize) -> u64 {
-    raw_bytes as u64 + ROW_BYTES * rows as u64
+/// What rows with so many headers add to their row group.
+fn group_bytes(raw_bytes: usize, rows: usize, headers: usize) -> u64 {
+    raw_bytes as u64 + ROW_BYTES * (rows + headers) as u64
 }
 
 impl FileEncoder for ParquetEncoder {
@@ -119,7 +127,8 @@ impl FileEncoder for ParquetEncoder {
     }
 
     fn ends_block(&self, batch: &Batch) -> bool {
-        self.group_raw_bytes + group_bytes(batch.raw_bytes(), batch.len()) >= GROUP_BYTES
+        let entries = batch.headers().entries(batch.row_range()).len();
+        self.group_raw_bytes + group_bytes(batch.raw_bytes(), batch.len(), entries) >= GROUP_BYTES
     }
 
     fn end_block(&mut self) -> Result<()> {

@@ -374,6 +374,27 @@ fn an_encoder_holds_no_more_than_a_row_group_whose_bytes_are_taken() {
     }
 }
 
+/// They have no bytes, and each is a value that a reader counts: more than it takes of one block.
+#[test]
+fn records_of_nothing_but_empty_headers_come_back() {
+    const ROWS: i64 = 8192;
+    const BATCHES: i64 = 16;
+    const HEADERS: usize = 136;
+    let batch = |number: i64| {
+        let mut builder = BatchBuilder::new(partition(), number * ROWS);
+        for offset in number * ROWS..(number + 1) * ROWS {
+            builder.push(offset, (0, Some(TimestampType::Create)), None, None);
+            (0..HEADERS).for_each(|_| builder.header("", None));
+        }
+        (builder.build((number + 1) * ROWS), Step::Go)
+    };
+    let format = FORMATS.iter().find(|format| format.name == "archive.parquet").unwrap();
+    let file = encode(format, "none", &(0..BATCHES).map(batch).collect::<Vec<_>>());
+    let headers = |batch: &Batch| batch.headers().entries(batch.row_range()).len();
+    let read: usize = file.batches(format).unwrap().iter().map(headers).sum();
+    assert_eq!(read, (BATCHES * ROWS) as usize * HEADERS);
+}
+
 #[test]
 fn a_file_without_records_is_whole() {
     for (format, codec) in codecs() {

@@ -34,7 +34,7 @@ const DATA_PAGE_V2: i16 = 8;
 /// Of both headers of data pages.
 const NUM_VALUES: i16 = 1;
 /// Rows, or headers of all rows, of a row group: as many records have no room in the 16 MiB that one is written with.
-const MAX_VALUES: i64 = 1 << 24;
+pub(super) const MAX_VALUES: i64 = 1 << 24;
 /// Structs within structs; Parquet has five levels.
 const DEPTH: usize = 8;
 
