@@ -29,6 +29,8 @@ use super::{BatchDelivery, Commits, Delivered, Delivery, Producer, Written};
 /// `Config` where the properties cannot be used.
 pub fn open(properties: &Config, budget: Budget, clock: Arc<dyn Clock>) -> Result<Arc<dyn Producer>> {
     let settings = settings(properties)?;
+    let queue_kbytes = settings.get("queue.buffering.max.kbytes").and_then(|text| text.parse::<u64>().ok());
+    let queue_bytes = queue_kbytes.map_or(u64::MAX, |kbytes| kbytes.saturating_mul(1024));
     let max_block = properties.get("max.block.ms").and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
     let handle =
         Handle::open(Role::Producer, &settings).map_err(|failure| explain(&failure, "cannot create a producer"))?;
@@ -40,7 +42,8 @@ pub fn open(properties: &Config, budget: Budget, clock: Arc<dyn Clock>) -> Resul
         .spawn(move || poll(&polled))
         .map_err(|error| ConnectError::retriable("cannot start a producer thread").caused_by(error))?;
     let transactions = Transactions::of(properties, Arc::clone(&shared));
-    Ok(Arc::new(QueueProducer { shared, turn: Semaphore::new(1), budget, clock, max_block, transactions }))
+    let turn = Semaphore::new(1);
+    Ok(Arc::new(QueueProducer { shared, turn, queue_bytes, budget, clock, max_block, transactions }))
 }
 
 /// What a record takes in the client's queue beyond its bytes.
@@ -48,15 +51,19 @@ const MESSAGE_BYTES: u64 = 256;
 
 fn settings(properties: &Config) -> Result<Settings> {
     let mut settings = security::client_config(properties, Role::Producer)?;
-    if settings.contains_key("transactional.id") {
+    let is_transactional = settings.contains_key("transactional.id");
+    if is_transactional {
         Transactions::demand(&mut settings)?;
     }
+    // As Java's `buffer.memory`. What comes back from an archive has room whatever its size: its loop bounds itself
+    // what is on its way.
+    let queue_kbytes = if is_transactional { "131072" } else { "32768" };
     let defaults = [
         ("acks", "all"),
         ("partitioner", JAVA_PARTITIONER),
         // Connect never gives a record up before its task is stopped.
         ("delivery.timeout.ms", "2147483647"),
-        ("queue.buffering.max.kbytes", "32768"),
+        ("queue.buffering.max.kbytes", queue_kbytes),
         // The broker says what is too large.
         ("message.max.bytes", "104857600"),
         ("linger.ms", "5"),
@@ -77,6 +84,8 @@ struct QueueProducer {
     /// One call at a time hands records over, first come first served: that keeps the order of the calls even where one
     /// of them has to wait for room.
     turn: Semaphore,
+    /// A larger value finds no room even where nothing is queued.
+    queue_bytes: u64,
     budget: Budget,
     clock: Arc<dyn Clock>,
     max_block: Option<Duration>,
@@ -141,6 +150,13 @@ impl QueueProducer {
                 Err(failure) if failure.code == Code::RD_KAFKA_RESP_ERR__QUEUE_FULL => failure,
                 Err(failure) => return Err(self.refused(&failure, &record)),
             };
+            let value_bytes = record.value.map_or(0, <[u8]>::len) as u64;
+            if value_bytes > self.queue_bytes {
+                return Err(ConnectError::data(format!(
+                    "a value of {value_bytes} bytes for topic {} is larger than the producer's buffer.memory={}; raise it",
+                    record.topic, self.queue_bytes
+                )));
+            }
             if !is_full {
                 is_full = true;
                 continue;

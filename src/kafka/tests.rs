@@ -527,3 +527,18 @@ async fn a_full_queue_makes_the_caller_wait_and_keeps_the_order() {
     assert!(embedded.budget.used() >= used + 64_000, "what waits in the client's queue is paid");
     assert!(error.is_retriable() && error.message().contains('t'), "{error}");
 }
+
+#[tokio::test]
+async fn a_value_that_no_queue_takes_is_an_error_and_not_a_wait() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    let producer = embedded.clients.producer(&embedded.properties(&[("buffer.memory", "65536")])).unwrap();
+    let batch = |bytes: usize| {
+        let mut builder = BatchBuilder::new(TopicPartition::new("t", 0), 0);
+        builder.push(0, (1, None), None, Some(&vec![7; bytes]));
+        builder.build(1)
+    };
+    let error = producer.send_batch(&batch(100_000)).await.err().expect("no room for it, ever");
+    assert!(error.kind() == Kind::Data && error.message().contains("buffer.memory=65536"), "{error}");
+    producer.send_batch(&batch(10_000)).await.unwrap().await.unwrap();
+}
