@@ -228,7 +228,7 @@ async fn publish(shared: &Arc<Shared>, leaving: &mut BTreeMap<TopicPartition, Pa
         if !leaving.values().any(Partition::is_busy) {
             return Ok(());
         }
-        // Jobs wake us when they end; bytes that wait for room in an upload's queue need a look now and then.
+        // Uploads and jobs wake us, jobs just before their result can be taken: that needs a second look.
         let clock = shared.context.clock();
         futures::future::select(pin!(shared.ended.notified()), clock.sleep(LOOK_AGAIN)).await;
     }

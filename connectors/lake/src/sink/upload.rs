@@ -40,7 +40,7 @@ pub(crate) struct Target {
     pub(crate) part_bytes: usize,
     /// How many requests may be under way at once, over all uploads of the task.
     pub(crate) permits: Arc<Semaphore>,
-    /// Woken when an upload ends.
+    /// Woken when an upload has room for bytes again, and when it ends.
     pub(crate) ended: Arc<Notify>,
     /// Where spilled bytes are read.
     pub(crate) pool: Arc<dyn Executor>,
@@ -165,6 +165,7 @@ impl Carrier {
 
     async fn carry(&mut self, chunks: &mut mpsc::Receiver<Message>) -> Result<()> {
         while let Some(message) = chunks.recv().await {
+            self.target.ended.notify_one();
             match message {
                 Message::Chunk(chunk) => {
                     self.pending_bytes += chunk.len();
