@@ -67,6 +67,14 @@ impl PositionTable {
         }
     }
 
+    /// The log lost the records from `divergence` on: that they were consumed, or durable, counts no more.
+    pub(super) fn cut_back(&mut self, partition: &TopicPartition, divergence: i64) {
+        if let Some(position) = self.by_partition.get_mut(partition) {
+            position.consumed = position.consumed.min(divergence);
+            position.durable = position.durable.map(|durable| durable.min(divergence));
+        }
+    }
+
     /// The next offset to put.
     pub(super) fn consumed(&self, partition: &TopicPartition) -> Option<i64> {
         self.by_partition.get(partition).map(|position| position.consumed)
@@ -236,6 +244,19 @@ mod tests {
         assert_eq!(table.to_commit(), at(7));
         table.seek(&orders(), 20, Below::TaskKnows);
         assert!(table.to_commit().is_empty());
+    }
+
+    #[test]
+    fn what_the_log_lost_is_taken_back_from_the_group() {
+        let mut table = PositionTable::default();
+        table.begin(orders(), 10, Below::Committed);
+        table.consume(&[batch(10, 20)]);
+        table.report_durable(&at(18));
+        table.cut_back(&orders(), 19);
+        assert_eq!(table.to_commit(), at(18), "what lies below stands");
+        table.committed(&at(18));
+        table.cut_back(&orders(), 15);
+        assert_eq!((table.consumed(&orders()), table.to_commit()), (Some(15), at(15)));
     }
 
     #[test]

@@ -230,7 +230,11 @@ impl SinkLoop {
                      auto.offset.reset=none does not go on; set the connector's offset to {divergence}"
                 )));
             }
-            self.hand_over(one, self.parts.timing.release_patience).await?;
+            self.publish(one, self.parts.timing.release_patience).await?;
+            // Records that are in the log no more are nobody's progress: should the log have grown over them when this
+            // process ends, whoever is given their offset by the group would skip what stands there now.
+            self.positions.cut_back(partition, divergence);
+            self.commit_and_forget(one).await;
             self.opening.await_open([partition.clone()]);
         }
         self.doubts().part(partition, divergence);
@@ -251,6 +255,12 @@ impl SinkLoop {
     /// The partitions go: what is whole of them is published within `patience` and committed first. What takes longer
     /// is given up; whoever reads them next publishes it.
     pub(super) async fn hand_over(&mut self, partitions: &[TopicPartition], patience: Duration) -> Result<()> {
+        self.publish(partitions, patience).await?;
+        self.commit_and_forget(partitions).await;
+        Ok(())
+    }
+
+    async fn publish(&mut self, partitions: &[TopicPartition], patience: Duration) -> Result<()> {
         self.await_commit().await;
         self.discard(partitions);
         if let Err(error) = self.flush_some(partitions).await {
@@ -273,11 +283,14 @@ impl SinkLoop {
                 }
             }
         }
+        Ok(())
+    }
+
+    async fn commit_and_forget(&mut self, partitions: &[TopicPartition]) {
         let mut to_commit = self.positions.to_commit();
         to_commit.retain(|partition, _| partitions.contains(partition));
         self.commit_now(to_commit).await;
         self.forget(partitions);
-        Ok(())
     }
 
     async fn flush_some(&mut self, partitions: &[TopicPartition]) -> Result<()> {
