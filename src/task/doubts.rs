@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lakeferry_api::TopicPartition;
+use lakeferry_api::{ConnectError, PartitionView, Result, TopicPartition};
 
 /// Why a partition is opened anew.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,22 +30,59 @@ pub(super) struct Insisted {
 }
 
 impl Doubt {
-    /// The task insists on a position, whatever was known before.
-    pub(super) fn insisted(before: Option<Self>, insisted: Insisted) -> Self {
-        match before {
-            Some(Self::Parted { at, topic_id, .. }) => Self::Parted { at, topic_id, insisted: Some(insisted) },
-            _ => Self::BeyondEnd(insisted),
+    /// True where it speaks against beginning at `position`.
+    pub(super) fn is_about(&self, position: i64) -> bool {
+        match self {
+            Self::Refused { .. } => false,
+            Self::BeyondEnd(insisted) => insisted.position == position,
+            Self::Parted { at, .. } => *at < position,
+        }
+    }
+
+    /// What still speaks against `position`, which the task names again `now` that the log is as `view` says.
+    pub(super) fn asked_again(self, position: i64, view: &PartitionView, now: Duration) -> Option<Self> {
+        if !self.is_about(position) {
+            return None;
+        }
+        let before = self.position_insisted_on().filter(|before| before.position == position);
+        let insisted = before.unwrap_or(Insisted { position, since: now });
+        match self {
+            // Retention has overtaken the cut: nothing that was taken back could be read any more.
+            Self::Parted { .. } if position <= view.log_start_offset => None,
+            Self::Parted { at, topic_id, .. } => Some(Self::Parted { at, topic_id, insisted: Some(insisted) }),
+            // The broker lagged behind, or the log was cut and has grown again: whoever asks now sees it as it is.
+            _ if has_reached(position, view) => Some(Self::Refused { position }),
+            _ => Some(Self::BeyondEnd(insisted)),
         }
     }
 
     /// What the task insists on.
-    fn position_insisted_on(&self) -> Option<Insisted> {
+    pub(super) fn position_insisted_on(&self) -> Option<Insisted> {
         match self {
             Self::Refused { .. } => None,
             Self::BeyondEnd(insisted) => Some(*insisted),
             Self::Parted { insisted, .. } => *insisted,
         }
     }
+}
+
+/// True where the log ends before `position`.
+///
+/// # Errors
+/// `Retriable` where the broker does not tell the end: a stable offset below `position` proves nothing, for it falls back
+/// while a transaction is open.
+pub(super) fn ends_before(partition: &TopicPartition, position: i64, view: &PartitionView) -> Result<bool> {
+    if view.end_offset.is_none() && !has_reached(position, view) {
+        return Err(ConnectError::retriable(format!(
+            "the broker does not tell where {partition} ends: it is not known whether offset {position} is in its log"
+        )));
+    }
+    Ok(!has_reached(position, view))
+}
+
+/// True where the log is known to reach `position`.
+fn has_reached(position: i64, view: &PartitionView) -> bool {
+    position <= view.end_offset.unwrap_or(view.last_stable_offset)
 }
 
 /// The doubt of each partition, and the topic that it was raised of.
@@ -140,7 +177,9 @@ mod tests {
         let doubts = Doubts::default();
         doubts.topic_is(&orders(), Some("old".to_owned()));
         doubts.part(&orders(), 5);
-        doubts.raise(&orders(), Doubt::insisted(doubts.of(&orders()), INSISTED));
+        let view = PartitionView { end_offset: Some(20), ..PartitionView::default() };
+        let doubt = doubts.of(&orders()).unwrap().asked_again(9, &view, INSISTED.since);
+        doubts.raise(&orders(), doubt.unwrap());
         assert_eq!((doubts.parted_at(&orders()), doubts.insisted_on(&orders())), (Some(5), Some(INSISTED)));
         doubts.topic_is(&orders(), Some("old".to_owned()));
         assert_eq!(doubts.parted_at(&orders()), Some(5));
@@ -154,6 +193,41 @@ mod tests {
         doubts.part(&orders(), 5);
         doubts.topic_is(&orders(), Some("new".to_owned()));
         assert_eq!(doubts.parted_at(&orders()), Some(5));
+    }
+
+    #[test]
+    fn a_position_that_the_log_has_reached_is_no_longer_beyond_its_end() {
+        let now = INSISTED.since + Duration::from_secs(1);
+        let asked = |position, end_offset, last_stable_offset| {
+            let view = PartitionView { end_offset, last_stable_offset, ..PartitionView::default() };
+            Doubt::BeyondEnd(INSISTED).asked_again(position, &view, now)
+        };
+        assert_eq!(asked(9, Some(8), 8), Some(Doubt::BeyondEnd(INSISTED)), "since when stands");
+        assert_eq!(asked(9, Some(9), 8), Some(Doubt::Refused { position: 9 }));
+        assert_eq!(asked(9, None, 8), Some(Doubt::BeyondEnd(INSISTED)), "nobody knows");
+        assert_eq!(asked(9, None, 9), Some(Doubt::Refused { position: 9 }), "no log ends before what is stable of it");
+        assert_eq!(asked(7, Some(5), 5), None, "of another position nothing is known");
+    }
+
+    #[test]
+    fn where_a_log_parted_speaks_against_what_lies_behind_until_retention_passes_it() {
+        let parted = |insisted| Doubt::Parted { at: 5, topic_id: None, insisted };
+        let view =
+            |log_start_offset| PartitionView { log_start_offset, end_offset: Some(99), ..PartitionView::default() };
+        assert_eq!(parted(None).asked_again(5, &view(0), INSISTED.since), None);
+        assert_eq!(parted(None).asked_again(9, &view(0), INSISTED.since), Some(parted(Some(INSISTED))));
+        assert_eq!(parted(Some(INSISTED)).asked_again(9, &view(0), Duration::MAX), Some(parted(Some(INSISTED))));
+        assert_eq!(parted(Some(INSISTED)).asked_again(9, &view(9), Duration::MAX), None);
+    }
+
+    #[test]
+    fn where_a_log_ends_is_not_guessed() {
+        let ends = |end_offset, last_stable_offset| {
+            let view = PartitionView { end_offset, last_stable_offset, ..PartitionView::default() };
+            ends_before(&orders(), 9, &view).map_err(|error| error.kind())
+        };
+        assert_eq!((ends(Some(8), 5), ends(Some(9), 5)), (Ok(true), Ok(false)));
+        assert_eq!((ends(None, 8), ends(None, 9)), (Err(lakeferry_api::Kind::Retriable), Ok(false)));
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! the records, or a stream that never pauses would starve ticks and commits; the next tick is due a while after the
 //! last one ended, so ticks cannot starve the records either.
 //!
-//! Parts: `inbox` (batches until they are taken), `assignment` (open, place, close), `commit` (flush and commit);
-//! [`super::positions`] has the numbers. Deliberately absent: anything about what the task does with records.
+//! Parts: `inbox` (batches until they are taken), `assignment` (open, place, close), `opening` (what is not read yet, and
+//! where it begins), `commit` (flush and commit); [`super::positions`] has the numbers. Deliberately absent: anything
+//! about what the task does with records.
 
 mod assignment;
 mod commit;
 mod inbox;
+mod opening;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +20,9 @@ use futures::FutureExt as _;
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Place, Result, SinkTask, TopicPartition};
 
-use self::assignment::Opening;
 use self::commit::Commit;
 use self::inbox::Inbox;
+use self::opening::Opening;
 use super::State;
 use super::backoff::{Backoff, Throttle};
 use super::context::TaskSinkContext;

@@ -326,6 +326,11 @@ impl Cluster {
         self.lock().views.get_mut(&partition(number)).unwrap().topic_id = Some(id.to_owned());
     }
 
+    /// The broker does not tell the end of what [`Cluster::set_log`] set, only what is stable of it.
+    pub(crate) fn hide_end(&self, number: i32) {
+        self.lock().views.get_mut(&partition(number)).unwrap().end_offset = None;
+    }
+
     pub(crate) fn refuse_question(&self, error: ConnectError) {
         self.lock().question_answers.push_back(error);
     }

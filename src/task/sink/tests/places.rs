@@ -151,6 +151,75 @@ async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
 }
 
 #[tokio::test]
+async fn who_insists_keeps_no_other_partition_waiting() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 5);
+    for _ in 0..20 {
+        sink.on_open(Answer::Give(marked(2, 8).into()));
+    }
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    let waits = "RUNNING (t-2 ends before offset 8";
+    world.clock.until(&world.journal, waits, || world.journal.has_prefix(waits)).await;
+    world.advance_ms(20_000).await;
+    world.cluster.set_log(0, 100, 200);
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    world.until("start_at t-0@100").await;
+    world.cluster.set_committed(at(&[(3, 30)]));
+    world.cluster.say(assigned(&[3]));
+    world.until("start_at t-3@30").await;
+    assert!(!world.journal.has_prefix("start_at t-2"), "{:?}", world.journal.take());
+    assert!(world.clock.monotonic_ms() < 22_000, "neither waits until the next word with the one that insists");
+}
+
+#[tokio::test]
+async fn what_no_broker_tells_of_one_partition_keeps_no_other_waiting() {
+    let (world, _sink, _handle) = reading().await;
+    world.cluster.set_log(3, 7, 9);
+    world.cluster.say(assigned(&[2, 3]));
+    world.until("start_at t-3@7").await;
+    world.cluster.set_log(1, 100, 200);
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    world.cluster.say(Event::OutOfRange(partition(1)));
+    world.until("start_at t-1@100").await;
+    assert_eq!(world.journal.count("start_at t-0@10"), 0);
+    world.cluster.set_log(0, 0, 99);
+    world.cluster.set_log(2, 5, 9);
+    world.until("start_at t-0@10").await;
+    world.until("start_at t-2@5").await;
+}
+
+#[tokio::test]
+async fn a_position_that_the_log_has_reached_meanwhile_is_begun_at() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    // A broker that lags behind, or a log that was cut and is being filled again: only the task can tell.
+    world.cluster.set_log(2, 0, 5);
+    for _ in 0..3 {
+        sink.on_open(Answer::Give(marked(2, 8).into()));
+    }
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    let waits = "RUNNING (t-2 ends before offset 8";
+    world.clock.until(&world.journal, waits, || world.journal.has_prefix(waits)).await;
+    world.cluster.set_log(2, 0, 8);
+    world.journal.take();
+    world.until("start_at t-2@8(3<7)").await;
+    let expected = ["open t-2", "close Lost t-2", "RUNNING", "open t-2", "start_at t-2@8(3<7)"];
+    assert_eq!(world.journal.take(), expected, "once more it is asked, of the log as it is now");
+}
+
+#[tokio::test]
+async fn where_a_log_ends_is_not_concluded_from_what_is_stable_of_it() {
+    let (world, _sink, _handle) = reading().await;
+    world.cluster.set_log(0, 0, 5);
+    world.cluster.hide_end(0);
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    let waits = "RUNNING (the broker does not tell where t-0 ends";
+    world.clock.until(&world.journal, waits, || world.journal.has_prefix(waits)).await;
+    world.cluster.set_log(0, 0, 50);
+    world.until("start_at t-0@10").await;
+    assert!(!world.journal.has("close Lost t-0"));
+}
+
+#[tokio::test]
 async fn where_the_log_of_one_topic_parted_says_nothing_of_its_successor() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);

@@ -1,0 +1,260 @@
+//! The partitions that are not read yet, or no longer, and the next step of each. The loop takes the steps.
+//!
+//! Where to begin: where the task says, else the group's committed offset, else `auto.offset.reset`, applied here
+//! because the client library would jump silently. What the task says is believed unless a [`Doubt`] stands against
+//! just that position; then the log is asked again. Each partition is decided on its own: what cannot be known of one
+//! keeps no other waiting ([`Waits`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::stream::StreamExt as _;
+use lakeferry_api::sink::OffsetReset;
+use lakeferry_api::{
+    ConnectError, Kind, Opened, PartitionView, Place, Places, Positions, Result, SinkContext as _, TopicPartition,
+};
+
+use crate::task::backoff::Backoff;
+use crate::task::context::TaskSinkContext;
+use crate::task::doubts::Doubt;
+use crate::task::positions::Below;
+
+/// Questions to the brokers at a time.
+const CONCURRENT_QUESTIONS: usize = 16;
+
+/// The partitions that are not, or no longer, read.
+pub(super) struct Opening {
+    /// Assigned; the task's `open` did not return yet.
+    unopened: BTreeSet<TopicPartition>,
+    /// Open; where to begin is not settled, except where the task said it.
+    unplaced: BTreeMap<TopicPartition, Option<Place>>,
+    /// Placed, but the broker has nothing there.
+    out_of_range: BTreeSet<TopicPartition>,
+    /// Partitions whose position the task keeps itself: it said where to begin.
+    kept: BTreeSet<TopicPartition>,
+    /// What the task wants to read from before there is a position.
+    seeks: Places,
+    retry_at: Option<Duration>,
+    backoff: Backoff,
+}
+
+/// What is to be done with a partition that the task has open.
+#[derive(Debug)]
+pub(super) enum Step {
+    Begin(Start),
+    /// The log does not have what the task names: it is asked anew.
+    Anew(Doubt),
+}
+
+/// Where a partition begins, and whether the group holds just that.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) place: Place,
+    pub(super) committed: bool,
+}
+
+/// Why some partitions wait while the others go on; the first reason is told.
+#[derive(Default)]
+pub(super) struct Waits(Option<ConnectError>);
+
+impl Opening {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        Self {
+            unopened: BTreeSet::new(),
+            unplaced: BTreeMap::new(),
+            out_of_range: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            seeks: Places::new(),
+            retry_at: None,
+            backoff,
+        }
+    }
+
+    pub(super) fn await_open(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
+        self.unopened.extend(partitions);
+    }
+
+    /// The broker refused the position of `partition`; it is looked for no later than `at`, whatever else waits longer.
+    pub(super) fn await_place(&mut self, partition: TopicPartition, at: Duration) {
+        self.out_of_range.insert(partition);
+        self.retry_at = Some(self.retry_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// When the next attempt is due; `None` while every partition is read.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let idle = self.unopened.is_empty() && self.unplaced.is_empty() && self.out_of_range.is_empty();
+        (!idle).then(|| self.retry_at.unwrap_or(Duration::ZERO))
+    }
+
+    pub(super) fn retry(&mut self, now: Duration) {
+        self.retry_at = Some(now + self.backoff.step());
+    }
+
+    pub(super) fn settled(&mut self) {
+        self.retry_at = None;
+        self.backoff.reset();
+    }
+
+    /// Keeps a seek for when the partition has a position; false where it is not being opened.
+    pub(super) fn seek_later(&mut self, partition: &TopicPartition, place: Place) -> bool {
+        let known = self.unopened.contains(partition) || self.unplaced.contains_key(partition);
+        if known {
+            self.seeks.insert(partition.clone(), place);
+        }
+        known
+    }
+
+    pub(super) fn unopened(&self) -> Vec<TopicPartition> {
+        self.unopened.iter().cloned().collect()
+    }
+
+    pub(super) fn unplaced(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.unplaced.keys()
+    }
+
+    pub(super) fn out_of_range(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.out_of_range.iter()
+    }
+
+    pub(super) fn keeps(&self, partition: &TopicPartition) -> bool {
+        self.kept.contains(partition)
+    }
+
+    /// What is known of the records below the place of `partition` that the group does not know.
+    pub(super) fn below(&self, partition: &TopicPartition) -> Below {
+        if self.keeps(partition) { Below::TaskKnows } else { Below::Durable }
+    }
+
+    /// The task's `open` returned.
+    pub(super) fn opened(&mut self, opened: &Opened) {
+        for partition in std::mem::take(&mut self.unopened) {
+            if opened.later.contains_key(&partition) {
+                self.unopened.insert(partition);
+                continue;
+            }
+            let start = opened.places.get(&partition).copied();
+            if start.is_some() {
+                self.kept.insert(partition.clone());
+            }
+            self.unplaced.insert(partition, start);
+        }
+    }
+
+    /// `partition` has begun; what the task wanted to read from meanwhile is returned.
+    pub(super) fn placed(&mut self, partition: &TopicPartition) -> Option<Place> {
+        self.unplaced.remove(partition);
+        self.seeks.remove(partition)
+    }
+
+    /// The position of `partition` was settled again.
+    pub(super) fn back_in_range(&mut self, partition: &TopicPartition) {
+        self.out_of_range.remove(partition);
+    }
+
+    /// Forgets a partition; true where the task had opened it.
+    pub(super) fn forget(&mut self, partition: &TopicPartition) -> bool {
+        self.unopened.remove(partition);
+        self.out_of_range.remove(partition);
+        self.kept.remove(partition);
+        self.seeks.remove(partition);
+        self.unplaced.remove(partition).is_some()
+    }
+
+    /// What the group holds of the unplaced partitions of which the task did not say where to begin. An offset that was
+    /// found to lie beyond the log is of another log.
+    pub(super) async fn committed(&self, context: &TaskSinkContext) -> Result<Positions> {
+        let by_group = |(partition, kept): (&TopicPartition, &Option<Place>)| {
+            (kept.is_none() && context.doubts.insisted_on(partition).is_none()).then(|| partition.clone())
+        };
+        let asked: Vec<_> = self.unplaced.iter().filter_map(by_group).collect();
+        if asked.is_empty() { Ok(Positions::new()) } else { context.committed(&asked).await }
+    }
+
+    /// The next step of every unplaced partition; of those alone whose place the task said where the group did not
+    /// answer.
+    pub(super) async fn steps(
+        &self,
+        context: &TaskSinkContext,
+        committed: Option<&Positions>,
+        now: Duration,
+    ) -> Vec<(TopicPartition, Result<Step>)> {
+        let step = async |(partition, kept): (&TopicPartition, &Option<Place>)| {
+            let step = match (*kept, committed.map(|committed| committed.get(partition))) {
+                (Some(place), _) => by_task(context, partition, place, now).await,
+                (None, Some(Some(&offset))) => Ok(by_group(context, partition, offset)),
+                (None, Some(None)) => by_reset(context, partition).await,
+                (None, None) => return None,
+            };
+            Some((partition.clone(), step))
+        };
+        let steps = futures::stream::iter(self.unplaced.iter().map(step)).buffered(CONCURRENT_QUESTIONS);
+        let steps: Vec<_> = steps.collect().await;
+        steps.into_iter().flatten().collect()
+    }
+}
+
+impl Waits {
+    /// What `result` gives; nothing where its partitions have to wait.
+    ///
+    /// # Errors
+    /// What no waiting helps against.
+    pub(super) fn admit<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            // NotFound: a topic that was deleted just now. The group takes the partition away, or the topic comes back.
+            Err(error) if matches!(error.kind(), Kind::Retriable | Kind::Fenced | Kind::NotFound) => {
+                self.0.get_or_insert(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn first(self) -> Option<ConnectError> {
+        self.0
+    }
+}
+
+/// What the brokers say of each of `partitions`, in their order.
+pub(super) async fn views(context: &TaskSinkContext, partitions: &[TopicPartition]) -> Vec<Result<PartitionView>> {
+    let views: Vec<_> = partitions.iter().map(|partition| context.partition(partition)).collect();
+    futures::stream::iter(views).buffered(CONCURRENT_QUESTIONS).collect().await
+}
+
+/// Where the task says, unless something speaks against it still.
+async fn by_task(context: &TaskSinkContext, partition: &TopicPartition, place: Place, now: Duration) -> Result<Step> {
+    if !context.doubts.of(partition).is_some_and(|doubt| doubt.is_about(place.offset)) {
+        return Ok(Step::Begin(Start { place, committed: false }));
+    }
+    let view = context.partition(partition).await?;
+    // Looked at only now: the view tells which topic it is, and a doubt may have been of another.
+    let doubt = context.doubts.of(partition).and_then(|doubt| doubt.asked_again(place.offset, &view, now));
+    Ok(doubt.map_or(Step::Begin(Start { place, committed: false }), Step::Anew))
+}
+
+/// Where the group says, but not behind the point where the log parted from what was read of it.
+fn by_group(context: &TaskSinkContext, partition: &TopicPartition, committed: i64) -> Step {
+    let parted = context.doubts.parted_at(partition).unwrap_or(i64::MAX);
+    Step::Begin(Start { place: committed.min(parted).into(), committed: committed <= parted })
+}
+
+/// `auto.offset.reset` for a partition without any offset.
+async fn by_reset(context: &TaskSinkContext, partition: &TopicPartition) -> Result<Step> {
+    let policy = context.offset_reset;
+    if policy == OffsetReset::None {
+        return Err(ConnectError::config(format!(
+            "Undefined offset with no reset policy for partitions: [{partition}]"
+        )));
+    }
+    let view = context.partition(partition).await?;
+    // A start at the end is committed at once: records that come before the first commit must not be skipped
+    // after a restart. A start at the beginning loses nothing that way, unless the group holds another offset.
+    let known = context.doubts.insisted_on(partition).is_some();
+    Ok(Step::Begin(match policy {
+        OffsetReset::Latest => {
+            let offset = view.truncated_at.unwrap_or(view.last_stable_offset);
+            Start { place: offset.into(), committed: false }
+        }
+        _ => Start { place: view.log_start_offset.into(), committed: !known },
+    }))
+}
