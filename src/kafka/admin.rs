@@ -281,7 +281,11 @@ impl Admin for BlockingAdmin {
         }
         let partitions = partitions.to_vec();
         self.group_call(group, "removing the offsets", move |handle, group, timeout| {
-            handle.delete_group_offsets(group, &partitions, timeout)
+            // Of a topic that is gone the group holds nothing: what was asked for is so already.
+            let is_gone = |entry: &Entry| entry.failure.as_ref().is_some_and(|failure| is_absent(failure.code));
+            let mut entries = handle.delete_group_offsets(group, &partitions, timeout)?;
+            entries.retain(|entry| !is_gone(entry));
+            Ok(entries)
         })
         .await
     }

@@ -551,7 +551,18 @@ async fn a_groups_offsets_are_changed_only_without_members() {
 
     assert!(!admin.group_is_live("k-groups").await.unwrap());
     admin.delete_group_offsets("k-groups", std::slice::from_ref(&two)).await.unwrap();
-    assert_eq!(admin.group_offsets("k-groups").await.unwrap(), Positions::from([(one, 9)]));
+    assert_eq!(admin.group_offsets("k-groups").await.unwrap(), Positions::from([(one.clone(), 9)]));
+
+    // What it held of a topic that is gone went with that, and stands in the way of nothing else.
+    create(kafka, "k-groups-gone", 1, &[]);
+    let gone = place("k-groups-gone", 0);
+    admin.alter_group_offsets("k-groups", &Positions::from([(gone.clone(), 3)])).await.unwrap();
+    kafka.delete_topic("k-groups-gone").unwrap();
+    admin.delete_group_offsets("k-groups", &[gone, one]).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !admin.group_offsets("k-groups").await.unwrap().is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", admin.group_offsets("k-groups").await);
+    }
     admin.delete_group("k-groups").await.unwrap();
     admin.delete_group("k-groups").await.unwrap();
     assert_eq!(admin.group_offsets("k-groups").await.unwrap(), Positions::new());
