@@ -196,3 +196,37 @@ fn what_retention_took_before_it_was_archived_is_a_gap() {
     let left: Vec<Record> = [&all[..10], &all[15..20], &all[25..30], &all[40..]].concat();
     assert_eq!(consume(&bootstrap, "odd-retention-target", 0), left);
 }
+
+#[test]
+fn an_offset_is_set_of_a_topic_that_was_made_anew_while_its_connector_was_stopped() {
+    let kafka = need!(kit::kafka());
+    let (topic, bootstrap, lake) = ("odd-anew", kafka.bootstrap(), Lake::new());
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    let all = records(20);
+    produce(&bootstrap, topic, 0, &all[..10]);
+    let mut worker = Worker::start(&bootstrap, &[], &[lake.sink(topic, topic)]);
+    worker.wait_archived(topic, 10, SOON);
+    assert_eq!(worker.request("PUT", &format!("/connectors/{topic}/stop"), &Value::Null).0, 204);
+    let alter = |offset: Value| {
+        let offsets = json!({ "offsets": [{
+            "partition": { "kafka_topic": topic, "kafka_partition": 0 }, "offset": offset,
+        }]});
+        worker.request("PATCH", &format!("/connectors/{topic}/offsets"), &offsets).0 == 200
+    };
+    kafka.delete_topic(topic).unwrap();
+    wait_until("what is gone is reset", SOON, || alter(Value::Null)).unwrap();
+    assert_eq!(resume_offset(entries(&lake.dir, topic).last().unwrap()), 10, "the archive has nothing to say to it");
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&bootstrap, topic, 0, &all[10..]);
+    wait_until("the offsets are altered", SOON, || alter(json!({ "kafka_offset": 4 }))).unwrap();
+    assert_eq!(worker.request("PUT", &format!("/connectors/{topic}/resume"), &Value::Null).0, 202);
+    worker.wait_state(topic, "RUNNING", SOON);
+    worker.wait_archived(topic, 10, SOON);
+    worker.stop();
+    let end = entries(&lake.dir, topic).pop().unwrap();
+    assert_eq!((&end["source"]["lineage"], &end["source"]["first"]), (&json!(2), &json!(4)));
+    assert_true(&lake);
+    let (code, out, err) = restore(&lake, &bootstrap, topic, "odd-anew-target");
+    assert_eq!(code, 0, "{out}\n{err}");
+    assert_eq!(consume(&bootstrap, "odd-anew-target", 0), all[14..]);
+}

@@ -1,5 +1,6 @@
 //! The sink against a scripted Kafka and a faulty store: one test for each promise of the protocol.
 
+mod alter;
 mod memory;
 mod recovery;
 mod rig;
