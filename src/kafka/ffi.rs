@@ -29,6 +29,8 @@ use code::{code, raw};
 pub(super) use admin::{ConfigEntry, Described, OffsetSpec};
 pub(super) use consume::{Message, Polled};
 pub(super) use list::{Entry, FetchFrom};
+#[cfg(test)]
+pub(super) use produce::KEPT_TOPICS;
 pub(super) use produce::{Outgoing, Producer};
 pub(super) use transact::{Remedy, TransactionFailure};
 

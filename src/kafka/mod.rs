@@ -192,10 +192,10 @@ pub enum Subscription {
 /// [`abort_transaction`]: Producer::abort_transaction
 #[async_trait]
 pub trait Producer: Send + Sync {
-    /// Hands over one record; waits while the client's queue is full.
+    /// Hands over one record; waits while the client's queue is full. One that has no timestamp is stamped now.
     ///
     /// # Errors
-    /// `Data` for a record that the client refuses; `Fatal` where the producer cannot be used any more.
+    /// `Data` for a record that the client refuses, and for a timestamp of 0 or less, which it cannot write; `Fatal` where the producer cannot be used any more.
     async fn send(&self, record: RawRecord) -> Result<Delivery>;
 
     /// Hands over every record of `batch` to the partition that it names, with the timestamps it has, and resolves to
@@ -203,8 +203,8 @@ pub trait Producer: Send + Sync {
     /// cost of a replay at the client's own.
     ///
     /// # Errors
-    /// `Data` where a record's timestamp is 0 or missing (the client library would stamp it now): nothing of the
-    /// batch is sent; else as [`Producer::send`].
+    /// `Data` where a record's timestamp is 0 or less, or missing (the client library would stamp it now): nothing of
+    /// the batch is sent; else as [`Producer::send`].
     async fn send_batch(&self, batch: &Batch) -> Result<BatchDelivery>;
 
     /// Takes the transactional id over, once, before anything else: whoever had it can write no more. When this returns

@@ -2,8 +2,9 @@
 //! calls. A thread of its own takes delivery reports; one [`Report`] answers for a record or for a whole batch, so a
 //! batch costs no future per record.
 //!
-//! Invariant: a record with timestamp 0 never goes out by [`Producer::send_batch`], because the client library would
-//! stamp it with the present. Deliberately absent: retries beyond the client's own.
+//! Invariant: no record goes out with another timestamp than it has. The client library would stamp one of 0 with the
+//! present, and Kafka takes one below for none, so they are refused; only a single record that has no timestamp gets the
+//! present, as from Java's producer. Deliberately absent: retries beyond the client's own.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -185,10 +186,17 @@ impl QueueProducer {
 #[async_trait]
 impl Producer for QueueProducer {
     async fn send(&self, record: RawRecord) -> Result<Delivery> {
+        if let Some(timestamp) = record.timestamp.filter(|timestamp| *timestamp <= 0) {
+            return Err(ConnectError::data(format!(
+                "a record for topic {} has timestamp {timestamp}, which the Kafka client cannot write as it is; give it \
+                 a later one, or none for the present",
+                record.topic
+            )));
+        }
         let outgoing = Outgoing {
             topic: &record.topic,
             partition: record.partition,
-            timestamp: record.timestamp.unwrap_or(0),
+            timestamp: record.timestamp.unwrap_or(PRESENT),
             key: record.key.as_deref(),
             value: record.value.as_deref(),
         };
@@ -258,6 +266,9 @@ impl Drop for QueueProducer {
 }
 
 /// librdkafka takes 0 for "now", and has no way to say "none".
+const PRESENT: i64 = 0;
+
+/// Refuses a batch with a record that would go out with another time than it has.
 fn refuse_untimed(batch: &Batch) -> Result<()> {
     match batch.rows().find(|row| row.timestamp().is_none_or(|timestamp| timestamp <= 0)) {
         Some(row) => Err(ConnectError::data(format!(

@@ -140,6 +140,11 @@ async fn what_goes_in_comes_out_byte_for_byte() {
     consumer.close().await;
 }
 
+/// A record of nothing but a place and a time.
+fn record(topic: &str, timestamp: Option<i64>) -> RawRecord {
+    RawRecord { topic: topic.into(), partition: Some(0), timestamp, key: None, value: None, headers: Vec::new() }
+}
+
 #[tokio::test]
 async fn records_that_the_client_would_stamp_are_refused_before_any_is_sent() {
     let embedded = Embedded::start();
@@ -152,9 +157,36 @@ async fn records_that_the_client_would_stamp_are_refused_before_any_is_sent() {
         assert_eq!(error.kind(), Kind::Data);
         assert!(error.message().contains("offset 1"), "{error}");
     }
+    for stamp in [0, NO_TIMESTAMP, -5] {
+        let error = embedded.producer().send(record("t", Some(stamp))).await.err().expect("refused");
+        assert_eq!(error.kind(), Kind::Data);
+        assert!(error.message().contains(&format!("timestamp {stamp}")), "{error}");
+    }
     let admin = embedded.clients.admin(&embedded.properties(&[])).unwrap();
     let view = admin.partition(&TopicPartition::new("t", 0)).await.unwrap();
     assert_eq!(view.end_offset, Some(0), "nothing was sent");
+    assert!(
+        embedded.producer().send(record("t", None)).await.unwrap().await.is_ok(),
+        "the present is what it asks for"
+    );
+}
+
+#[tokio::test]
+async fn records_go_to_more_topics_in_turn_than_the_client_keeps() {
+    let embedded = Embedded::start();
+    let names: Vec<_> = (0..=ffi::KEPT_TOPICS).map(|number| format!("t{number}")).collect();
+    names.iter().for_each(|name| embedded.topic(name, 1));
+    let producer = embedded.producer();
+    let mut deliveries = Vec::new();
+    for name in names.iter().chain(&names) {
+        deliveries.push(producer.send(record(name, Some(5))).await.unwrap());
+    }
+    for (at, delivery) in deliveries.into_iter().enumerate() {
+        let delivered = delivery.await.unwrap();
+        assert_eq!(delivered.offset, (at / names.len()) as i64, "{}", names[at % names.len()]);
+    }
+    let error = producer.send(record(&"t".repeat(600), Some(5))).await.err().expect("too long");
+    assert_eq!(error.kind(), Kind::Config, "{error}");
 }
 
 #[tokio::test]

@@ -49,7 +49,8 @@ impl DeadLetters {
         let letter = RawRecord {
             topic: self.queue.topic.as_str().into(),
             partition: None,
-            timestamp: row.timestamp(),
+            // One that cannot be written is the present: a letter is worth more than its time.
+            timestamp: row.timestamp().filter(|timestamp| *timestamp > 0),
             key: row.key_bytes(),
             value: row.value_bytes(),
             headers,

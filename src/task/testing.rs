@@ -477,6 +477,9 @@ impl GroupMember for Cluster {
 #[async_trait]
 impl Producer for Cluster {
     async fn send(&self, record: RawRecord) -> Result<Delivery> {
+        if record.timestamp.is_some_and(|timestamp| timestamp <= 0) {
+            return Err(ConnectError::data("no client can write this timestamp"));
+        }
         let delivery = self.delivery()?;
         let text = |bytes: &Option<bytes::Bytes>| {
             bytes.as_ref().map_or("null".to_owned(), |bytes| String::from_utf8_lossy(bytes).into_owned())

@@ -19,6 +19,7 @@ pub(super) mod raw {
 
     #[allow(clashing_extern_declarations, reason = "the same functions, with the number in place of the enum")]
     unsafe extern "C" {
+        pub(in super::super) fn rd_kafka_last_error() -> c_int;
         pub(in super::super) fn rd_kafka_event_error(event: *mut sys::rd_kafka_event_t) -> c_int;
         pub(in super::super) fn rd_kafka_error_code(error: *const sys::rd_kafka_error_t) -> c_int;
         pub(in super::super) fn rd_kafka_topic_result_error(topic: *const sys::rd_kafka_topic_result_t) -> c_int;

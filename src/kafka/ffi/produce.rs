@@ -1,6 +1,7 @@
 //! What a producer asks of librdkafka. A record travels with a token of the caller's, an `Arc`, which comes back with
 //! the record's delivery report; one token may travel with a whole batch.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -9,13 +10,16 @@ use std::time::Duration;
 
 use rdkafka_sys as sys;
 
-use super::code::code_at;
+use super::code::{code, code_at, raw};
 use super::{ANY_PARTITION, Code, Failure, Handle, c_name};
+
+/// Topics that are kept at a time. Few producers write to more; those look some of them up again.
+pub(in crate::kafka) const KEPT_TOPICS: usize = 64;
 
 /// A producing client whose tokens are `T`.
 pub(in crate::kafka) struct Producer<T> {
-    /// Where the last record went, so that records of one topic are not looked up one by one. Goes before the client.
-    topic: Mutex<Option<Topic>>,
+    /// Where the last records went, so that topics are not looked up for every one. Goes before the client.
+    topics: Mutex<BTreeMap<String, Topic>>,
     handle: Handle,
     tokens: PhantomData<fn(T) -> T>,
 }
@@ -26,7 +30,7 @@ pub(in crate::kafka) struct Outgoing<'a> {
     pub topic: &'a str,
     /// Target partition; `None` lets the client choose by key.
     pub partition: Option<i32>,
-    /// Milliseconds since the epoch; 0 is stamped now by librdkafka.
+    /// Milliseconds since the epoch; librdkafka stamps 0 with the present.
     pub timestamp: i64,
     /// Key.
     pub key: Option<&'a [u8]>,
@@ -35,10 +39,7 @@ pub(in crate::kafka) struct Outgoing<'a> {
 }
 
 /// A topic that the client knows.
-struct Topic {
-    name: String,
-    raw: NonNull<sys::rd_kafka_topic_t>,
-}
+struct Topic(NonNull<sys::rd_kafka_topic_t>);
 
 struct Headers(NonNull<sys::rd_kafka_headers_t>);
 
@@ -48,7 +49,7 @@ unsafe impl Send for Topic {}
 impl<T: Send + Sync> Producer<T> {
     /// Wraps a client that was opened as a producer.
     pub(in crate::kafka) fn new(handle: Handle) -> Self {
-        Self { topic: Mutex::new(None), handle, tokens: PhantomData }
+        Self { topics: Mutex::default(), handle, tokens: PhantomData }
     }
 
     /// The client itself.
@@ -63,8 +64,8 @@ impl<T: Send + Sync> Producer<T> {
         headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)>,
         token: Arc<T>,
     ) -> Result<(), Failure> {
-        let mut topic = self.topic.lock().unwrap_or_else(PoisonError::into_inner);
-        let topic = Topic::of(&mut topic, &self.handle, record.topic)?;
+        let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
+        let topic = self.topic(&mut topics, record.topic)?;
         let headers = Headers::of(headers)?;
         let (key, key_len) = parts(record.key);
         let (value, value_len) = parts(record.value);
@@ -75,7 +76,7 @@ impl<T: Send + Sync> Producer<T> {
             sys::rd_kafka_producev(
                 self.handle.raw(),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
-                topic.raw.as_ptr(),
+                topic.0.as_ptr(),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
                 record.partition.unwrap_or(ANY_PARTITION),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
@@ -101,6 +102,23 @@ impl<T: Send + Sync> Producer<T> {
             Err(_) => drop(unsafe { Arc::from_raw(token) }),
         }
         Failure::of(code)
+    }
+
+    /// The topic called `name`: one of those that are kept, from now on.
+    fn topic<'t>(&self, kept: &'t mut BTreeMap<String, Topic>, name: &str) -> Result<&'t Topic, Failure> {
+        if !kept.contains_key(name) {
+            let c_name = c_name(name)?;
+            // SAFETY: client and name live; null stands for the client's own topic settings.
+            let raw = unsafe { sys::rd_kafka_topic_new(self.handle.raw(), c_name.as_ptr(), ptr::null_mut()) };
+            // SAFETY: has no precondition; it is this thread's.
+            let refused = || Failure::new(code(unsafe { raw::rd_kafka_last_error() }), None);
+            let topic = Topic(NonNull::new(raw).ok_or_else(refused)?);
+            if kept.len() >= KEPT_TOPICS {
+                kept.clear();
+            }
+            kept.insert(name.to_owned(), topic);
+        }
+        Ok(&kept[name])
     }
 
     /// Waits up to `timeout` for an event and tells `delivered` of every record that it reports: the token, and where
@@ -144,23 +162,10 @@ impl<T: Send + Sync> Producer<T> {
     }
 }
 
-impl Topic {
-    /// The topic called `name`: `last`, if it is that.
-    fn of<'t>(last: &'t mut Option<Self>, handle: &Handle, name: &str) -> Result<&'t Self, Failure> {
-        if last.as_ref().is_none_or(|last| last.name != name) {
-            let c_name = c_name(name)?;
-            // SAFETY: client and name live; null stands for the client's own topic settings.
-            let raw = unsafe { sys::rd_kafka_topic_new(handle.raw(), c_name.as_ptr(), ptr::null_mut()) };
-            *last = NonNull::new(raw).map(|raw| Self { name: name.to_owned(), raw });
-        }
-        last.as_ref().ok_or_else(|| Failure::new(Code::RD_KAFKA_RESP_ERR__INVALID_ARG, None))
-    }
-}
-
 impl Drop for Topic {
     fn drop(&mut self) {
         // SAFETY: the last use of our reference; records on their way hold their own.
-        unsafe { sys::rd_kafka_topic_destroy(self.raw.as_ptr()) }
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) }
     }
 }
 

@@ -61,6 +61,21 @@ async fn tolerated_records_are_dropped_after_their_letter_was_delivered() {
 }
 
 #[tokio::test]
+async fn a_record_whose_time_cannot_be_written_gets_its_letter_all_the_same() {
+    let world = World::new(&[]);
+    world.cluster.set_committed(at(&[(0, 5)]));
+    let (_sink, _handle) = typed(&world, &[("errors.tolerance", "all")]);
+    world.cluster.say(assigned(&[0]));
+    for (offset, timestamp) in [(5, 0), (6, -9)] {
+        let mut builder = lakeferry_api::BatchBuilder::new(partition(0), offset);
+        let stamp = (timestamp, Some(lakeferry_api::TimestampType::Create));
+        builder.push(offset, stamp, None, Some(format!("bad {timestamp}").as_bytes()));
+        world.cluster.say(Event::Batches(vec![builder.build(offset + 1)]));
+        world.until(&format!("send dlq null=bad {timestamp}")).await;
+    }
+}
+
+#[tokio::test]
 async fn a_record_that_is_not_tolerated_fails_the_task_and_gets_its_letter() {
     let world = World::new(&[]);
     let (_sink, _handle) = typed(&world, &[]);
