@@ -105,12 +105,12 @@ impl Doubts {
         self.known().doubt_by_partition.get(partition).cloned()
     }
 
-    /// The log of `partition` parted at `at` from what was read of it.
-    pub(super) fn part(&self, partition: &TopicPartition, at: i64) {
-        let mut known = self.known();
+    /// That the log of `partition`, as it was last told of, parted at `at` from what was read of it.
+    pub(super) fn parting(&self, partition: &TopicPartition, at: i64) -> Doubt {
+        let known = self.known();
         let topic_id = known.topic_id_by_partition.get(partition).cloned().flatten();
         let insisted = known.doubt_by_partition.get(partition).and_then(Doubt::position_insisted_on);
-        known.doubt_by_partition.insert(partition.clone(), Doubt::Parted { at, topic_id, insisted });
+        Doubt::Parted { at, topic_id, insisted }
     }
 
     /// Where the log of `partition` parted from what was read of it, until it is begun anew.
@@ -131,11 +131,12 @@ impl Doubts {
         self.known().doubt_by_partition.get(partition)?.position_insisted_on()
     }
 
-    /// The broker says which topic it is now: where a log parted says nothing of another.
+    /// The broker says which topic it is now: where a log parted says nothing of another. One that tells no id says
+    /// nothing either.
     pub(super) fn topic_is(&self, partition: &TopicPartition, topic_id: Option<String>) {
         let mut known = self.known();
         if let Some(Doubt::Parted { topic_id: Some(read), insisted, .. }) = known.doubt_by_partition.get(partition)
-            && topic_id.as_ref() != Some(read)
+            && topic_id.as_ref().is_some_and(|now| now != read)
         {
             match insisted.map(Doubt::BeyondEnd) {
                 Some(doubt) => known.doubt_by_partition.insert(partition.clone(), doubt),
@@ -153,8 +154,17 @@ impl Doubts {
         }
     }
 
-    pub(super) fn forget(&self, partition: &TopicPartition) {
+    /// The task reads on from where it likes: that a position was refused before says nothing of this one, even if it is
+    /// the same.
+    pub(super) fn sought(&self, partition: &TopicPartition) {
         self.known().doubt_by_partition.remove(partition);
+    }
+
+    /// Nothing is known of `partition` any more, not even which topic it was: it may be another when it comes back.
+    pub(super) fn forget(&self, partition: &TopicPartition) {
+        let mut known = self.known();
+        known.doubt_by_partition.remove(partition);
+        known.topic_id_by_partition.remove(partition);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -176,7 +186,7 @@ mod tests {
     fn who_insists_behind_a_parting_is_still_told_of_it() {
         let doubts = Doubts::default();
         doubts.topic_is(&orders(), Some("old".to_owned()));
-        doubts.part(&orders(), 5);
+        doubts.raise(&orders(), doubts.parting(&orders(), 5));
         let view = PartitionView { end_offset: Some(20), ..PartitionView::default() };
         let doubt = doubts.of(&orders()).unwrap().asked_again(9, &view, INSISTED.since);
         doubts.raise(&orders(), doubt.unwrap());
@@ -188,9 +198,28 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_that_tells_no_topic_id_speaks_of_no_other_topic() {
+        let doubts = Doubts::default();
+        doubts.topic_is(&orders(), Some("read".to_owned()));
+        doubts.raise(&orders(), doubts.parting(&orders(), 5));
+        doubts.topic_is(&orders(), None);
+        assert_eq!(doubts.parted_at(&orders()), Some(5));
+    }
+
+    #[test]
+    fn a_partition_that_comes_back_may_be_one_of_another_topic() {
+        let doubts = Doubts::default();
+        doubts.topic_is(&orders(), Some("gone".to_owned()));
+        doubts.forget(&orders());
+        doubts.raise(&orders(), doubts.parting(&orders(), 5));
+        doubts.topic_is(&orders(), Some("here".to_owned()));
+        assert_eq!(doubts.parted_at(&orders()), Some(5));
+    }
+
+    #[test]
     fn a_parting_of_a_topic_without_id_is_no_other_topics() {
         let doubts = Doubts::default();
-        doubts.part(&orders(), 5);
+        doubts.raise(&orders(), doubts.parting(&orders(), 5));
         doubts.topic_is(&orders(), Some("new".to_owned()));
         assert_eq!(doubts.parted_at(&orders()), Some(5));
     }

@@ -339,6 +339,7 @@ impl SinkLoop {
     fn seek(&mut self, partition: &TopicPartition, place: Place) {
         tracing::info!(%partition, offset = place.offset, "the task reads on from here");
         self.discard(std::slice::from_ref(partition));
+        self.doubts().sought(partition);
         self.positions.seek(partition, place.offset, self.opening.below(partition));
         self.parts.consumer.seek(partition, place);
     }

@@ -66,6 +66,7 @@ impl SinkLoop {
             "an unclean election took back records that were read: opened anew at the divergence at most"
         );
         let one = std::slice::from_ref(partition);
+        let parting = self.doubts().parting(partition, divergence);
         if self.opening.keeps(partition) {
             self.close_lost(one).await;
             self.opening.await_open([partition.clone()]);
@@ -83,7 +84,7 @@ impl SinkLoop {
             self.commit_and_forget(one).await;
             self.opening.await_open([partition.clone()]);
         }
-        self.doubts().part(partition, divergence);
+        self.doubts().raise(partition, parting);
         self.open().await
     }
 
@@ -285,7 +286,7 @@ impl SinkLoop {
         self.doubts().raise(partition, doubt);
     }
 
-    fn doubts(&self) -> &Doubts {
+    pub(super) fn doubts(&self) -> &Doubts {
         &self.parts.context.doubts
     }
 

@@ -139,6 +139,24 @@ async fn a_position_that_was_refused_though_the_log_has_it_is_asked_for_with_its
 }
 
 #[tokio::test]
+async fn a_position_that_is_sought_is_asked_about_as_if_it_had_never_been_refused() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    sink.on_open(Answer::Give(marked(2, 8).into()));
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("start_at t-2@8(3<7)").await;
+    world.cluster.say(Event::Batches(vec![batch(2, 8, 20)]));
+    world.until("put t-2[8..20)").await;
+    sink.context().seek(&partition(2), 8.into());
+    world.until("seek t-2@8").await;
+    world.journal.take();
+    sink.on_open(Answer::Give(marked(2, 8).into()));
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("start_at t-2@8(3<7)").await;
+    assert_eq!(world.journal.take(), ["close Lost t-2", "open t-2", "start_at t-2@8(3<7)"]);
+}
+
+#[tokio::test]
 async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);
