@@ -54,6 +54,8 @@ const BANNED: &[(&str, &[&str])] = &[
 ];
 
 const MAX_FILE: usize = 500;
+/// As in `rustfmt.toml`: the formatter sees to code, and leaves comments as they are.
+const MAX_COMMENT: usize = 120;
 const MAX_FUNCTION: usize = 70;
 const MAX_INLINE_TESTS: usize = 200;
 
@@ -389,6 +391,22 @@ fn functions(source: &Source) -> Vec<(usize, usize)> {
         Some((*at, end.0 - at + 1))
     });
     spans.collect()
+}
+
+/// Rows of tables aside: nobody can break those.
+#[test]
+fn comments_fit_the_page() {
+    let mut offences = Vec::new();
+    for source in &sources() {
+        let is_comment = |line: &str| line.starts_with("//") && !line.starts_with("//! | ");
+        let mut lines = source.lines().filter(|(_, line)| is_comment(line.trim_start()));
+        if let Some((at, line)) = lines.find(|(_, line)| line.chars().count() > MAX_COMMENT) {
+            let len = line.chars().count();
+            offences
+                .push((source.path.clone(), format!("line {at}: a comment of {len} columns, at most {MAX_COMMENT}")));
+        }
+    }
+    judge("comments", offences);
 }
 
 #[test]

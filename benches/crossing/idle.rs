@@ -1,5 +1,5 @@
-//! What the worker costs when there is nothing to do: its start, its memory, and a hundred topics that get no data, while
-//! another member joins the group and leaves again. A proxy before the store counts what is written.
+//! What the worker costs when there is nothing to do: its start, its memory, and a hundred topics that get no data,
+//! while another member joins the group and leaves again. A proxy before the store counts what is written.
 
 use std::time::{Duration, Instant};
 

@@ -3,8 +3,8 @@
 //!
 //! - `limit-count`: consumes a topic with librdkafka and counts. Flags: an 8 MB queue, `fetch.queue.backoff.ms=5` (with
 //!   librdkafka's 1,000 it waits more than it works); the rest are librdkafka's defaults.
-//! - `limit-zstd`: what zstd at level 1 takes, one context, for the same keys and the same values in pieces of 1 MiB, and
-//!   what it takes to undo that; only the calls are counted.
+//! - `limit-zstd`: what zstd at level 1 takes, one context, for the same keys and the same values in pieces of 1 MiB,
+//!   and what it takes to undo that; only the calls are counted.
 //! - `limit-produce`: sends as many records from memory, idempotently, `linger.ms=20`, `batch.size` 1 MiB.
 //!
 //! Archiving cannot cost less than counting plus compressing, restoring not less than decompressing plus producing.

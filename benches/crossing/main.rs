@@ -1,7 +1,7 @@
-//! The crossing, measured: `cargo bench --bench crossing [-- SECTION..]`. Starts a real Kafka and a real S3, makes topics,
-//! runs the worker as a child process and prints what it cost, beside the machine's own limit and the peer that users
-//! would run instead, on the same topics in the same run. Sections: `archive`, `peer`, `restore`, `cores`, `idle`,
-//! `memory`; all of them where none is named. [`settings`] has the knobs.
+//! The crossing, measured: `cargo bench --bench crossing [-- SECTION..]`. Starts a real Kafka and a real S3, makes
+//! topics, runs the worker as a child process and prints what it cost, beside the machine's own limit and the peer that
+//! users would run instead, on the same topics in the same run. Sections: `archive`, `peer`, `restore`, `cores`,
+//! `idle`, `memory`; all of them where none is named. [`settings`] has the knobs.
 //!
 //! Time that counts is CPU time as the operating system charges it to a process: a busy machine changes wall times and
 //! leaves it nearly alone. `docs/performance.md` has results and their reading. Nothing here asserts a speed.

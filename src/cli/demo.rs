@@ -1,5 +1,5 @@
-//! `lakeferry demo`: nothing needed, everything shown. Two embedded clusters, a real worker driven through its real REST
-//! API, a disaster, a restore to the moment before it, and proof; what it leaves in the folder is a real archive.
+//! `lakeferry demo`: nothing needed, everything shown. Two embedded clusters, a real worker driven through its real
+//! REST API, a disaster, a restore to the moment before it, and proof; what it leaves in the folder is a real archive.
 //!
 //! It says what is embedded and does nothing that a user could not do: the commands it runs are those it prints.
 

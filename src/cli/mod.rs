@@ -1,9 +1,9 @@
 //! The commands, one file each: a row in [`Command`], an arm in [`Command::run`], and a file that exports `Args` and
 //! `run(args, context) -> anyhow::Result<Exit>`.
 //!
-//! Exit codes: 0 done, and all as it should be; 1 a check found a difference; 2 wrong usage or configuration; 3 a service failed.
-//! A command says 0 or 1 through [`Exit`]; its error says 2 or 3 by its kind. The first SIGTERM or Ctrl-C cancels
-//! [`Context::stop`], which every command obeys; the second ends the process at once.
+//! Exit codes: 0 done, and all as it should be; 1 a check found a difference; 2 wrong usage or configuration; 3 a
+//! service failed. A command says 0 or 1 through [`Exit`]; its error says 2 or 3 by its kind. The first SIGTERM or
+//! Ctrl-C cancels [`Context::stop`], which every command obeys; the second ends the process at once.
 
 mod connect_standalone;
 mod connector_file;
@@ -79,7 +79,8 @@ impl Cli {
 }
 
 impl Cli {
-    /// Runs a `restore` in surroundings that the caller chooses, and in silence: the simulator has no broker to connect to.
+    /// Runs a `restore` in surroundings that the caller chooses, and in silence: the simulator has no broker to connect
+    /// to.
     ///
     /// # Errors
     /// Those of the command; `Fatal` where it is another one.

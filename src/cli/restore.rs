@@ -1,5 +1,5 @@
-//! `lakeferry restore`: the lake source run to its end by hand. It prepares exactly as the connector does, tells the plan,
-//! asks, replays with a progress bar, and gives an account.
+//! `lakeferry restore`: the lake source run to its end by hand. It prepares exactly as the connector does, tells the
+//! plan, asks, replays with a progress bar, and gives an account.
 //!
 //! Invariant: nothing is written before every check has passed. Each record arrives exactly once, however often a
 //! restore is cut short: the same arguments are the same restore ([`identity`]), and it goes on where its last
@@ -80,7 +80,8 @@ pub(super) struct Args {
     /// At most so many bytes a second
     #[arg(long, value_name = "BYTES")]
     rate: Option<u64>,
-    /// Milliseconds that a transaction lasts: what is written is visible that much later, and written again after a crash
+    /// Milliseconds that a transaction lasts: what is written is visible that much later, and written again after a
+    /// crash
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=30_000), default_value = "2000")]
     transaction_ms: u64,
     /// Replication factor of topics that are created; without it the broker's default

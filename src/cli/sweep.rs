@@ -14,7 +14,8 @@ use super::lake::LakeArgs;
 use super::{Context, Exit, conclude};
 use crate::clock::SystemClock;
 
-/// Remove what writers that are gone left in an archive: objects that no manifest names, unfinished uploads, staged files
+/// Remove what writers that are gone left in an archive: objects that no manifest names, unfinished uploads, staged
+/// files
 ///
 /// Safe while workers write: only what belongs to an epoch that is over goes, whatever its age.
 /// Exit code: 0 done; 1 manifests are damaged, and nothing of their partitions was touched; 2 wrong usage or

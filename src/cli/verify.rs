@@ -61,7 +61,8 @@ pub(super) struct Args {
     /// Which incarnation of a re-created topic is compared: latest, a number, or a topic id
     #[arg(long, value_name = "L", default_value = "latest", requires = "bootstrap_server")]
     lineage: String,
-    /// now: records with no timestamp or timestamp 0 may have another one in the topic, as restore --untimed now left them
+    /// now: records with no timestamp or timestamp 0 may have another one in the topic, as restore --untimed now left
+    /// them
     #[arg(long, value_name = "WHAT", value_parser = ["fail", "now"], default_value = "fail", requires = "bootstrap_server")]
     untimed: String,
     /// Kafka client properties

@@ -1,6 +1,7 @@
 //! The offsets of a connector, read and altered from outside: a source's in Connect's offset log or, where it writes in
-//! transactions, in a group of its own ([`progress`]); a sink's in its consumer group. The connector is asked before anything is altered. Runs as a job of the loop, which sees to it that
-//! the connector is stopped and stays so meanwhile.
+//! transactions, in a group of its own ([`progress`]); a sink's in its consumer group. The connector is asked before
+//! anything is altered. Runs as a job of the loop, which sees to it that the connector is stopped and stays so
+//! meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

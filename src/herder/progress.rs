@@ -1,7 +1,8 @@
 //! The offsets of a source that writes in transactions: those that its own group has committed in the target cluster.
 //!
-//! Invariant: what is altered here is the truth from then on. Whatever instance of the connector is left, a process that
-//! hangs for example, is fenced first. An offset that is set, or set back, takes what the target holds then as it is.
+//! Invariant: what is altered here is the truth from then on. Whatever instance of the connector is left, a process
+//! that hangs for example, is fenced first. An offset that is set, or set back, takes what the target holds then as it
+//! is.
 
 use std::sync::Arc;
 

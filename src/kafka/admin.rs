@@ -59,7 +59,8 @@ impl BlockingAdmin {
         answer.map_err(|failure| explain(&failure, what))
     }
 
-    /// The answer as librdkafka gives it. Asked again while a group's coordinator, or one of its offsets, is on the move.
+    /// The answer as librdkafka gives it. Asked again while a group's coordinator, or one of its offsets, is on the
+    /// move.
     async fn ask_raw<R: Send + 'static>(
         &self,
         call: impl Fn(&Handle, Duration) -> Result<R, Failure> + Send + Sync + 'static,

@@ -1,6 +1,6 @@
-//! The consumer of a sink task: a member of a group on librdkafka. Two halves: a thread of its own that polls the client
-//! and hears of rebalances (`fetch`), and [`GroupConsumer`], which the task's loop holds. Between them stand a bounded
-//! channel of events and [`Orders`], what the loop wants, folded so that it never grows beyond the partitions.
+//! The consumer of a sink task: a member of a group on librdkafka. Two halves: a thread of its own that polls the
+//! client and hears of rebalances (`fetch`), and [`GroupConsumer`], which the task's loop holds. Between them stand a
+//! bounded channel of events and [`Orders`], what the loop wants, folded so that it never grows beyond the partitions.
 //!
 //! Invariants: what was fetched before a seek, or of a partition that went away, never comes out (every start has a
 //! generation, and [`GroupConsumer::next`] lets pass what is of the present one); the thread never blocks on its

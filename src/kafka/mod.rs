@@ -134,8 +134,8 @@ pub struct Delivered {
 /// Resolves once the broker has acknowledged (acks=all) or the delivery failed for good.
 pub type Delivery = BoxFuture<'static, Result<Delivered>>;
 
-/// Where the records of a batch were written: the smallest and the largest of their offsets. They touch, unless somebody
-/// else wrote between them.
+/// Where the records of a batch were written: the smallest and the largest of their offsets. They touch, unless
+/// somebody else wrote between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// The smallest.
@@ -179,11 +179,12 @@ pub enum Subscription {
 
 /// Writes records. Per-partition order is the order of the calls.
 ///
-/// A producer whose properties have a `transactional.id` writes inside of transactions only: [`init_transactions`], then
-/// again and again [`begin_transaction`], records, [`send_offsets`], [`commit_transaction`] or [`abort_transaction`]. All
-/// of these but the beginning wait while no broker answers, and may be dropped while they do: the same call goes on
-/// where it was. Their errors: `Fenced`, another producer has the transactional id, and this one can write no more;
-/// `Retriable`, this transaction cannot be committed and is to be aborted, then the next may begin; others do not pass.
+/// A producer whose properties have a `transactional.id` writes inside of transactions only: [`init_transactions`],
+/// then again and again [`begin_transaction`], records, [`send_offsets`], [`commit_transaction`] or
+/// [`abort_transaction`]. All of these but the beginning wait while no broker answers, and may be dropped while they
+/// do: the same call goes on where it was. Their errors: `Fenced`, another producer has the transactional id, and this
+/// one can write no more; `Retriable`, this transaction cannot be committed and is to be aborted, then the next may
+/// begin; others do not pass.
 ///
 /// [`init_transactions`]: Producer::init_transactions
 /// [`begin_transaction`]: Producer::begin_transaction
@@ -195,7 +196,8 @@ pub trait Producer: Send + Sync {
     /// Hands over one record; waits while the client's queue is full. One that has no timestamp is stamped now.
     ///
     /// # Errors
-    /// `Data` for a record that the client refuses, and for a timestamp of 0 or less, which it cannot write; `Fatal` where the producer cannot be used any more.
+    /// `Data` for a record that the client refuses, and for a timestamp of 0 or less, which it cannot write; `Fatal`
+    /// where the producer cannot be used any more.
     async fn send(&self, record: RawRecord) -> Result<Delivery>;
 
     /// Hands over every record of `batch` to the partition that it names, with the timestamps it has, and resolves to
@@ -258,8 +260,8 @@ fn no_transactions() -> ConnectError {
 /// A topic's partition numbers with their current earliest and latest offsets.
 pub type Watermarks = BTreeMap<i32, (i64, i64)>;
 
-/// Asks and changes what a cluster knows. Every answer is fresh from a broker. Who stands in for a cluster in a test leaves
-/// out what nobody is to ask of it: that is refused.
+/// Asks and changes what a cluster knows. Every answer is fresh from a broker. Who stands in for a cluster in a test
+/// leaves out what nobody is to ask of it: that is refused.
 #[async_trait]
 pub trait Admin: Send + Sync {
     /// The cluster's id.

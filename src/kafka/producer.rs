@@ -3,8 +3,8 @@
 //! batch costs no future per record.
 //!
 //! Invariant: no record goes out with another timestamp than it has. The client library would stamp one of 0 with the
-//! present, and Kafka takes one below for none, so they are refused; only a single record that has no timestamp gets the
-//! present, as from Java's producer. Deliberately absent: retries beyond the client's own.
+//! present, and Kafka takes one below for none, so they are refused; only a single record that has no timestamp gets
+//! the present, as from Java's producer. Deliberately absent: retries beyond the client's own.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

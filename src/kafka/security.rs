@@ -1,6 +1,6 @@
-//! The one reading of Kafka client properties: Java's names in, librdkafka's settings out. Users write what Java clients
-//! take; names that librdkafka shares pass as they are, the others are mapped by the tables below, names that only
-//! matter inside a JVM are dropped, and unknown ones are dropped with a warning, as Java does.
+//! The one reading of Kafka client properties: Java's names in, librdkafka's settings out. Users write what Java
+//! clients take; names that librdkafka shares pass as they are, the others are mapped by the tables below, names that
+//! only matter inside a JVM are dropped, and unknown ones are dropped with a warning, as Java does.
 //!
 //! Who calls: everything in this folder that opens a client. What a client must have for the worker to be correct is
 //! not decided here but forced by its opener (`consumer`, `producer`).

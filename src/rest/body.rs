@@ -1,6 +1,6 @@
 //! Request bodies. Read as loosely as Connect reads them (numbers and booleans are text where text is expected, keeping
-//! their letters), refused in words that begin as Connect's do, because clients match them. A body is bounded, and so are
-//! all that are read at a time: a large one needs leave.
+//! their letters), refused in words that begin as Connect's do, because clients match them. A body is bounded, and so
+//! are all that are read at a time: a large one needs leave.
 
 use std::collections::BTreeMap;
 

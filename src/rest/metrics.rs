@@ -1,5 +1,5 @@
-//! `GET /metrics`: what was counted, as Prometheus reads it. Connect has no such path, so its rules for media types, which
-//! know JSON alone, do not hold here.
+//! `GET /metrics`: what was counted, as Prometheus reads it. Connect has no such path, so its rules for media types,
+//! which know JSON alone, do not hold here.
 
 use axum::Router;
 use axum::http::header;

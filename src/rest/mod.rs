@@ -1,7 +1,8 @@
 //! The REST API of Kafka Connect. One file a resource, each exporting `router()`; this one merges them.
 //!
-//! `listener` opens the sockets, `server` serves them, `layers` holds what every request passes, `body` reads requests, `entities` is the
-//! wire's JSON and `error` the one status map. Knows the herder's handle and nothing below it: no task, no Kafka.
+//! `listener` opens the sockets, `server` serves them, `layers` holds what every request passes, `body` reads requests,
+//! `entities` is the wire's JSON and `error` the one status map. Knows the herder's handle and nothing below it: no
+//! task, no Kafka.
 //!
 //! A request: socket, CORS and extra headers, path (trailing slash), route, media types, handler, herder, answer.
 

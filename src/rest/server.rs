@@ -1,9 +1,10 @@
 //! Serves a router on a socket, however many clients come and however slow they are. `mod` calls it for each listener.
 //!
-//! Invariants: a listener holds at most [`Limits::connections`] connections; one that waits for its client (for a head, a
-//! body, an answer to be taken, the next request) longer than [`Limits::patience`] is closed; where a newcomer finds no
-//! room, the connection that has waited for its client longest makes room. A request that is being answered is never cut
-//! off for another client. What a body may cost stands in `body`. Deliberately absent: TLS, HTTP/2, limits by address.
+//! Invariants: a listener holds at most [`Limits::connections`] connections; one that waits for its client (for a head,
+//! a body, an answer to be taken, the next request) longer than [`Limits::patience`] is closed; where a newcomer finds
+//! no room, the connection that has waited for its client longest makes room. A request that is being answered is never
+//! cut off for another client. What a body may cost stands in `body`. Deliberately absent: TLS, HTTP/2, limits by
+//! address.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -27,7 +28,8 @@ use tower::ServiceExt as _;
 
 use crate::spawn::{Spawned, spawn};
 
-/// The largest head of a request, its URL included; a larger one, or one of more than 100 headers, is answered with 431.
+/// The largest head of a request, its URL included; a larger one, or one of more than 100 headers, is answered with
+/// 431.
 pub(super) const HEAD_BYTES: usize = 32 << 10;
 /// Bodies larger than [`SMALL_BODY_BYTES`](super::body::SMALL_BODY_BYTES) that are read at a time.
 const LARGE_BODIES: usize = 16;

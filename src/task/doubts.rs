@@ -1,6 +1,7 @@
 //! What speaks against the position of a partition: the broker did not take it, the log ends before it, or an election
-//! took back what was read. The sink loop raises a doubt and has the partition opened anew; the context tells the task of
-//! a parting. One doubt at most stands at a time, and what is learned later takes the place of what was known before.
+//! took back what was read. The sink loop raises a doubt and has the partition opened anew; the context tells the task
+//! of a parting. One doubt at most stands at a time, and what is learned later takes the place of what was known
+//! before.
 //!
 //! Pure but for its lock, which nobody holds across an await: a task asks its context while the loop waits for it.
 
@@ -69,8 +70,8 @@ impl Doubt {
 /// True where the log ends before `position`.
 ///
 /// # Errors
-/// `Retriable` where the broker does not tell the end: a stable offset below `position` proves nothing, for it falls back
-/// while a transaction is open.
+/// `Retriable` where the broker does not tell the end: a stable offset below `position` proves nothing, for it falls
+/// back while a transaction is open.
 pub(super) fn ends_before(partition: &TopicPartition, position: i64, view: &PartitionView) -> Result<bool> {
     if view.end_offset.is_none() && !has_reached(position, view) {
         return Err(ConnectError::retriable(format!(
@@ -154,8 +155,8 @@ impl Doubts {
         }
     }
 
-    /// The task reads on from where it likes: that a position was refused before says nothing of this one, even if it is
-    /// the same.
+    /// The task reads on from where it likes: that a position was refused before says nothing of this one, even if it
+    /// is the same.
     pub(super) fn sought(&self, partition: &TopicPartition) {
         self.known().doubt_by_partition.remove(partition);
     }

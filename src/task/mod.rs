@@ -2,7 +2,8 @@
 //! what happens to a task comes back through [`StatusListener`].
 //!
 //! Reading order: [`Tasks`] (the factory), `life` (start, loop, end, and the panic border), then `sink` or `source`
-//! (the two loops), `exact` (a source's progress in one transaction with its records). Pure parts with the weight of correctness: `positions`, `acks`, `sink::inbox`.
+//! (the two loops), `exact` (a source's progress in one transaction with its records). Pure parts with the weight of
+//! correctness: `positions`, `acks`, `sink::inbox`.
 
 mod acks;
 mod backoff;

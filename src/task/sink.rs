@@ -3,9 +3,9 @@
 //! the records, or a stream that never pauses would starve ticks and commits; the next tick is due a while after the
 //! last one ended, so ticks cannot starve the records either.
 //!
-//! Parts: `inbox` (batches until they are taken), `assignment` (open, place, close), `opening` (what is not read yet, and
-//! where it begins), `commit` (flush and commit); [`super::positions`] has the numbers. Deliberately absent: anything
-//! about what the task does with records.
+//! Parts: `inbox` (batches until they are taken), `assignment` (open, place, close), `opening` (what is not read yet,
+//! and where it begins), `commit` (flush and commit); [`super::positions`] has the numbers. Deliberately absent:
+//! anything about what the task does with records.
 
 mod assignment;
 mod commit;

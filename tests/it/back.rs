@@ -1,5 +1,6 @@
-//! The way back, exactly once: a restore and a replaying connector that are killed, hang, are overtaken, or find others'
-//! records in their target. Whatever happens, a `read_committed` client finds each archived record once, in order.
+//! The way back, exactly once: a restore and a replaying connector that are killed, hang, are overtaken, or find
+//! others' records in their target. Whatever happens, a `read_committed` client finds each archived record once, in
+//! order.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! `lakeferry connect-standalone` as a user meets it: the command line, exit codes, signals, restarts, and a broker that
-//! is not there yet.
+//! `lakeferry connect-standalone` as a user meets it: the command line, exit codes, signals, restarts, and a broker
+//! that is not there yet.
 
 #![allow(clippy::disallowed_methods, reason = "how long a process takes is seen on the clock of the wall")]
 

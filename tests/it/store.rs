@@ -1,4 +1,5 @@
-//! The stores for real: one creator of a name wins, a doubt is settled by reading, what is wrong is said with the remedy.
+//! The stores for real: one creator of a name wins, a doubt is settled by reading, what is wrong is said with the
+//! remedy.
 //!
 //! Replies are cut and held by proxies between the client and the server, so a fault strikes exactly where a test says.
 

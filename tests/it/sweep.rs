@@ -1,4 +1,5 @@
-//! `lakeferry sweep` and `inspect` on real stores: what dead writers left goes, what is named or may be published stays.
+//! `lakeferry sweep` and `inspect` on real stores: what dead writers left goes, what is named or may be published
+//! stays.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};

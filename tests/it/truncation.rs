@@ -1,8 +1,8 @@
 //! An unclean election takes back records that were archived already, and the log grows beyond them again, so that no
-//! offset tells: only the leader epochs do. A worker that runs through it, one that hangs until the log has grown, and one
-//! that was stopped meanwhile must end with an archive of the log as it is, and keep what was taken back in the lineage
-//! before. So must one that was stopped while nothing but an aborted transaction behind the last record was taken back:
-//! there not even the epochs tell, only the records that stand in its place.
+//! offset tells: only the leader epochs do. A worker that runs through it, one that hangs until the log has grown, and
+//! one that was stopped meanwhile must end with an archive of the log as it is, and keep what was taken back in the
+//! lineage before. So must one that was stopped while nothing but an aborted transaction behind the last record was
+//! taken back: there not even the epochs tell, only the records that stand in its place.
 
 use std::path::PathBuf;
 use std::time::Duration;

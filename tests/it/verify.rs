@@ -1,5 +1,5 @@
-//! `lakeferry verify` beside a real broker: the topic that was archived, its restored copy, and copies that are wrong in
-//! one way each; and `lakeferry inspect` of the same archive.
+//! `lakeferry verify` beside a real broker: the topic that was archived, its restored copy, and copies that are wrong
+//! in one way each; and `lakeferry inspect` of the same archive.
 
 use std::time::Duration;
 

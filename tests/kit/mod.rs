@@ -3,7 +3,8 @@
 //! An integration test includes it at the root of its crate (`#[path = "../kit/mod.rs"] mod kit;`) and asks for what it
 //! needs: `let kafka = kit::need!(kit::kafka());`. The first asker provisions (jars, binaries and a Python venv under
 //! `target/kit`, once per machine) and starts the service; the rest of the process shares it. A test that kills or
-//! configures a service starts its own: `Kafka::start(..)`, `S3::start(..)`, `Hdfs::start(..)`; only an owner can stop one.
+//! configures a service starts its own: `Kafka::start(..)`, `S3::start(..)`, `Hdfs::start(..)`; only an owner can stop
+//! one.
 //!
 //! Invariants: everything listens on 127.0.0.1; no service outlives the process that started it, whatever kills that
 //! process; every wait has a deadline; a missing toolchain is the one failure that may skip a test (see [`need!`]).

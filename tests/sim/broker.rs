@@ -1,6 +1,6 @@
-//! The simulated cluster: topics that are created, deleted and created again, logs to which everything happens that can,
-//! and one consumer group with a real coordinator's rules. [`client`] is what a worker sees of it, through the worker's
-//! own traits.
+//! The simulated cluster: topics that are created, deleted and created again, logs to which everything happens that
+//! can, and one consumer group with a real coordinator's rules. [`client`] is what a worker sees of it, through the
+//! worker's own traits.
 
 mod admin;
 pub(crate) mod client;

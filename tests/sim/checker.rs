@@ -1,9 +1,9 @@
 //! Reads what is in the store as a stranger would, by `docs/manifest-format.md` alone, and compares it with what the
 //! simulated cluster knows was written. Shares no code with the writer.
 //!
-//! Laws: chains are whole and sealed; entries follow each other; every offset of a lineage is accounted for once; spans and
-//! gaps touch; files are what their entries say; and the newest lineage holds every record that is in the log now, once,
-//! and none that never was or was taken back.
+//! Laws: chains are whole and sealed; entries follow each other; every offset of a lineage is accounted for once; spans
+//! and gaps touch; files are what their entries say; and the newest lineage holds every record that is in the log now,
+//! once, and none that never was or was taken back.
 
 mod altered;
 pub(crate) mod rows;

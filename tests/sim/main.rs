@@ -1,5 +1,5 @@
-//! The simulator: the worker's own task loops and lake connectors, unchanged, between a simulated cluster and a simulated
-//! store, in simulated time. Every run is drawn from one seed and is the same each time.
+//! The simulator: the worker's own task loops and lake connectors, unchanged, between a simulated cluster and a
+//! simulated store, in simulated time. Every run is drawn from one seed and is the same each time.
 //!
 //! `LAKEFERRY_SIM_SEEDS=10000` runs that many seeds; `LAKEFERRY_SIM_SEED=7` runs one and prints its diary,
 //! `LAKEFERRY_SIM_STEPS=0,3,9` only those steps of it, which is what a failing seed is reduced to.

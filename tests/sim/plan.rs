@@ -1,5 +1,5 @@
-//! What happens in a run, drawn from its seed before anything runs: the cluster's shape, the workers' settings and a list
-//! of steps. A plan can be cut down step by step, which is how a failing seed is made small.
+//! What happens in a run, drawn from its seed before anything runs: the cluster's shape, the workers' settings and a
+//! list of steps. A plan can be cut down step by step, which is how a failing seed is made small.
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};

@@ -1,6 +1,6 @@
 //! After a run: the archive comes back into a cluster that is new, by the worker's own source connector and its loop of
-//! transactions, or by the command `restore`, while its process is killed, stopped and taken for dead, and brokers and store go wrong. In the end
-//! every target must hold exactly the records of the archive, in order, once.
+//! transactions, or by the command `restore`, while its process is killed, stopped and taken for dead, and brokers and
+//! store go wrong. In the end every target must hold exactly the records of the archive, in order, once.
 //!
 //! Liveness: when the faults have ceased that takes at most ten simulated minutes. No task may fail, but those
 //! whose transactional id was taken from them; they are started again, as a user would.

@@ -1,5 +1,6 @@
-//! Proof that the simulator can fail: each deliberate fault takes one rule of the commit path away, and one of the first
-//! seeds must notice. `docs/reliability.md` has the table, printed by this very test; `LAKEFERRY_SIM_FAULT=GapOverAhead` tries one alone.
+//! Proof that the simulator can fail: each deliberate fault takes one rule of the commit path away, and one of the
+//! first seeds must notice. `docs/reliability.md` has the table, printed by this very test;
+//! `LAKEFERRY_SIM_FAULT=GapOverAhead` tries one alone.
 
 use lakeferry_api::simulation::sabotage::Fault;
 

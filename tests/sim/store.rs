@@ -142,8 +142,8 @@ impl SimStore {
         self.books.lock().unwrap().unmarked.contains(&chain_of(partition))
     }
 
-    /// The largest resume offset that stood at the chain's end lately: a worker may not have seen yet that another one has
-    /// told of a cut.
+    /// The largest resume offset that stood at the chain's end lately: a worker may not have seen yet that another one
+    /// has told of a cut.
     pub(crate) fn resume_lately(&self, partition: &TopicPartition) -> Option<i64> {
         let books = self.books.lock().unwrap();
         let resumes = books.resumes.get(&chain_of(partition))?;

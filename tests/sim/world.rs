@@ -1,6 +1,6 @@
 //! One run: the cluster, the store and the workers of a plan, its steps, and then peace. When the faults have ceased,
-//! every partition must be archived to its last stable offset within ten simulated minutes, with no restart and no FAILED
-//! task; then the checker reads the store.
+//! every partition must be archived to its last stable offset within ten simulated minutes, with no restart and no
+//! FAILED task; then the checker reads the store.
 
 mod ahead;
 pub(crate) mod alter;

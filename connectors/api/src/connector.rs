@@ -90,8 +90,8 @@ pub trait Connector: Send + Sync {
     /// Stops what [`Connector::start`] began.
     async fn stop(&mut self) {}
 
-    /// A source whose progress lies in the target cluster has routes: each of its records arrives exactly once, whatever
-    /// ends a task. `None` (the default): its offsets are stored in Connect's own log, after the records.
+    /// A source whose progress lies in the target cluster has routes: each of its records arrives exactly once,
+    /// whatever ends a task. `None` (the default): its offsets are stored in Connect's own log, after the records.
     ///
     /// # Errors
     /// `Config` where `config` cannot be used.

@@ -55,8 +55,8 @@ pub struct EpochMark {
 pub struct Opened {
     /// Where to read those whose position the task keeps itself.
     pub places: Places,
-    /// Those that could not be opened for now, each with its reason (`Retriable` or `NotFound`): they are asked for again
-    /// with backoff and stay paused until then.
+    /// Those that could not be opened for now, each with its reason (`Retriable` or `NotFound`): they are asked for
+    /// again with backoff and stay paused until then.
     pub later: BTreeMap<TopicPartition, ConnectError>,
 }
 

@@ -90,9 +90,9 @@ pub struct SourceBatch {
     pub records: SourceRecords,
 }
 
-/// The ways of a source whose progress lies in the target cluster: as the committed offsets of a group of its own, in one
-/// transaction with the records. Its offsets have the number `offset`, which is what the group commits; the rest of them
-/// stands beside it. All records of a source partition go to one target partition, and no others do.
+/// The ways of a source whose progress lies in the target cluster: as the committed offsets of a group of its own, in
+/// one transaction with the records. Its offsets have the number `offset`, which is what the group commits; the rest of
+/// them stands beside it. All records of a source partition go to one target partition, and no others do.
 pub trait Routes: Send + Sync {
     /// Where the records of `source` go.
     ///
@@ -130,8 +130,8 @@ pub trait SourceTask: Send {
         Ok(())
     }
 
-    /// Only where the connector has [`Routes`]: what was given out and not told to be committed was taken back. The task
-    /// goes on from the stored offsets, as after a start.
+    /// Only where the connector has [`Routes`]: what was given out and not told to be committed was taken back. The
+    /// task goes on from the stored offsets, as after a start.
     ///
     /// # Errors
     /// Any error fails the task: what may pass is left to the polls.

@@ -1,6 +1,6 @@
-//! Megabytes of key, value and headers that one core encodes and decodes in a second, per format, codec and record size:
-//! `cargo bench -p lakeferry-lake --bench encode [-- FORMAT [CODEC]]`. Time is the thread's own CPU time, so that a busy machine
-//! does not show; hashing is included, reading from Kafka and storing are not.
+//! Megabytes of key, value and headers that one core encodes and decodes in a second, per format, codec and record
+//! size: `cargo bench -p lakeferry-lake --bench encode [-- FORMAT [CODEC]]`. Time is the thread's own CPU time, so that
+//! a busy machine does not show; hashing is included, reading from Kafka and storing are not.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 

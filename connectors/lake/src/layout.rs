@@ -1,7 +1,7 @@
 //! Where things lie: object names to and from what they say. Pure; called by the sink, the source and the tools.
 //!
 //! ```text
-//! <topics.dir>/<topic>/partition=<p>/<first offset, 20 digits>-<epoch, 10 digits>-<n>-<8 hex of the writer id>.<extension>
+//! <topics.dir>/<topic>/partition=<p>/<first offset, 20 digits>-<epoch, 10 digits>-<n>-<writer id, 8 hex>.<extension>
 //! <topics.dir>/<topic>/_manifests/partition=<p>/<seq, 20 digits>.json
 //! ```
 //!

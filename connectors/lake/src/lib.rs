@@ -17,8 +17,8 @@
 //! 2. **One chain, one writer.** An entry is created only if its number is free, so a chain has no holes and cannot
 //!    fork. A writer opens its time on a partition with an entry of a higher epoch; whoever loses a number to a higher
 //!    epoch discards what it holds, and the consumer group says whose the partition is.
-//! 3. **Doubt is settled by reading.** An entry's bytes are frozen before they are first sent, and a retry sends exactly
-//!    these; only byte equality means "ours", and an error never means "absent".
+//! 3. **Doubt is settled by reading.** An entry's bytes are frozen before they are first sent, and a retry sends
+//!    exactly these; only byte equality means "ours", and an error never means "absent".
 //! 4. **Going on needs only the end.** The last entry says where to resume and what is in files beyond; nothing else is
 //!    remembered anywhere. So every failure is treated as a crash: throw away, read the end, begin again.
 //! 5. **Every offset is accounted for.** It is a record in exactly one file, or counted as missing, or in a gap, each

@@ -1,7 +1,7 @@
 //! The replay itself: batches from the archive into transactions until the end, a failure, or a signal.
 //!
-//! Invariant: a signal ends it within [`STOP_GRACE`], whoever does not answer. What is not committed then is not visible,
-//! and the same restore writes it again.
+//! Invariant: a signal ends it within [`STOP_GRACE`], whoever does not answer. What is not committed then is not
+//! visible, and the same restore writes it again.
 
 use std::sync::Arc;
 use std::time::Duration;

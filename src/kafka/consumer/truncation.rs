@@ -1,9 +1,9 @@
-//! What librdkafka says when a partition has no record where it is to be read: whether the log ends there, or an unclean
-//! election has taken back what was read of it (KIP-320). librdkafka asks the broker for the end of the leader epoch
-//! itself and tells the answer in words only, with the code of a position that is out of range.
+//! What librdkafka says when a partition has no record where it is to be read: whether the log ends there, or an
+//! unclean election has taken back what was read of it (KIP-320). librdkafka asks the broker for the end of the leader
+//! epoch itself and tells the answer in words only, with the code of a position that is out of range.
 //!
-//! Invariant: an offset that comes out of here stands in the text. A text that speaks of a truncation and cannot be read
-//! is an error for the caller, never a guess. Pure; `Cargo.lock` pins the library, and the tests its words.
+//! Invariant: an offset that comes out of here stands in the text. A text that speaks of a truncation and cannot be
+//! read is an error for the caller, never a guess. Pure; `Cargo.lock` pins the library, and the tests its words.
 
 use super::super::ffi::{Code, Failure};
 

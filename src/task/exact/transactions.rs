@@ -51,8 +51,8 @@ struct Open {
     /// Offsets before the first record of the transaction that are no markers for sure.
     unknown: Stretches,
     settled: Settled,
-    /// False while a batch is handed over or the end is under way, and after a delivery that failed: one that is dropped
-    /// then can only be aborted.
+    /// False while a batch is handed over or the end is under way, and after a delivery that failed: one that is
+    /// dropped then can only be aborted.
     whole: bool,
 }
 

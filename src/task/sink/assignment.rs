@@ -3,11 +3,12 @@
 //! while it is open and placed; only then its records are put.
 //!
 //! A position that the broker has no more is looked for again. Below the log's start (retention) a task that keeps its
-//! own positions publishes what it has and is opened anew, so that it can account for the gap; where it insists, and for
-//! every other task, the position moves on by a batch without records. Within the log it was refused a moment ago:
+//! own positions publishes what it has and is opened anew, so that it can account for the gap; where it insists, and
+//! for every other task, the position moves on by a batch without records. Within the log it was refused a moment ago:
 //! whoever keeps positions is opened anew, once. Beyond the log's end (it was cut or made anew) the partition is opened
-//! anew. So it is where an unclean election took back records that were read: the task is told where the log parted from
-//! them, and whoever keeps no positions goes on there. What is known against a position meanwhile is one [`Doubt`].
+//! anew. So it is where an unclean election took back records that were read: the task is told where the log parted
+//! from them, and whoever keeps no positions goes on there. What is known against a position meanwhile is one
+//! [`Doubt`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -56,9 +57,9 @@ impl SinkLoop {
         self.open_later(error);
     }
 
-    /// An unclean election took back the records of `partition` from `divergence` on. A task that keeps its own positions
-    /// drops what it has not published and begins anew. For every other one what it was given stays given, and reading
-    /// goes on at the divergence, as with any consumer that has a reset policy.
+    /// An unclean election took back the records of `partition` from `divergence` on. A task that keeps its own
+    /// positions drops what it has not published and begins anew. For every other one what it was given stays given,
+    /// and reading goes on at the divergence, as with any consumer that has a reset policy.
     pub(super) async fn cut_back(&mut self, partition: &TopicPartition, divergence: i64) -> Result<()> {
         let position = self.position(partition);
         tracing::warn!(

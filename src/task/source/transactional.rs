@@ -1,6 +1,6 @@
-//! The loop of a source whose progress lies in the target cluster: poll, write, and end the transaction when it is time.
-//! It owns the connector's task (A2). After a failure that may pass, the transaction is taken back, and the task goes
-//! back to where the last one ended.
+//! The loop of a source whose progress lies in the target cluster: poll, write, and end the transaction when it is
+//! time. It owns the connector's task (A2). After a failure that may pass, the transaction is taken back, and the task
+//! goes back to where the last one ended.
 //!
 //! Deliberately absent: converters, topic creation and tolerance; such a source gives bytes, makes its own topics and
 //! skips nothing.

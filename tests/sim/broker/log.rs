@@ -1,5 +1,6 @@
 //! One incarnation of a partition's log, with everything that can happen to it: transactions, elections clean and
-//! unclean, retention, compaction. It remembers every record that was ever readable, which is what the checker judges by.
+//! unclean, retention, compaction. It remembers every record that was ever readable, which is what the checker judges
+//! by.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -152,8 +153,8 @@ impl Log {
         self.transactions.retain(|id, _| !gone.contains(id));
     }
 
-    /// Where the leader epoch `asked`, or the last one before it, ends. Of an epoch before all that the broker remembers
-    /// it says where they begin (Kafka's `LeaderEpochFileCache.endOffsetFor`).
+    /// Where the leader epoch `asked`, or the last one before it, ends. Of an epoch before all that the broker
+    /// remembers it says where they begin (Kafka's `LeaderEpochFileCache.endOffsetFor`).
     pub(crate) fn end_of_epoch(&self, asked: i32) -> i64 {
         let later = self.epochs.iter().find(|(epoch, _)| *epoch > asked);
         later.map_or(self.end(), |(_, start)| *start)

@@ -1,5 +1,5 @@
-//! The coordinator of the simulated cluster's transactions, by Kafka's rules: a transactional id belongs to whoever took
-//! it over last; the end of a transaction is decided in one moment, and its markers reach the partitions and the
+//! The coordinator of the simulated cluster's transactions, by Kafka's rules: a transactional id belongs to whoever
+//! took it over last; the end of a transaction is decided in one moment, and its markers reach the partitions and the
 //! group's offsets one by one afterwards; one that stays open too long is taken back, and its writer out.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -51,8 +51,8 @@ pub(super) fn waived(chain: &[Value], lineage: u64, asked: &Asked) -> Waived {
             waived.push(0..before);
         }
     } else if let Some(first) = source["first"].as_i64().filter(|first| asked.contains(&Some(*first))) {
-        // Where no archive was, the group's offset is what was altered; where one was, but of a topic that was made anew
-        // since, the lineage begins at what was altered.
+        // Where no archive was, the group's offset is what was altered; where one was, but of a topic that was made
+        // anew since, the lineage begins at what was altered.
         if source["started_by"] == "committed" || source["started_by"] == "altered" {
             waived.push(0..first);
         }

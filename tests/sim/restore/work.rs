@@ -1,6 +1,6 @@
 //! What a restoring process runs: the tasks of a connector as a herder begins them, or the command as a user gives it.
-//! Work that ends because its transactional id was taken from it, or a command that gives up while services are away, is
-//! begun again a little later; any other failure breaks a law.
+//! Work that ends because its transactional id was taken from it, or a command that gives up while services are away,
+//! is begun again a little later; any other failure breaks a law.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! Makes a chain as a writer leaves it whose files end out of order: the last entry's files are published, those of the
-//! entry before are not. Builds the entry from the bytes in the store, by `docs/manifest-format.md`, while no worker runs.
+//! entry before are not. Builds the entry from the bytes in the store, by `docs/manifest-format.md`, while no worker
+//! runs.
 
 use bytes::Bytes;
 use lakeferry_api::TopicPartition;
@@ -10,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::store::SimStore;
 
-/// Takes the files of the last entry but one back, where the last three entries of `partition` allow it. The offset that
-/// the chain resumes at then.
+/// Takes the files of the last entry but one back, where the last three entries of `partition` allow it. The offset
+/// that the chain resumes at then.
 pub(super) async fn publish_ahead(store: &SimStore, partition: &TopicPartition) -> Option<i64> {
     let folder = format!("topics/{}/_manifests/partition={}", partition.topic, partition.partition);
     let name = |seq: u64| Path::from(format!("{folder}/{seq:020}.json"));

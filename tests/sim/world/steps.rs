@@ -34,8 +34,9 @@ impl World {
             Step::Elect { partition, lost } => {
                 let Some(partition) = self.partition(partition) else { return };
                 let end = self.broker.lock().peek(&partition).map_or(0, |log| log.end());
-                // Of files ahead, and where no record was read yet, no manifest of version 1 remembers a leader epoch: a log
-                // that is cut back below them and grows again before anybody looks cannot be told from the old one.
+                // Of files ahead, and where no record was read yet, no manifest of version 1 remembers a leader epoch:
+                // a log that is cut back below them and grows again before anybody looks cannot be told from the old
+                // one.
                 let lost = if self.store.is_unmarked(&partition) { 0 } else { lost };
                 if lost > 0 {
                     self.cut_back.insert(partition.clone());
@@ -243,9 +244,9 @@ impl World {
         }
     }
 
-    /// Deletes a topic and creates it again. Not twice in a short time: what is read of a topic that is gone when its entry
-    /// is due is published, for nobody could read it again, so an incarnation that came and went in between would be
-    /// taken for the one before.
+    /// Deletes a topic and creates it again. Not twice in a short time: what is read of a topic that is gone when its
+    /// entry is due is published, for nobody could read it again, so an incarnation that came and went in between would
+    /// be taken for the one before.
     fn recreate(&mut self, topic: u64, after_ms: u64) {
         let now = self.clock.ms();
         let rested = |name: &String| self.recreated.get(name).is_none_or(|at| now > at + RECREATED_AGAIN_MS);

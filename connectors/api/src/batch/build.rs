@@ -51,7 +51,8 @@ impl BatchBuilder {
         }
     }
 
-    /// Makes room for about `records` records with `bytes` bytes of values, so that the arenas need not grow bit by bit.
+    /// Makes room for about `records` records with `bytes` bytes of values, so that the arenas need not grow bit by
+    /// bit.
     pub fn reserve(&mut self, records: usize, bytes: usize) {
         self.offsets.reserve(records);
         self.timestamps.reserve(records);

@@ -1,5 +1,5 @@
-//! `archive.parquet`: records as they left Kafka, byte for byte, in Parquet files that any lake engine reads. The format
-//! table calls it; [`decode`] is the way back.
+//! `archive.parquet`: records as they left Kafka, byte for byte, in Parquet files that any lake engine reads. The
+//! format table calls it; [`decode`] is the way back.
 //!
 //! Invariant: block `i` holds row group `i` and nothing else (block 0 the magic too), the last block holds the page
 //! indexes and the footer. Statistics stand on `offset` and `timestamp` alone: those are what readers cut by.

@@ -1,5 +1,5 @@
-//! `archive.avro`: records as they left Kafka, byte for byte, in Avro object container files. The format table calls it;
-//! [`decode`] is the way back.
+//! `archive.avro`: records as they left Kafka, byte for byte, in Avro object container files. The format table calls
+//! it; [`decode`] is the way back.
 //!
 //! Invariant: a block of the file is a run of whole Avro blocks, block 0 with the file header before them. Rows are
 //! written straight from the batch's arenas: a record of the avro crate would copy every field once more.
@@ -43,8 +43,8 @@ const SCHEMA_KEY: &str = "avro.schema";
 const CODEC_KEY: &str = "avro.codec";
 const SYNC_BYTES: usize = 16;
 
-/// Raw bytes of an Avro block: what a reader must hold to decode one, and an encoder until it is full. Codecs gain nothing
-/// from more.
+/// Raw bytes of an Avro block: what a reader must hold to decode one, and an encoder until it is full. Codecs gain
+/// nothing from more.
 const AVRO_BLOCK_BYTES: usize = 64 << 10;
 /// What a row without headers takes beyond its bytes and its start, at most.
 const ROW_LENGTHS_BYTES: usize = 48;

@@ -112,8 +112,8 @@ pub trait FileDecoder: Send {
     /// What the file says of itself.
     fn metadata(&self) -> &FileMetadata;
 
-    /// The rows of block `index`, whose bytes are `bytes`, in batches of about 1 MiB or 8,192 rows; a batch's position is the
-    /// offset after its last record. A block that holds no rows gives no batch.
+    /// The rows of block `index`, whose bytes are `bytes`, in batches of about 1 MiB or 8,192 rows; a batch's position
+    /// is the offset after its last record. A block that holds no rows gives no batch.
     ///
     /// # Errors
     /// `Fatal` where the bytes are not what this format writes, or rows are of another partition: at once or

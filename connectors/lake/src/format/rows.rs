@@ -1,5 +1,5 @@
-//! What both archive formats need of rows: that they come in order, in steps of bounded size, and go back into batches of
-//! bounded size.
+//! What both archive formats need of rows: that they come in order, in steps of bounded size, and go back into batches
+//! of bounded size.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! The laws of a chain as named pure functions, each explained above the predicate. The sink asks [`check_entry`] before
-//! it writes an entry, `verify` asks [`check_chain`] about what was written.
+//! The laws of a chain as named pure functions, each explained above the predicate. The sink asks [`check_entry`]
+//! before it writes an entry, `verify` asks [`check_chain`] about what was written.
 //!
 //! Invariant: nothing here is shared with the sink's own accounting. Numbers are summed anew from what the entries say,
 //! in integers wide enough for any document, so no law can panic or wrap. The laws of identity are in [`identity`],

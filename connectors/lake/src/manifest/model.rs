@@ -338,7 +338,8 @@ impl FileEntry {
         OffsetRange::new(self.first_offset, self.last_offset)
     }
 
-    /// True where the blocks touch and cover the file; else a law is broken, and they say nothing of where its bytes are.
+    /// True where the blocks touch and cover the file; else a law is broken, and they say nothing of where its bytes
+    /// are.
     pub(crate) fn has_whole_blocks(&self) -> bool {
         let mut end = Some(0);
         for block in &self.blocks {

@@ -179,8 +179,8 @@ impl Chain {
         check_chain(&self.links)
     }
 
-    /// The rows of `lineage`: its own and those of the lineage it continues below the border, and so on. In the order of
-    /// their first offsets; routed files overlap, but no row is in two pieces.
+    /// The rows of `lineage`: its own and those of the lineage it continues below the border, and so on. In the order
+    /// of their first offsets; routed files overlap, but no row is in two pieces.
     ///
     /// # Errors
     /// `NotFound` where there is no such lineage; `Fatal` where lineages continue each other in a circle.

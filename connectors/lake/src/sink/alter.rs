@@ -6,9 +6,9 @@
 //! to begin then, and one that went on at an offset that is to be forgotten would never archive what lies before it,
 //! should the worker crash in between. Without the entry nobody asks the group, so that is repeatable, too.
 //!
-//! A partition without a chain needs no entry: its first `open` asks the group. What a reset of all concerns the archive
-//! says, not the group: its offsets are only a cache, and may be missing. An offset is one of the topic that is there
-//! now: where that was made anew since, nothing of the old log stands below it.
+//! A partition without a chain needs no entry: its first `open` asks the group. What a reset of all concerns the
+//! archive says, not the group: its offsets are only a cache, and may be missing. An offset is one of the topic that is
+//! there now: where that was made anew since, nothing of the old log stands below it.
 
 use std::collections::BTreeMap;
 
@@ -158,8 +158,8 @@ enum Log {
 
 impl Log {
     /// # Errors
-    /// `Retriable` where the broker tells of an older incarnation than the chain's end does. An entry for that one would
-    /// be without effect as soon as the true one is seen.
+    /// `Retriable` where the broker tells of an older incarnation than the chain's end does. An entry for that one
+    /// would be without effect as soon as the true one is seen.
     fn of(name: &TopicPartition, end: &Entry, topic_id: Option<String>) -> Result<Self> {
         if end.source.topic_id == topic_id {
             return Ok(Self::Archived);

@@ -1,5 +1,5 @@
-//! Deliberate faults of the commit path that need more than one line where the rule stands: each does what a writer without
-//! the rule would do. Only the simulator switches them on ([`sabotage`]); a released worker returns at once.
+//! Deliberate faults of the commit path that need more than one line where the rule stands: each does what a writer
+//! without the rule would do. Only the simulator switches them on ([`sabotage`]); a released worker returns at once.
 
 use std::sync::Arc;
 

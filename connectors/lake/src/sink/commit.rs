@@ -250,7 +250,8 @@ fn done_waiting(shared: &Shared, name: &TopicPartition, attempts: u32) {
 /// Asks the group once more for a partition that it refused: while it rebalances it refuses those who stay, too.
 ///
 /// # Errors
-/// `Retriable` where it is ours after all: begin again from the chain's end. `Fenced` where it is not, or nobody can tell.
+/// `Retriable` where it is ours after all: begin again from the chain's end. `Fenced` where it is not, or nobody can
+/// tell.
 pub(crate) async fn reclaim(shared: Arc<Shared>, name: TopicPartition) -> Result<()> {
     match fenced(&shared, &name).await {
         Ok(answer) => Err(answer),
@@ -338,7 +339,8 @@ pub(super) fn commit_entry(
     let mut published: Vec<_> = files.iter().filter_map(FileEntry::span).chain(gaps.iter().map(Gap::range)).collect();
     published.sort_unstable();
     for range in published {
-        // What goes on at the resume offset is no set of offsets: a compacted log may have passed thousands of millions.
+        // What goes on at the resume offset is no set of offsets: a compacted log may have passed thousands of
+        // millions.
         if range.from > resume {
             ahead.insert_range(range);
         } else {

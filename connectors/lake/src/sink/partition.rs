@@ -126,8 +126,8 @@ impl Partition {
         Place { offset: self.position, mark: self.start.mark.filter(|_| self.position == self.start.resume) }
     }
 
-    /// The first offset that is not durable. Until a new lineage has an entry, the chain's end speaks of another log than
-    /// the one that is read, and what was lost before the first record is not published as lost.
+    /// The first offset that is not durable. Until a new lineage has an entry, the chain's end speaks of another log
+    /// than the one that is read, and what was lost before the first record is not published as lost.
     pub(crate) fn durable(&self) -> Option<i64> {
         match &self.tenure {
             Tenure::Open(end) => end.entry.resume_offset,

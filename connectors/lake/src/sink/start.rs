@@ -204,8 +204,8 @@ fn mark_within(entry: &Entry, log_start: i64, resume: i64) -> Option<EpochMark> 
     before_a_bare_stretch(mark, &entry.ahead, resume)
 }
 
-/// `mark`, where no record lies between it and `resume`. Files that were `ahead` can have filled that stretch: the leader
-/// epoch of their last record nobody remembers, and one that is known of a record before it is no mark.
+/// `mark`, where no record lies between it and `resume`. Files that were `ahead` can have filled that stretch: the
+/// leader epoch of their last record nobody remembers, and one that is known of a record before it is no mark.
 pub(super) fn before_a_bare_stretch(mark: EpochMark, ahead: &OffsetSet, resume: i64) -> Option<EpochMark> {
     (ahead.count_in(OffsetRange::new(mark.upto, resume.saturating_sub(1))) == 0).then_some(mark)
 }

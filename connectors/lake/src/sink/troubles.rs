@@ -1,5 +1,5 @@
-//! What the partitions of a task wait for, as the connector's status shows it. One that is well again does not hide that
-//! another is not.
+//! What the partitions of a task wait for, as the connector's status shows it. One that is well again does not hide
+//! that another is not.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

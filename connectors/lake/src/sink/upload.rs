@@ -2,8 +2,8 @@
 //!
 //! [`Upload`] is fed chunks without ever blocking its owner; a job behind it gathers them into parts,
 //! uploads parts in parallel under the task's permits and completes the object when told that the file is whole. A
-//! small file goes up in one request. An upload that is dropped, or fails, leaves nothing visible: its job stops at once
-//! and aborts the multipart, as far as store and process live to do it, and its name is never used again.
+//! small file goes up in one request. An upload that is dropped, or fails, leaves nothing visible: its job stops at
+//! once and aborts the multipart, as far as store and process live to do it, and its name is never used again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -255,8 +255,8 @@ fn part_bytes(first: usize, begun: usize) -> usize {
     first << (begun / 1_000)
 }
 
-/// Where the store refuses us the user must act; whatever else went wrong may be gone when the records come again, under
-/// another name.
+/// Where the store refuses us the user must act; whatever else went wrong may be gone when the records come again,
+/// under another name.
 fn failed(doing: &str, error: StoreError) -> ConnectError {
     let error = explain(doing, error);
     match error.kind() {

@@ -1,8 +1,8 @@
 //! Bytes of data objects, fetched ahead of who decodes them and checked before anybody sees them.
 //!
-//! Called by the reader of a log and by `verify`. Invariant: a block is given out only after its length and SHA-256 were found equal
-//! to its manifest's; whatever is missing or altered is an error that names the object, and no byte of it goes on.
-//! Everything fetched is paid from the worker's byte budget. What the bytes mean is the format's affair.
+//! Called by the reader of a log and by `verify`. Invariant: a block is given out only after its length and SHA-256
+//! were found equal to its manifest's; whatever is missing or altered is an error that names the object, and no byte of
+//! it goes on. Everything fetched is paid from the worker's byte budget. What the bytes mean is the format's affair.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -71,8 +71,8 @@ pub(crate) struct Blocks {
 }
 
 impl Stretch {
-    /// The stretches of `file` in the order in which a reader wants them: the one with block `prelude` first. None where
-    /// its blocks do not tell where its bytes are.
+    /// The stretches of `file` in the order in which a reader wants them: the one with block `prelude` first. None
+    /// where its blocks do not tell where its bytes are.
     pub(crate) fn all_of(file: &Arc<FileEntry>, prelude: usize) -> Vec<Self> {
         let stretch = |blocks: Range<usize>| Self { file: Arc::clone(file), blocks };
         if !file.has_whole_blocks() {

@@ -10,9 +10,9 @@ use super::read::LogReader;
 use super::replay::Replay;
 use crate::manifest::Entry;
 
-/// Adds new entries of the partitions that `replay` knows, and returns those that it does not know. Cancel-safe: what was
-/// not added is found again, and a look that is dropped goes on where it was, so that one that takes longer than its
-/// caller waits comes to its end all the same.
+/// Adds new entries of the partitions that `replay` knows, and returns those that it does not know. Cancel-safe: what
+/// was not added is found again, and a look that is dropped goes on where it was, so that one that takes longer than
+/// its caller waits comes to its end all the same.
 ///
 /// # Errors
 /// As [`choose`]; `Config` where a topic was created anew.

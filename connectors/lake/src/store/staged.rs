@@ -1,13 +1,13 @@
-//! A decorator for file systems: whatever is written goes to a name of its own in `.tmp/`, and gets its real name in one
-//! atomic step when it is whole.
+//! A decorator for file systems: whatever is written goes to a name of its own in `.tmp/`, and gets its real name in
+//! one atomic step when it is whole.
 //!
 //! Invariants: no reader sees an object that is not whole; `PutMode::Create` is a rename that never overwrites, so one
 //! writer of a name wins; a staged file whose writing did not end well is never renamed; and no staged name is used
 //! twice, so a sweeper that removes one can never make two writers share it. A staged name says what the file is to
 //! become ([`Purpose`]), so that the sweep can ask the right chain about it. `.tmp/` is left out of listings.
 //!
-//! What it does not do: settle a doubt. A rename that failed may have happened; the staged file is then removed if it is
-//! still there, which takes nothing back, and the caller reads the target.
+//! What it does not do: settle a doubt. A rename that failed may have happened; the staged file is then removed if it
+//! is still there, which takes nothing back, and the caller reads the target.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -144,7 +144,8 @@ impl<S: ObjectStore> MultipartUpload for StagedUpload<S> {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let result = self.upload.complete().await?;
-        // Names of data objects never repeat: one that is taken means that something is wrong, so nothing is overwritten.
+        // Names of data objects never repeat: one that is taken means that something is wrong, so nothing is
+        // overwritten.
         publish(&*self.inner, &self.staged, &self.location, RenameTargetMode::Create).await?;
         Ok(result)
     }

@@ -1,5 +1,5 @@
-//! The manifests themselves: every entry is read as bytes, must be whole and in its place, and the chain must keep every
-//! law. Data without manifests, or manifests that were removed, are found by what lies beside them.
+//! The manifests themselves: every entry is read as bytes, must be whole and in its place, and the chain must keep
+//! every law. Data without manifests, or manifests that were removed, are found by what lies beside them.
 //!
 //! Invariant: a damaged or missing entry is told once and hides nothing of the others: the laws are held wherever both
 //! sides of them can be read.
@@ -37,8 +37,8 @@ pub(super) async fn topics(bench: &Bench<'_>, wanted: &[String]) -> Result<Vec<S
     }
 }
 
-/// Checks the chains of `topic`; the result is the files that they name. A folder that holds no archive is only an error
-/// where it is asked for.
+/// Checks the chains of `topic`; the result is the files that they name. A folder that holds no archive is only an
+/// error where it is asked for.
 pub(super) async fn check_topic(
     bench: &Bench<'_>,
     (topic, is_asked_for): (&str, bool),

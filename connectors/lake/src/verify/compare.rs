@@ -1,4 +1,5 @@
-//! An archived log beside a topic, record for record. Pure: whoever compares brings the records of both sides, in order.
+//! An archived log beside a topic, record for record. Pure: whoever compares brings the records of both sides, in
+//! order.
 //!
 //! Two ways to line them up. By offset where the topic is the one that was archived; in order where it is a copy, whose
 //! offsets are its own. In order, a record that is missing or too many must not make everything behind it differ: the

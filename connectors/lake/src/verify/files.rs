@@ -1,5 +1,5 @@
-//! The data objects: every byte against its hash, every row against its manifest. An object is read once, from its first
-//! byte to its last, whatever the level; what its manifest says of it is counted anew from the rows.
+//! The data objects: every byte against its hash, every row against its manifest. An object is read once, from its
+//! first byte to its last, whatever the level; what its manifest says of it is counted anew from the rows.
 //!
 //! Called by [`verify`](super::verify) with the files that the chains name. Invariant: a block whose hash is wrong is
 //! told and never decoded, and the blocks behind it are looked at all the same. The replay's reader, which stops at the

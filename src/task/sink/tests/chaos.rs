@@ -1,6 +1,7 @@
 //! The sink loop against a modelled group and log, with faults by chance: rebalances, losses, retention, logs that are
-//! cut back, pauses, seeks, failing opens, puts, flushes and commits. The ledger refuses whatever the contract forbids while it runs; once the
-//! faults cease, every record that was not removed is durable, and exactly once where the task keeps its position.
+//! cut back, pauses, seeks, failing opens, puts, flushes and commits. The ledger refuses whatever the contract forbids
+//! while it runs; once the faults cease, every record that was not removed is durable, and exactly once where the task
+//! keeps its position.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,5 +1,5 @@
-//! A look at what the bytes claim before the parquet crate believes it: it allocates as many children as a schema element
-//! counts and as many bytes as a page says it holds. Called by [`super::decode`].
+//! A look at what the bytes claim before the parquet crate believes it: it allocates as many children as a schema
+//! element counts and as many bytes as a page says it holds. Called by [`super::decode`].
 //!
 //! Invariant: afterwards no element has more children than the schema has elements, and no page claims more than its
 //! bytes can hold and its column says, and no column more values than [`MAX_VALUES`] (a run of any length takes a few

@@ -1,5 +1,5 @@
-//! The columns of a row group that are written straight from a batch's arenas: byte strings, labels and integers. Called
-//! by [`super::row_group`]. What headers need goes through the parquet crate's own writer.
+//! The columns of a row group that are written straight from a batch's arenas: byte strings, labels and integers.
+//! Called by [`super::row_group`]. What headers need goes through the parquet crate's own writer.
 //!
 //! Invariant: a column copies a byte of a key or value once, behind the room that levels and lengths will take, and
 //! what it copies to is used again from page to page.
@@ -19,8 +19,8 @@ use super::super::output::Output;
 use super::chunk::Chunk;
 use super::encodings::{put_bits, put_deltas, put_levels, put_varint};
 
-/// A page ends with the row that fills it. Below 256 KiB zstd works with tables that fit the fast caches, and a thousand
-/// open files hold less; larger pages make files 1 % smaller.
+/// A page ends with the row that fills it. Below 256 KiB zstd works with tables that fit the fast caches, and a
+/// thousand open files hold less; larger pages make files 1 % smaller.
 pub(super) const PAGE_BYTES: usize = 240 << 10;
 pub(super) const PAGE_ROWS: usize = 20_000;
 

@@ -1,5 +1,5 @@
-//! Compresses pages, with a context and a buffer that each thread of the encode pool keeps: a file that is open and idle
-//! holds neither. Called by [`super::chunk`].
+//! Compresses pages, with a context and a buffer that each thread of the encode pool keeps: a file that is open and
+//! idle holds neither. Called by [`super::chunk`].
 //!
 //! Invariant: what [`compressed`] lends is a page as Parquet's codec of that name has it; nothing outlives the call.
 

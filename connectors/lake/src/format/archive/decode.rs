@@ -1,8 +1,8 @@
 //! The way back from `archive.parquet`: row groups to batches.
 //!
 //! Invariant: nothing is believed. The footer is compared with the schema that is written and with the file's blocks,
-//! so that the reader below never looks outside the block it was given; every row is held to the partition and to ascending
-//! offsets. What the parquet crate panics at in damaged pages becomes an error here.
+//! so that the reader below never looks outside the block it was given; every row is held to the partition and to
+//! ascending offsets. What the parquet crate panics at in damaged pages becomes an error here.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};

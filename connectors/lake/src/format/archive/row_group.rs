@@ -1,8 +1,8 @@
 //! The rows of one row group until it is written. Called by the encoder in [`super`], which ends a group when it holds
 //! enough.
 //!
-//! Invariant: all columns hold the same rows. Keys and values are encoded and compressed page by page as they come; what
-//! takes a few bytes a row waits until the group ends; headers cost nothing until a record has some.
+//! Invariant: all columns hold the same rows. Keys and values are encoded and compressed page by page as they come;
+//! what takes a few bytes a row waits until the group ends; headers cost nothing until a record has some.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! The way back from `archive.avro`: runs of Avro blocks to batches.
 //!
-//! Invariant: nothing is believed. Lengths are compared with what is there before anything is read or allocated; every row is
-//! held to the partition and to ascending offsets.
+//! Invariant: nothing is believed. Lengths are compared with what is there before anything is read or allocated; every
+//! row is held to the partition and to ascending offsets.
 
 use bytes::Bytes;
 use lakeferry_api::batch::NO_TIMESTAMP;

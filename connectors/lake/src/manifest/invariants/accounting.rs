@@ -46,8 +46,8 @@ fn resumption(case: &Case<'_>, findings: &mut Findings) {
         .expect(resume >= base, "resume_offset", || format!("{resume}, but it was {base} before and never goes back"));
 }
 
-/// Spans and gaps lie between the old and the new resume offset and never overlap; a gap holds nothing that is archived.
-/// Where no file is routed they touch: every offset is in one of them, or was archived before.
+/// Spans and gaps lie between the old and the new resume offset and never overlap; a gap holds nothing that is
+/// archived. Where no file is routed they touch: every offset is in one of them, or was archived before.
 fn touching_spans(case: &Case<'_>, findings: &mut Findings) {
     let entry = case.entry;
     let (Some(resume), Some(base)) = (entry.resume_offset, case.base.resume) else { return };
