@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{Budget, Clock, Config, Executor, Result};
 
 pub use state::{State, TaskId};
@@ -162,7 +163,9 @@ impl Handle for Running {
     }
 
     fn stop(&self) {
-        self.steering.stop();
+        if !sabotage::is(Fault::StopUnheard) {
+            self.steering.stop();
+        }
     }
 
     async fn join(&mut self, deadline: Duration) {

@@ -14,7 +14,8 @@ use lakeferry_api::Clock;
 use crate::awaits::waits_here;
 
 /// The wall clock's time when a run begins.
-const EPOCH_MS: i64 = 1_700_000_000_000;
+/// When a run begins.
+pub(crate) const EPOCH_MS: i64 = 1_700_000_000_000;
 
 /// See the module's documentation.
 #[derive(Default)]

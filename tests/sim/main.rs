@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex};
 use lakeferry_api::simulation::sabotage::{self, Fault};
 
 use crate::awaits::{Blow, Hit, Struck};
+use crate::broker::Broker;
+use crate::checker::Objects;
 use crate::clock::SimClock;
 use crate::plan::Plan;
 use crate::world::World;
@@ -35,10 +37,15 @@ struct Outcome {
     hash: u64,
     lines: Vec<String>,
     struck: Vec<(Blow, Hit)>,
+    /// Records that came back with the restore.
+    restored: usize,
 }
 
 /// How many seeds meet every request of the commit path with a crash.
 const AIMED_SEEDS: u64 = 500;
+
+/// Of so many seeds at least the archive comes back with records in it.
+const RESTORED_PERCENT: u64 = 80;
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
@@ -51,17 +58,30 @@ fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
     let mut world = World::new(plan, &clock, RUNS.fetch_add(1, Ordering::Relaxed));
     let outcome = runtime.block_on(async {
         world.live().await;
+        let mut restored = 0;
         if world.diary.broken().is_none() {
             match checker::check(&world.store.snapshot().await, &world.broker) {
-                Ok(archived) => restore::run(&world, &archived).await,
+                Ok(archived) => restored = restore::run(&world, &archived).await,
                 Err(law) => world.diary.accuse(law),
             }
         }
         let struck = std::mem::take(&mut *world.struck.lock().unwrap());
-        Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines(), struck }
+        Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines(), struck, restored }
     });
     sabotage::switch(None);
     outcome
+}
+
+/// What `plan` leaves in the store, and the cluster that it is the archive of. Nothing is checked yet.
+fn archive(plan: &Plan) -> (Objects, Arc<Broker>) {
+    let clock = Arc::new(SimClock::default());
+    let idle = Arc::clone(&clock);
+    let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(move || idle.step()).build().unwrap();
+    let mut world = World::new(plan, &clock, RUNS.fetch_add(1, Ordering::Relaxed));
+    runtime.block_on(async {
+        world.live().await;
+        (world.store.snapshot().await, Arc::clone(&world.broker))
+    })
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -77,6 +97,7 @@ fn nothing_is_lost_doubled_or_left_behind() {
     // Each run is one thread's; the threads only share the list of seeds.
     let next = AtomicU64::new(0);
     let struck = Mutex::new(Struck::default());
+    let restored = AtomicU64::new(0);
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -90,6 +111,9 @@ fn nothing_is_lost_doubled_or_left_behind() {
                 panic!("{}", report(&plan, &law));
             }
             struck.lock().unwrap().add(&outcome.struck);
+            if outcome.restored > 0 {
+                restored.fetch_add(1, Ordering::Relaxed);
+            }
         }
     };
     std::thread::scope(|scope| {
@@ -99,6 +123,9 @@ fn nothing_is_lost_doubled_or_left_behind() {
     let struck = struck.into_inner().unwrap();
     println!("{struck}");
     // Every request that a commit is made of was met by a crash, or the seeds have lost their aim.
+    let restored = restored.into_inner();
+    println!("{restored} of {seeds} seeds restored records");
+    assert!(seeds < AIMED_SEEDS || restored * 100 >= seeds * RESTORED_PERCENT, "only {restored} restored a record");
     assert!(seeds < AIMED_SEEDS || struck.spared().is_empty(), "no crash met {:?}", struck.spared());
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) topics: Vec<(String, usize, bool)>,
     pub(crate) eager: bool,
     pub(crate) avro: bool,
+    /// Some records have no timestamp, or none of a known type.
+    pub(crate) untimed: bool,
     pub(crate) flush_size: u64,
     pub(crate) age_ms: u64,
     pub(crate) memory_bytes: u64,
@@ -228,18 +230,22 @@ impl Settings {
     fn draw(dice: &mut StdRng) -> Self {
         let topics =
             (0..dice.random_range(1..3)).map(|at| (format!("t{at}"), dice.random_range(1..4), dice.random_bool(0.25)));
-        Self {
+        let mut settings = Self {
             topics: topics.collect(),
             workers: dice.random_range(1..4),
             eager: dice.random_bool(0.3),
             avro: dice.random_bool(0.3),
+            untimed: false,
             flush_size: dice.random_range(1..40),
             age_ms: dice.random_range(500..6_000),
             memory_bytes: if dice.random_bool(0.2) { 3 << 20 } else { 64 << 20 },
             store_faults: if dice.random_bool(0.3) { 0 } else { dice.random_range(0..120) },
             broker_faults: if dice.random_bool(0.4) { 0 } else { dice.random_range(0..100) },
             encode_ms: dice.random_range(0..3),
-        }
+        };
+        // No dice: the other draws of all seeds stay what they are.
+        settings.untimed = settings.flush_size.is_multiple_of(3);
+        settings
     }
 }
 

@@ -17,12 +17,13 @@ use lakeferry_lake::store::memory;
 
 use self::instance::Instance;
 use self::setbacks::{Conditions, Setback};
+use self::work::Peace;
 use crate::awaits::{Stretch, Trap};
 use crate::broker::Broker;
-use crate::broker::log::Rec;
+use crate::broker::log::{Rec, Stamp};
 use crate::chance::{Diary, Dice};
 use crate::checker::Archived;
-use crate::clock::SimClock;
+use crate::clock::{EPOCH_MS, SimClock};
 use crate::plan::Step;
 use crate::store::{Point, spawn};
 use crate::world::World;
@@ -66,6 +67,8 @@ struct Restore<'w> {
     rate: Option<u64>,
     /// What each partition of the target has to hold in the end.
     due: BTreeMap<TopicPartition, Vec<Rec>>,
+    begun_ms: u64,
+    peace: Arc<Peace>,
     lives: u64,
     present: Option<Instance>,
     up_at_ms: u64,
@@ -75,17 +78,18 @@ struct Restore<'w> {
     strays: Vec<Instance>,
 }
 
-/// Restores what `world` has archived, and notes in its diary what went wrong.
-pub(crate) async fn run(world: &World, archived: &Archived) {
+/// Restores what `world` has archived, and notes in its diary what went wrong. How many records it found to be back.
+pub(crate) async fn run(world: &World, archived: &Archived) -> usize {
     let mut restore = Restore::new(world, archived);
     if restore.jobs.is_empty() {
-        return;
+        return 0;
     }
-    restore.live().await;
+    let records = restore.live().await;
     for instance in restore.present.take().into_iter().chain(restore.strays.drain(..)) {
         instance.vanish();
     }
     memory::place(&restore.url(), None);
+    records
 }
 
 impl<'w> Restore<'w> {
@@ -111,6 +115,8 @@ impl<'w> Restore<'w> {
             jobs,
             rate,
             due,
+            begun_ms: world.clock.ms(),
+            peace: Arc::default(),
             lives: 0,
             present: None,
             up_at_ms: 0,
@@ -119,7 +125,7 @@ impl<'w> Restore<'w> {
         }
     }
 
-    async fn live(&mut self) {
+    async fn live(&mut self) -> usize {
         self.diary.note(format!("restore of {} partitions: {:?}", self.due.len(), self.jobs));
         self.watch_transactions();
         self.set_faults(true);
@@ -139,9 +145,10 @@ impl<'w> Restore<'w> {
             self.diary.accuse(law);
         }
         self.end_present().await;
-        if let Err(law) = self.compare() {
+        self.compare().unwrap_or_else(|law| {
             self.diary.accuse(law);
-        }
+            0
+        })
     }
 
     /// Lets time go by; somebody is always at work, or will be.
@@ -242,6 +249,7 @@ impl<'w> Restore<'w> {
     /// The faults cease. Who was taken for dead goes on, too.
     fn heal(&mut self) {
         self.diary.note("peace");
+        self.peace.begin(&self.clock);
         self.set_faults(false);
         self.world.store.cancel_accidents();
         self.world.store.set_away(false);
@@ -280,14 +288,17 @@ impl<'w> Restore<'w> {
         state.peek(partition).map(|log| log.present().into_values().collect()).unwrap_or_default()
     }
 
-    /// Every partition of the target holds what is due, and nothing else.
-    fn compare(&self) -> Result<(), String> {
+    /// Every partition of the target holds what is due, and nothing else: so many records.
+    fn compare(&self) -> Result<usize, String> {
         let nothing = Vec::new();
         let partitions: BTreeSet<_> = self.target.partitions().into_iter().chain(self.due.keys().cloned()).collect();
         for partition in partitions {
             let (found, due) = (self.visible(&partition), self.due.get(&partition).unwrap_or(&nothing));
-            let differing =
-                (0..found.len().max(due.len())).find(|at| found.get(*at).map(AsRef::as_ref) != due.get(*at));
+            let same = |at: &usize| match (found.get(*at), due.get(*at)) {
+                (Some(found), Some(due)) => self.is_back(found, due),
+                _ => false,
+            };
+            let differing = (0..found.len().max(due.len())).find(|at| !same(at));
             if let Some(at) = differing {
                 return Err(format!(
                     "{partition} comes back with {} records, not {}; record {at} is {:?}, not {:?}",
@@ -298,7 +309,18 @@ impl<'w> Restore<'w> {
                 ));
             }
         }
-        Ok(())
+        Ok(self.due.values().map(Vec::len).sum())
+    }
+
+    /// True where `found` is what `due` has to come back as: what has no timestamp, or one of 0, is stamped meanwhile.
+    fn is_back(&self, found: &Rec, due: &Rec) -> bool {
+        if due.timestamp.is_some_and(|timestamp| timestamp > 0) {
+            return found == due;
+        }
+        let now = EPOCH_MS + self.clock.ms() as i64;
+        let stamped = found.timestamp.is_some_and(|at| (EPOCH_MS + self.begun_ms as i64..=now).contains(&at));
+        let as_due = Rec { timestamp: found.timestamp, stamp: Some(Stamp::Create), ..due.clone() };
+        stamped && *found == as_due
     }
 
     /// The coordinator takes back what is open for too long.

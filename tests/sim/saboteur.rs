@@ -37,6 +37,7 @@ const FAULTS: &[Fault] = &[
     Fault::NoRewind,
     Fault::OwnTransactionalId,
     Fault::CutIgnored,
+    Fault::StopUnheard,
 ];
 
 /// The fault that `LAKEFERRY_SIM_FAULT` names.

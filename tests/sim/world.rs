@@ -9,7 +9,6 @@ mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use lakeferry::backing::memory::MemoryOffsetLog;
 use lakeferry::plugins;
@@ -21,7 +20,7 @@ use lakeferry_lake::store::memory;
 
 pub(crate) use self::steps::stop;
 
-use self::parts::{Listener, SlowExecutor, connector_config, worker_config};
+use self::parts::{Listener, SlowExecutor, connector_config, join, worker_config};
 use crate::awaits::{Blow, Hit, Stretch, Trap};
 use crate::broker::Broker;
 use crate::broker::client::SimClients;
@@ -57,6 +56,8 @@ pub(crate) struct World {
     cut_back: BTreeSet<TopicPartition>,
     /// What traps have struck.
     pub(crate) struck: Arc<Mutex<Vec<(Blow, Hit)>>>,
+    /// The faults have ceased.
+    peace: bool,
     /// When topics were deleted last.
     recreated: BTreeMap<String, u64>,
 }
@@ -98,6 +99,7 @@ impl World {
             herders: 0,
             cut_back: BTreeSet::new(),
             struck: Arc::default(),
+            peace: false,
             recreated: BTreeMap::new(),
         }
     }
@@ -207,6 +209,7 @@ impl World {
     /// The faults cease: everybody is there and answers, and no transaction stays open.
     async fn heal(&mut self) {
         self.diary.note("peace");
+        self.peace = true;
         self.set_faults(false);
         self.store.cancel_accidents();
         self.store.set_away(false);
@@ -223,6 +226,11 @@ impl World {
         self.pass(8_000).await;
         for partition in self.broker.partitions() {
             self.broker.end_transactions(&partition, true);
+            // Who has the partition may be idle, and looked at its chain before that entry landed: it hears of it when
+            // it has something to write.
+            if self.store.is_altered_by_the_dead(&partition) {
+                self.produce(&partition, 1);
+            }
         }
     }
 
@@ -283,7 +291,10 @@ impl World {
         worker.process.go_on();
         worker.process.reach(Stretch::Release);
         handle.stop();
-        handle.join(Duration::from_secs(30)).await;
+        let ended = join(handle.as_mut(), &self.clock).await;
+        if self.peace && !ended && !worker.process.is_dead() {
+            self.diary.accuse(format!("liveness: {} does not stop when it is asked to", worker.name));
+        }
         drop(handle);
         // What was given up beside the task may take a moment.
         let deadline = self.clock.ms() + 120_000;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lakeferry::kafka::{Admin, Clients, Consumer, Event, GroupMember, Producer, Subscription};
+use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::simulation::host::Host as _;
 use lakeferry_api::{
     Batch, BatchBuilder, Config, ConnectError, Place, Places, Positions, Result, TimestampType, TopicPartition,
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::admin::SimAdmin;
 use super::group::{Fetching, MemberId, Notice};
+use super::log::Stamp;
 use super::producer::SimProducer;
 use super::{Broker, State};
 use crate::awaits::{Stage, Stretch, seen};
@@ -262,8 +264,11 @@ fn fetch_one(
     fetching.epoch = Some((fetched.epoch, fetched.next));
     let mut builder = BatchBuilder::new(name.clone(), position);
     for (offset, rec) in fetched.records {
-        let kind = if rec.appended { TimestampType::Append } else { TimestampType::Create };
-        let stamp = (rec.timestamp, Some(kind));
+        let kind = rec.stamp.map(|stamp| match stamp {
+            Stamp::Create => TimestampType::Create,
+            Stamp::Append => TimestampType::Append,
+        });
+        let stamp = (rec.timestamp.unwrap_or(NO_TIMESTAMP), kind);
         builder.push(offset, stamp, rec.key.as_deref(), rec.value.as_deref());
         rec.headers.iter().for_each(|(key, value)| builder.header(key, value.as_deref()));
         builder.leader_epoch(Some(fetched.epoch));

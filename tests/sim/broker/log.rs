@@ -8,14 +8,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 /// A record as a producer wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Rec {
     pub(crate) key: Option<Bytes>,
     pub(crate) value: Option<Bytes>,
     pub(crate) headers: Vec<(String, Option<Bytes>)>,
-    pub(crate) timestamp: i64,
-    /// True where the broker stamped it.
-    pub(crate) appended: bool,
+    /// Records of the oldest formats have none.
+    pub(crate) timestamp: Option<i64>,
+    /// Who stamped it, where that is known.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+/// Who gave a record its timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stamp {
+    /// Its producer.
+    Create,
+    /// The broker, when it appended it.
+    Append,
 }
 
 impl Rec {
@@ -44,6 +54,8 @@ pub(crate) struct Log {
     epochs: Vec<(i32, i64)>,
     /// Whether a transaction was committed; `None` while it is open.
     transactions: BTreeMap<u64, Option<bool>>,
+    /// An election took something back.
+    cut: bool,
     /// Every record that was ever committed at an offset.
     pub(crate) ever: BTreeMap<i64, Vec<Arc<Rec>>>,
 }
@@ -58,7 +70,14 @@ pub(crate) struct Fetched {
 
 impl Log {
     pub(crate) fn new() -> Self {
-        Self { start: 0, slots: Vec::new(), epochs: vec![(0, 0)], transactions: BTreeMap::new(), ever: BTreeMap::new() }
+        Self {
+            start: 0,
+            slots: Vec::new(),
+            epochs: vec![(0, 0)],
+            transactions: BTreeMap::new(),
+            cut: false,
+            ever: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn start(&self) -> i64 {
@@ -67,6 +86,11 @@ impl Log {
 
     pub(crate) fn end(&self) -> i64 {
         self.slots.len() as i64
+    }
+
+    /// True where an election took something back.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// The last stable offset: below the first record of an open transaction.
@@ -134,6 +158,7 @@ impl Log {
         let epoch = self.epoch() + 1;
         let cut = lost_from.unwrap_or(self.end()).clamp(self.start, self.end());
         let lost: Vec<Slot> = self.slots.drain(cut as usize..).collect();
+        self.cut |= !lost.is_empty();
         self.epochs.retain(|(_, start)| *start < cut);
         self.epochs.push((epoch, cut));
         // A coordinator that knows a transaction's end writes the marker again.

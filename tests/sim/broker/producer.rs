@@ -15,7 +15,7 @@ use lakeferry_api::{Batch, ConnectError, Result, TimestampType, TopicPartition};
 use tokio::sync::oneshot;
 
 use super::client::SimClients;
-use super::log::Rec;
+use super::log::{Rec, Stamp};
 use super::transactions::{Moment, Verb, Writer};
 use super::{Broker, State};
 use crate::process::Process;
@@ -273,9 +273,12 @@ fn records(batch: &Batch) -> Vec<Rec> {
         key: row.key().map(Bytes::copy_from_slice),
         value: row.value().map(Bytes::copy_from_slice),
         headers: row.headers().map(header).collect(),
-        timestamp: row.timestamp().unwrap_or(i64::MIN),
+        timestamp: row.timestamp(),
         // A producer cannot say it; what the archive says of it has come so far.
-        appended: row.timestamp_type() == Some(TimestampType::Append),
+        stamp: row.timestamp_type().map(|kind| match kind {
+            TimestampType::Create => Stamp::Create,
+            TimestampType::Append => Stamp::Append,
+        }),
     };
     batch.rows().map(record).collect()
 }

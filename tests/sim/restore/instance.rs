@@ -1,7 +1,7 @@
 //! One life of the restoring process: all its work, with clients, store and memory of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use lakeferry::backing::memory::MemoryOffsetLog;
 use lakeferry::cli::Surroundings;
@@ -20,7 +20,7 @@ use crate::broker::client::SimClients;
 use crate::chance::Diary;
 use crate::clock::{self, SimClock};
 use crate::process::Process;
-use crate::world::parts::{SlowExecutor, worker_config};
+use crate::world::parts::{SlowExecutor, join, worker_config};
 use crate::world::stop;
 
 const MEMORY_BYTES: u64 = 16 << 20;
@@ -77,6 +77,8 @@ impl Instance {
             process: name.clone(),
             diary: restore.diary.clone(),
             target: Arc::clone(&restore.target),
+            peace: Arc::clone(&restore.peace),
+            stopping: AtomicBool::new(false),
             again: Mutex::default(),
         });
         let running = Mutex::default();
@@ -156,9 +158,14 @@ impl Instance {
     pub(super) async fn end(self, clock: &Arc<SimClock>, diary: &Diary) {
         self.process.go_on();
         let running = std::mem::take(&mut *self.running.lock().unwrap());
+        self.listener.stopping.store(true, Ordering::Relaxed);
         running.iter().for_each(|(_, handle)| handle.stop());
-        for (_, mut handle) in running {
-            handle.join(Duration::from_secs(30)).await;
+        let peace = self.listener.peace.lasts(clock);
+        for (work, mut handle) in running {
+            let ended = join(handle.as_mut(), clock).await;
+            if peace && !ended && !self.is_dead() {
+                diary.accuse(format!("liveness: {} {} does not stop when it is asked to", self.name, work.name()));
+            }
         }
         let until = clock.ms() + 120_000;
         while self.budget.used() > 0 && clock.ms() < until && !self.is_dead() {

@@ -1,8 +1,9 @@
 //! What a restoring process runs: the tasks of a connector as a herder begins them, or the command as a user gives it.
 //! Work that ends because its transactional id was taken from it, or a command that gives up while services are away,
-//! is begun again a little later; any other failure breaks a law.
+//! is begun again a little later; any other failure breaks a law, and so does giving up when nothing is away any more.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, Restore};
 use crate::broker::Broker;
 use crate::chance::Diary;
+use crate::clock::SimClock;
 use crate::world::parts::config;
 
 const CLASS: &str = "io.lakeferry.LakeSourceConnector";
+/// Within this time every request that was under way is answered.
+const ANSWERED_MS: u64 = 5_000;
 /// After which a user has seen that something failed.
 const NOTICED_MS: u64 = 2_000;
 
@@ -94,11 +98,29 @@ impl Handle for Running {
     }
 }
 
+/// Since when nothing goes wrong any more.
+#[derive(Default)]
+pub(super) struct Peace(OnceLock<u64>);
+
+impl Peace {
+    pub(super) fn begin(&self, clock: &SimClock) {
+        self.0.get_or_init(|| clock.ms());
+    }
+
+    /// It lasts long enough for every answer to be from after the faults.
+    pub(super) fn lasts(&self, clock: &SimClock) -> bool {
+        self.0.get().is_some_and(|since| clock.ms() >= since + ANSWERED_MS)
+    }
+}
+
 /// Hears what becomes of the work of a process.
 pub(super) struct Listener {
     pub(super) process: String,
     pub(super) diary: Diary,
     pub(super) target: Arc<Broker>,
+    pub(super) peace: Arc<Peace>,
+    /// Its work was asked to stop, which a command takes for a signal.
+    pub(super) stopping: AtomicBool,
     /// What is to be begun again, by name, and when.
     pub(super) again: Mutex<Vec<(String, u64)>>,
 }
@@ -127,7 +149,9 @@ impl Listener {
         self.diary.note(format!("{} {id} ends: {error:#}", self.process));
         let passes = |error: &ConnectError| error.kind() == Kind::Retriable;
         let passes = error.chain().filter_map(|cause| cause.downcast_ref::<ConnectError>()).any(passes);
-        if passes || self.is_taken(&format!("lakeferry-restore-{id}")) {
+        let stopping = self.stopping.load(Ordering::Relaxed);
+        let excused = passes && (stopping || !self.peace.lasts(&self.target.clock));
+        if excused || self.is_taken(&format!("lakeferry-restore-{id}")) {
             self.begin_again(id.to_owned());
         } else {
             self.diary.accuse(format!("{} {id} gives up: {error:#}", self.process));
@@ -161,6 +185,7 @@ fn connector_config(restore: &Restore<'_>, job: &Job, url: &str) -> Config {
         ("tasks.max", &tasks),
         ("store.url", url),
         ("replay.order", if conditions.by_time { "time" } else { "partition" }),
+        ("replay.untimed", "now"),
         ("transaction.boundary", "interval"),
         ("transaction.boundary.interval.ms", &transaction_ms),
     ]);
@@ -181,7 +206,7 @@ fn arguments(restore: &Restore<'_>, job: &Job, url: &str) -> Vec<String> {
     let order = if conditions.by_time { "time" } else { "partition" };
     let transaction_ms = conditions.transaction_ms.to_string();
     let fixed = ["lakeferry", "restore", url, "--bootstrap-server", "sim:9092", "--yes", "--id", job.connector];
-    let timing = ["--order", order, "--transaction-ms", &transaction_ms];
+    let timing = ["--untimed", "now", "--order", order, "--transaction-ms", &transaction_ms];
     let mut arguments: Vec<String> = fixed.iter().chain(&timing).map(|text| (*text).to_owned()).collect();
     if let Some(rate) = restore.rate {
         arguments.extend(["--rate".to_owned(), rate.to_string()]);
@@ -192,4 +217,46 @@ fn arguments(restore: &Restore<'_>, job: &Job, url: &str) -> Vec<String> {
         arguments.extend(more.map(str::to_owned));
     }
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chance::Dice;
+    use crate::store::SimStore;
+
+    fn listener() -> Listener {
+        let (clock, dice) = (Arc::new(SimClock::default()), Arc::new(Dice::new(0)));
+        let diary = Diary::new(Arc::clone(&clock));
+        let store = SimStore::new(Arc::clone(&clock), Arc::clone(&dice), diary.clone());
+        let target = Broker::new(clock, dice, store, false);
+        Listener {
+            process: "r1".to_owned(),
+            diary,
+            target,
+            peace: Arc::default(),
+            stopping: AtomicBool::new(false),
+            again: Mutex::default(),
+        }
+    }
+
+    fn gives_up(listener: &Listener) -> Option<String> {
+        listener.command_ended("back", Err(ConnectError::retriable("the broker does not answer").into()));
+        listener.diary.broken()
+    }
+
+    #[test]
+    fn a_command_that_gives_up_is_excused_by_faults_alone() {
+        let listener = listener();
+        assert_eq!(gives_up(&listener), None);
+        assert_eq!(listener.again.lock().unwrap().len(), 1);
+        let clock = &listener.target.clock;
+        listener.peace.begin(clock);
+        assert_eq!(gives_up(&listener), None, "what it hears of may be from before");
+        let idle = Arc::clone(clock);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.on_thread_park(move || idle.step()).build().unwrap();
+        runtime.block_on(clock.wait(ANSWERED_MS));
+        assert!(gives_up(&listener).is_some_and(|law| law.contains("gives up")));
+    }
 }

@@ -1,14 +1,15 @@
-//! Makes a chain as a writer leaves it whose files end out of order: the last entry's files are published, those of the
-//! entry before are not. Builds the entry from the bytes in the store, by `docs/manifest-format.md`, while no worker
-//! runs.
+//! Makes a chain as a writer leaves it that routes its records to several files, and whose files end out of order: the
+//! last entry's files are published, those of the entry before are not. Builds the entry from the bytes in the store,
+//! by `docs/manifest-format.md`, while no worker runs.
 
 use bytes::Bytes;
 use lakeferry_api::TopicPartition;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::checker::rows;
 use crate::store::SimStore;
 
 /// Takes the files of the last entry but one back, where the last three entries of `partition` allow it. The offset
@@ -23,7 +24,8 @@ pub(super) async fn publish_ahead(store: &SimStore, partition: &TopicPartition) 
     }
     let [.., (before, before_bytes), (taken, _), (last, _)] = &chain[..] else { return None };
     let plain = |entry: &Value| {
-        entry["ahead"].as_array().is_some_and(Vec::is_empty) && entry["gaps"].as_array().is_some_and(Vec::is_empty)
+        let is_empty = |member: &str| entry[member].as_array().is_some_and(Vec::is_empty);
+        is_empty("ahead") && is_empty("gaps") && entry["missing"].as_object().is_some_and(Map::is_empty)
     };
     let fits = taken["kind"] == "commit" && last["kind"] == "commit" && plain(before) && plain(taken) && plain(last);
     let same =
@@ -31,14 +33,28 @@ pub(super) async fn publish_ahead(store: &SimStore, partition: &TopicPartition) 
     if !fits || !same {
         return None;
     }
-    let files = last["files"].as_array()?;
+    let is_routed = |file: &Value| file["span_from"].is_null();
+    let named = |entry: &'_ Value| entry["files"].as_array().cloned().unwrap_or_default();
+    if named(taken).is_empty() || named(last).is_empty() || named(taken).iter().chain(&named(last)).any(is_routed) {
+        return None;
+    }
     let mut entry = last.clone();
     let seq = taken["seq"].as_u64()?;
     entry["seq"] = json!(seq);
     entry["previous_sha256"] = json!(hex(before_bytes));
     entry["resume_offset"] = before["resume_offset"].clone();
-    let (from, to) = (files.first()?["span_from"].as_i64()?, files.last()?["span_to"].as_i64()?);
-    entry["ahead"] = json!([[from, to]]);
+    let mut ahead: Vec<[i64; 2]> = Vec::new();
+    for file in entry["files"].as_array_mut()? {
+        for offset in offsets(store, partition, file).await? {
+            match ahead.last_mut() {
+                Some([_, to]) if *to + 1 == offset => *to = offset,
+                _ => ahead.push([offset, offset]),
+            }
+        }
+        // Where records are distributed over files none answers for what lies between them.
+        (file["span_from"], file["span_to"], file["missing"]) = (Value::Null, Value::Null, json!({}));
+    }
+    entry["ahead"] = json!(ahead);
     for member in ["leader_epoch", "leader_epoch_upto"] {
         entry["log"][member] = before["log"][member].clone();
     }
@@ -47,6 +63,7 @@ pub(super) async fn publish_ahead(store: &SimStore, partition: &TopicPartition) 
             last["totals"][total].as_i64()? - taken["totals"][total].as_i64()? + before["totals"][total].as_i64()?;
         entry["totals"][total] = json!(without);
     }
+    entry["totals"]["missing"] = before["totals"]["missing"].clone();
     let sealed = seal(entry)?;
     for file in taken["files"].as_array()? {
         store.objects.delete(&Path::from(format!("topics/{}", file["path"].as_str()?))).await.ok()?;
@@ -54,8 +71,15 @@ pub(super) async fn publish_ahead(store: &SimStore, partition: &TopicPartition) 
     store.objects.delete(&name(last["seq"].as_u64()?)).await.ok()?;
     store.objects.put(&name(seq), sealed.clone().into()).await.ok()?;
     store.forget_named(taken);
-    store.note_entry(&name(seq), &sealed);
+    store.note_entry(&name(seq), &sealed, false);
     before["resume_offset"].as_i64()
+}
+
+/// The offsets of a file's records.
+async fn offsets(store: &SimStore, partition: &TopicPartition, file: &Value) -> Option<Vec<i64>> {
+    let found = store.objects.get(&Path::from(format!("topics/{}", file["path"].as_str()?))).await.ok()?;
+    let contents = rows::read(file["format"].as_str()?, &found.bytes().await.ok()?, partition).ok()?;
+    Some(contents.rows.into_iter().map(|(offset, _)| offset).collect())
 }
 
 fn seal(mut entry: Value) -> Option<Bytes> {

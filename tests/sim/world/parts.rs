@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakeferry::config::WorkerConfig;
-use lakeferry::task::{State, StatusListener, TaskId};
+use lakeferry::task::{Handle, State, StatusListener, TaskId};
 use lakeferry_api::{Config, Executor};
 
 use super::CONNECTOR;
@@ -15,6 +16,8 @@ use crate::clock::SimClock;
 use crate::plan::Settings;
 use crate::process::Process;
 use crate::store::spawn;
+
+const JOIN: Duration = Duration::from_secs(30);
 
 pub(crate) fn worker_config() -> WorkerConfig {
     let settings = [
@@ -36,8 +39,9 @@ pub(super) fn connector_config(settings: &Settings, url: &str) -> Config {
         ("topics.regex", "t.*"),
         ("store.url", url),
         ("lakeferry.part.bytes", "5242880"),
-        ("codec", "none"),
     ]);
+    let codec = ["snappy", "zstd", "none", "none"][(settings.flush_size % 4) as usize];
+    connector.insert("codec".to_owned(), codec.to_owned());
     let format = if settings.avro { "archive.avro" } else { "archive.parquet" };
     connector.insert("format".to_owned(), format.to_owned());
     connector.insert("flush.size".to_owned(), settings.flush_size.to_string());
@@ -72,6 +76,14 @@ impl Executor for SlowExecutor {
             job();
         });
     }
+}
+
+/// Waits until work has stopped that was asked to; false where it had to be aborted (A10), after three quarters of the
+/// time that it has.
+pub(crate) async fn join(handle: &mut dyn Handle, clock: &SimClock) -> bool {
+    let begun_ms = clock.ms();
+    handle.join(JOIN).await;
+    clock.ms() - begun_ms < JOIN.as_millis() as u64 * 3 / 4
 }
 
 pub(super) struct Listener {

@@ -12,7 +12,7 @@ use lakeferry_lake::sweep::{Sweep, Swept};
 
 use super::{COMMIT_LAG_MS, RECREATED_AGAIN_MS, Worker, World, ahead};
 use crate::awaits::{Blow, Hit, Striker, Trap};
-use crate::broker::log::Rec;
+use crate::broker::log::{Rec, Stamp};
 use crate::clock::{self, SimClock};
 use crate::plan::Step;
 use crate::process::Process;
@@ -221,7 +221,7 @@ impl World {
         self.produce(&partition, self.plan.settings.flush_size + 1);
     }
 
-    fn produce(&mut self, partition: &TopicPartition, records: u64) {
+    pub(super) fn produce(&mut self, partition: &TopicPartition, records: u64) {
         let records = (0..records).map(|_| self.record(partition, 10)).collect();
         self.broker.produce(partition, records, None);
     }
@@ -271,13 +271,21 @@ impl World {
         let text = format!("{partition} #{}", self.written);
         let mut value = text.clone().into_bytes();
         value.resize(value.len() + bytes as usize, b'.');
+        let timed = Some(1_600_000_000_000 + (self.written as i64 * 7_919) % 100_000);
+        let stamped = if self.written.is_multiple_of(5) { Stamp::Append } else { Stamp::Create };
+        let (timestamp, stamp) = match self.written / 4 % 13 {
+            0 if self.plan.settings.untimed => (None, None),
+            1 if self.plan.settings.untimed => (timed, None),
+            2 if self.plan.settings.untimed => (Some(0), Some(stamped)),
+            _ => (timed, Some(stamped)),
+        };
         let headers = [("h".to_owned(), None), ("h".to_owned(), Some(Bytes::from(text.clone())))];
         Rec {
             key: (!self.written.is_multiple_of(3)).then(|| Bytes::from(text)),
             value: (!self.written.is_multiple_of(7)).then(|| Bytes::from(value)),
             headers: if self.written.is_multiple_of(4) { headers.to_vec() } else { Vec::new() },
-            timestamp: 1_600_000_000_000 + (self.written as i64 * 7_919) % 100_000,
-            appended: self.written.is_multiple_of(5),
+            timestamp,
+            stamp,
         }
     }
 

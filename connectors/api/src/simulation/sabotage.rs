@@ -56,6 +56,8 @@ pub enum Fault {
     OwnTransactionalId,
     /// What an election took back comes back with a restore.
     CutIgnored,
+    /// A task that is asked to stop goes on.
+    StopUnheard,
 }
 
 #[cfg(not(feature = "simulation"))]
