@@ -166,7 +166,14 @@ impl Kafka {
         wire::create_topic(&self.address()?, topic)?;
         wait_until(&format!("topic {name} has its leaders"), TOPIC_LIMIT, || {
             self.running().all(|broker| wire::topic(&broker, name).is_ok_and(|topic| has_leaders(topic, partitions)))
-        })
+        })?;
+        // A leader that all brokers name may not know yet that it is one.
+        let leads = |partition: &Partition| {
+            let leader = self.node(partition.leader).map(|node| node.client_port.address());
+            leader.is_some_and(|leader| wire::offset(&leader, name, partition.id, wire::LATEST).is_ok())
+        };
+        let created = self.topic(name)?.unwrap_or_default();
+        wait_until(&format!("topic {name} takes records"), TOPIC_LIMIT, || created.iter().all(leads))
     }
 
     /// Deletes a topic and waits until no broker knows it, so that it can be created again.
@@ -256,9 +263,13 @@ impl Kafka {
     fn leader(&self, topic: &str, partition: i32) -> Result<String> {
         let partitions = self.topic(topic)?.unwrap_or_default();
         let leader = partitions.iter().find(|candidate| candidate.id == partition).map(|found| found.leader);
-        let node = leader.and_then(|leader| self.nodes.iter().find(|node| node.id == leader));
+        let node = leader.and_then(|leader| self.node(leader));
         let node = node.ok_or_else(|| Error::failed(format!("{topic}-{partition} has no leader")))?;
         Ok(node.client_port.address())
+    }
+
+    fn node(&self, id: i32) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id)
     }
 }
 
