@@ -6,6 +6,7 @@
 //! somebody opened a higher epoch, and the group decides whose the partition is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use lakeferry_api::simulation::sabotage::{self, Fault};
@@ -139,6 +140,12 @@ pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, 
         Some(end) => Ok(end),
         None => Err(fenced(&shared, &name).await?),
     }
+}
+
+/// When an idle partition asks again whether its topic is still the same: seldom, as an answer takes several requests.
+pub(crate) fn next_check(shared: &Shared) -> Duration {
+    const LEAST: Duration = Duration::from_secs(60);
+    shared.context.clock().monotonic().saturating_add(shared.settings.rotation.age().max(LEAST))
 }
 
 /// Asks whether the topic is still the one with this id.

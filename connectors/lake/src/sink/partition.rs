@@ -110,7 +110,7 @@ impl Partition {
             commit: None,
             files_begun: 0,
             failures: 0,
-            next_check: shared.context.clock().monotonic().saturating_add(shared.settings.rotation.age()),
+            next_check: commit::next_check(&shared),
             check: None,
             shared,
             name,
@@ -442,7 +442,7 @@ impl Partition {
             return checked;
         }
         if now >= self.next_check {
-            self.next_check = now.saturating_add(self.shared.settings.rotation.age());
+            self.next_check = commit::next_check(&self.shared);
             let check =
                 commit::check_topic(Arc::clone(&self.shared), self.name.clone(), self.start.source.topic_id.clone());
             self.check = Some(Job::start(&self.shared.ended, check));
