@@ -215,7 +215,7 @@ fn archive_keys() -> ConfigDef {
         )
         .define(
             ConfigKey::new("lakeferry.part.bytes", ConfigType::Int)
-                .default("8388608")
+                .default("5242880")
                 .at_least(MIN_PART_BYTES)
                 .importance(Importance::Low)
                 .doc("Size of an upload part; smaller files go up in one request.")

@@ -59,6 +59,8 @@ pub(crate) struct OpenFile {
     held: Permit,
     waiting: VecDeque<Chunk>,
     waiting_bytes: usize,
+    /// A part or more waited: all of it goes to the upload.
+    feeding: bool,
     upload: Option<(Path, Upload)>,
     tail: Option<Tail>,
     stored: bool,
@@ -86,6 +88,7 @@ impl OpenFile {
             held: budget.take(0),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            feeding: false,
             upload: None,
             tail: None,
             stored: false,
@@ -196,11 +199,14 @@ impl OpenFile {
     /// The upload failed for good.
     pub(crate) fn advance(&mut self, part_bytes: usize) -> Result<()> {
         let Some((_, upload)) = self.upload.as_mut().filter(|_| !self.stored) else { return Ok(()) };
-        // What is less than a part stays here, where it can be spilled.
-        while (self.tail.is_some() || self.waiting_bytes >= part_bytes) && !self.waiting.is_empty() {
+        // What is less than a part stays here, where it can be spilled; what is more goes as a whole, or both sides
+        // would hold nearly a part.
+        self.feeding |= self.tail.is_some() || self.waiting_bytes >= part_bytes;
+        while self.feeding && !self.waiting.is_empty() {
             let Some(fed) = upload.feed(&mut self.waiting) else { break };
             self.waiting_bytes -= fed;
         }
+        self.feeding &= !self.waiting.is_empty();
         if self.tail.is_some() && self.waiting.is_empty() {
             upload.complete();
         }
