@@ -120,6 +120,9 @@ fn settings(properties: &Config, queue_bytes: u64) -> Result<Settings> {
         // A whole second of nothing, by librdkafka's default, each time the queue was full.
         ("fetch.queue.backoff.ms", "5"),
         ("fetch.max.bytes", &fetch_bytes),
+        // What a partition gives at once is decompressed as a whole: more of it leaves the caches before it is read.
+        // Where the broker is far away (a request at a time), more is better: it is the user's to set.
+        ("fetch.message.max.bytes", "262144"),
         ("queued.max.messages.kbytes", &queue_kbytes),
         ("check.crcs", "true"),
         ("log.connection.close", "false"),
