@@ -1,6 +1,8 @@
 //! Archive files in the hands of other readers: pyarrow and DuckDB for Parquet, fastavro for Avro. What they see is
 //! compared row by row with what was written, in every codec; the script checks the shape of the files too.
 
+mod pages;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
