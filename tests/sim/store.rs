@@ -109,6 +109,10 @@ impl SimStore {
         *self.judge.lock().unwrap() = Some(judge);
     }
 
+    pub(crate) fn dismiss_judge(&self) {
+        *self.judge.lock().unwrap() = None;
+    }
+
     /// The next request of this kind by `worker` meets with `accident`.
     pub(crate) fn arrange(&self, worker: &str, point: Point, accident: Accident) {
         self.books.lock().unwrap().accidents.insert((worker.to_owned(), point), accident);

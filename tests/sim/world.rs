@@ -62,6 +62,17 @@ pub(crate) struct World {
     recreated: BTreeMap<String, u64>,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Else the stores of all runs are kept until the last has ended: by their names, and by their judges, who know
+        // the cluster, which knows its store.
+        self.store.dismiss_judge();
+        for worker in &self.workers {
+            memory::place(&self.url(&worker.name), None);
+        }
+    }
+}
+
 /// A worker, or where one will be again.
 struct Worker {
     name: String,
@@ -102,6 +113,11 @@ impl World {
             peace: false,
             recreated: BTreeMap::new(),
         }
+    }
+
+    /// Where the archive is, for one process.
+    fn url(&self, name: &str) -> String {
+        format!("memory:///run-{}-{name}", self.run)
     }
 
     /// Lives the plan to its end. What went wrong stands in the diary.
@@ -168,7 +184,7 @@ impl World {
         let (budget, lives) = (worker.budget.clone(), worker.lives);
         self.diary.note(format!("{name} starts"));
         process.set_striker(self.striker(&name, &process));
-        let url = format!("memory:///run-{}-{name}", self.run);
+        let url = self.url(&name);
         memory::place(&url, Some(self.store.client(&name, &process)));
         let clients =
             SimClients { broker: Arc::clone(&self.broker), process: Arc::clone(&process), worker: name.clone() };

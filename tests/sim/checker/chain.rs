@@ -232,7 +232,8 @@ fn check_beginning(entry: &Value, before: Option<&Value>) -> Verdict {
         "earliest" | "latest" | "committed" => (false, is_first),
         "created" => (false, !is_first && !again),
         "truncation" => (true, again),
-        "altered" => (!source["continues"].is_null(), true),
+        // A reset continues nothing, and neither does a topic that was made anew.
+        "altered" => (again && !source["first"].is_null(), true),
         _ => (false, false),
     };
     demand(fits, || format!("a lineage is started by {why}: {source}"))?;

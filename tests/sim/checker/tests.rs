@@ -245,6 +245,13 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         }
         Some(())
     }),
+    ("an alteration that continues nothing", "what is started by altered", |all| {
+        let altered = |entry: &Value| entry["kind"] == "lineage" && entry["source"]["continues"].is_object();
+        let entry = all.entry(altered)?;
+        let at = entry["lineages"].as_array()?.len() - 1;
+        set(&mut entry["source"]["continues"], Value::Null)?;
+        set(&mut entry["lineages"][at]["continues"], Value::Null)
+    }),
     ("it begins elsewhere", "not where the old one stood", |all| {
         let chain = all.chains.values_mut().find(|chain| {
             chain.last().is_some_and(|end| end["source"]["continues"].is_object() && end["source"]["first"] != 0)

@@ -128,7 +128,7 @@ impl World {
         let process = Arc::<Process>::default();
         process.set_striker(self.striker(&name, &process));
         self.diary.note(format!("{name} is asked for {offsets:?}"));
-        let url = format!("memory:///run-{}-{name}", self.run);
+        let url = self.url(&name);
         memory::place(&url, Some(self.store.client(&name, &process)));
         let inside = process.enter();
         let (herder, running) = herder::start(self.herder_parts(&name, &process), CancellationToken::new());
