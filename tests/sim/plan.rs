@@ -362,16 +362,20 @@ fn alteration(dice: &mut StdRng) -> Alteration {
         2 => To::Offset { per_mille: 1_000 },
         _ => To::Offset { per_mille: dice.random_range(0..=1_000) },
     };
+    let (partition, partitions) = (dice.random(), dice.random_range(1..4));
+    let crash_at = match dice.random_range(0..10) {
+        0..2 => Some((Stretch::Life, dice.random_range(1..40))),
+        2..5 => Some((Stretch::Asks("puts an entry"), dice.random_range(1..8))),
+        _ => None,
+    };
+    // A reset that is cut short shows what it left only where nobody asks again.
+    let is_cut_short = crash_at.is_some() && !matches!(to, To::Offset { .. });
     Alteration {
-        partition: dice.random(),
-        partitions: dice.random_range(1..4),
+        partition,
+        partitions,
         to,
-        crash_at: match dice.random_range(0..10) {
-            0..2 => Some((Stretch::Life, dice.random_range(1..40))),
-            2..5 => Some((Stretch::Asks("puts an entry"), dice.random_range(1..8))),
-            _ => None,
-        },
-        insists: dice.random_bool(0.7),
+        crash_at,
+        insists: dice.random_bool(if is_cut_short { 0.2 } else { 0.7 }),
         zombie: dice.random_bool(0.3).then(|| (dice.random(), dice.random_range(12_500..16_000))),
     }
 }
