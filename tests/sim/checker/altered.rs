@@ -56,8 +56,8 @@ pub(super) fn waived(chain: &[Value], lineage: u64, asked: &Asked) -> Verdict<Wa
         }
     } else if let Some(first) = integer(source, "first")?.filter(|first| asked.contains(&Some(*first))) {
         // Where no archive was, the group's offset is what was altered; where one was, but of a topic that was made
-        // anew since, the lineage begins at what was altered.
-        if source["started_by"] == "committed" || source["started_by"] == "altered" {
+        // anew since, the lineage begins at what was altered. One that was reset does not.
+        if source["started_by"] == "committed" || source["started_by"] == "altered" && !own().any(is_reset) {
             waived.push(0..first);
         }
     }
