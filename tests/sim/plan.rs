@@ -71,7 +71,9 @@ pub(crate) enum Step {
     ForgetOffsets,
     /// The connector's offsets are altered while it is stopped.
     Alter(Alteration),
-    Sweep,
+    Sweep {
+        partition: u64,
+    },
     Rebalance,
     Crash {
         worker: u64,
@@ -302,7 +304,7 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
         60..63 => Step::Recreate { topic, after_ms: dice.random_range(0..7_000) },
         63..64 => Step::AddPartition { topic },
         64..65 => Step::ForgetOffsets,
-        65..67 => Step::Sweep,
+        65..67 => Step::Sweep { partition },
         67..70 => Step::Rebalance,
         70..72 => Step::Crash { worker, down_ms: dice.random_range(100..20_000) },
         72..80 => trap(dice, worker, for_ms),

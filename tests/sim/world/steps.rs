@@ -58,7 +58,7 @@ impl World {
                 }
             }
             Step::Alter(alteration) => self.alter(alteration).await,
-            Step::Sweep => self.sweep(),
+            Step::Sweep { partition } => self.sweep_beside(partition).await,
             Step::ForgetOffsets => self.broker.lock().committed.clear(),
             Step::Rebalance => {
                 self.broker.lock().rebalance(&self.broker);
@@ -162,6 +162,16 @@ impl World {
         if committed < due {
             self.diary.accuse(format!("{partition} is committed at {committed}, was durable to {due} long ago"));
         }
+    }
+
+    /// Somebody sweeps while a file is stored and its entry is not yet.
+    async fn sweep_beside(&mut self, partition: u64) {
+        if let Some((partition, owner)) = self.owned(partition) {
+            self.store.arrange(&owner, Point::BeforeManifest, Accident::Late { for_ms: 8_000 });
+            self.produce(&partition, self.plan.settings.flush_size + 1);
+            self.pass(3_000).await;
+        }
+        self.sweep();
     }
 
     /// Somebody removes what dead writers left, while the others live on.
