@@ -76,8 +76,6 @@ struct Books {
     resumes: BTreeMap<String, Vec<(u64, i64)>>,
     /// The chains whose last entry knows no leader epoch of what is published last.
     unmarked: BTreeSet<String>,
-    /// The chains whose last entry says where to go on from, and landed when who wrote it was dead.
-    posthumous: BTreeSet<String>,
     accidents: BTreeMap<(String, Point), Accident>,
 }
 
@@ -148,11 +146,6 @@ impl SimStore {
         self.books.lock().unwrap().unmarked.contains(&chain_of(partition))
     }
 
-    /// True where somebody who was dead by then altered where the chain goes on from.
-    pub(crate) fn is_altered_by_the_dead(&self, partition: &TopicPartition) -> bool {
-        self.books.lock().unwrap().posthumous.contains(&chain_of(partition))
-    }
-
     /// The largest resume offset that stood at the chain's end lately: a worker may not have seen yet that another one
     /// has told of a cut.
     pub(crate) fn resume_lately(&self, partition: &TopicPartition) -> Option<i64> {
@@ -194,7 +187,7 @@ impl SimStore {
         self.books.lock().unwrap().named.retain(|path| !gone.contains(path));
     }
 
-    pub(crate) fn note_entry(&self, path: &Path, bytes: &Bytes, posthumous: bool) {
+    pub(crate) fn note_entry(&self, path: &Path, bytes: &Bytes) {
         let Ok(entry) = serde_json::from_slice::<serde_json::Value>(bytes) else {
             return self.diary.accuse(format!("{path} is no JSON"));
         };
@@ -207,10 +200,6 @@ impl SimStore {
         match marked {
             true => books.unmarked.remove(&chain),
             false => books.unmarked.insert(chain.clone()),
-        };
-        match posthumous && entry["kind"] == "lineage" {
-            true => books.posthumous.insert(chain.clone()),
-            false => books.posthumous.remove(&chain),
         };
         if let Some(resume) = entry["resume_offset"].as_i64() {
             books.resumes.entry(chain.clone()).or_default().push((self.clock.ms(), resume));

@@ -242,11 +242,6 @@ impl World {
         self.pass(8_000).await;
         for partition in self.broker.partitions() {
             self.broker.end_transactions(&partition, true);
-            // Who has the partition may be idle, and looked at its chain before that entry landed: it hears of it when
-            // it has something to write.
-            if self.store.is_altered_by_the_dead(&partition) {
-                self.produce(&partition, 1);
-            }
         }
     }
 

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use lakeferry_api::simulation::host::Host as _;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
@@ -186,7 +185,6 @@ impl ObjectStore for Client {
             }
         }
         let (path, what) = (location.clone(), format!("puts {location} ({} bytes)", bytes.len()));
-        let process = Arc::clone(&self.process);
         self.request(what, Some(points(location)), move |store| {
             async move {
                 let taken = opts.mode == PutMode::Create && store.objects.head(&path).await.is_ok();
@@ -195,7 +193,7 @@ impl ObjectStore for Client {
                 }
                 let put = store.objects.put_opts(&path, payload, opts).await;
                 if put.is_ok() && is_manifest(&path) {
-                    store.note_entry(&path, &bytes, process.is_dead());
+                    store.note_entry(&path, &bytes);
                 }
                 put
             }

@@ -71,7 +71,7 @@ pub(super) async fn publish_ahead(store: &SimStore, partition: &TopicPartition) 
     store.objects.delete(&name(last["seq"].as_u64()?)).await.ok()?;
     store.objects.put(&name(seq), sealed.clone().into()).await.ok()?;
     store.forget_named(taken);
-    store.note_entry(&name(seq), &sealed, false);
+    store.note_entry(&name(seq), &sealed);
     before["resume_offset"].as_i64()
 }
 

@@ -6,7 +6,6 @@
 //! somebody opened a higher epoch, and the group decides whose the partition is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use lakeferry_api::simulation::sabotage::{self, Fault};
@@ -142,23 +141,9 @@ pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, 
     }
 }
 
-/// When an idle partition asks again whether its topic is still the same: seldom, as an answer takes several requests.
-pub(crate) fn next_check(shared: &Shared) -> Duration {
-    const LEAST: Duration = Duration::from_secs(60);
-    shared.context.clock().monotonic().saturating_add(shared.settings.rotation.age().max(LEAST))
-}
-
-/// Asks whether the topic is still the one with this id.
-///
-/// # Errors
-/// `Retriable` where it is another: begin again.
-pub(crate) async fn check_topic(shared: Arc<Shared>, name: TopicPartition, topic_id: Option<String>) -> Result<()> {
-    fresh_view(&shared, &name, topic_id.as_deref()).await.map(drop)
-}
-
 /// What the broker says now, as long as the topic is the one with this id. A topic that is gone has no newer
 /// incarnation that could have mixed with it: what was read of it may be published.
-async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&str>) -> Result<FreshView> {
+pub(super) async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&str>) -> Result<FreshView> {
     let mut attempt = 0;
     loop {
         match shared.context.partition(name).await {
@@ -268,7 +253,7 @@ pub(crate) async fn reclaim(shared: Arc<Shared>, name: TopicPartition) -> Result
 }
 
 /// What a lost commit means: the group is asked whose the partition is.
-async fn fenced(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
+pub(super) async fn fenced(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
     let end = shared.manifests.end(name).await?.ok_or_else(|| {
         ConnectError::fatal(format!("{name}: the chain vanished while it was being written; nothing more is written"))
     })?;

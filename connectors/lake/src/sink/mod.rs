@@ -11,6 +11,7 @@
 mod alter;
 mod backoff;
 mod broken;
+mod check;
 mod closing;
 mod commit;
 mod partition;

@@ -20,6 +20,7 @@ use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, Topic
 use tokio::sync::Notify;
 
 use super::backoff::backoff;
+use super::check::{Belief, Check};
 use super::closing::Ended;
 use super::commit::{self, Identity};
 use super::spill::Spill;
@@ -68,8 +69,7 @@ pub(crate) struct Partition {
     commit: Option<Job<End>>,
     files_begun: u32,
     failures: u32,
-    next_check: Duration,
-    check: Option<Job<()>>,
+    check: Check,
 }
 
 /// What happens to batches.
@@ -110,8 +110,7 @@ impl Partition {
             commit: None,
             files_begun: 0,
             failures: 0,
-            next_check: commit::next_check(&shared),
-            check: None,
+            check: Check::new(&shared),
             shared,
             name,
             start,
@@ -338,7 +337,11 @@ impl Partition {
         self.advance_tenure(now)?;
         self.advance_uploads()?;
         self.advance_commit()?;
-        self.advance_check(now)
+        if self.check.is_due(now)? {
+            let belief = self.belief();
+            self.check.ask(&self.shared, belief);
+        }
+        Ok(())
     }
 
     /// Takes `start` as the truth: everything begins at its resume offset.
@@ -434,20 +437,16 @@ impl Partition {
         Ok(())
     }
 
-    /// While idle, asks now and then whether the topic is still the one that is archived.
-    fn advance_check(&mut self, now: Duration) -> Result<()> {
-        if let Some(job) = &mut self.check {
-            let Some(checked) = job.take_if_ended() else { return Ok(()) };
-            self.check = None;
-            return checked;
-        }
-        if now >= self.next_check {
-            self.next_check = commit::next_check(&self.shared);
-            let check =
-                commit::check_topic(Arc::clone(&self.shared), self.name.clone(), self.start.source.topic_id.clone());
-            self.check = Some(Job::start(&self.shared.ended, check));
-        }
-        Ok(())
+    /// What is to be true as long as nothing is written.
+    fn belief(&self) -> Belief {
+        let is_idle = self.file.is_none() && self.closing.is_empty() && self.commit.is_none();
+        let end = match &self.tenure {
+            Tenure::Unopened => Some(self.start.end.as_ref()),
+            Tenure::Opening(_) => None,
+            Tenure::Open(end) => Some(Some(&**end)),
+        };
+        let next_seq = end.filter(|_| is_idle).map(|end| end.map_or(0, |end| end.entry.seq + 1));
+        Belief { name: self.name.clone(), topic_id: self.start.source.topic_id.clone(), next_seq }
     }
 
     /// Acts on an error's kind: what may pass is waited for and begun again from the chain's end.
@@ -491,7 +490,7 @@ impl Partition {
             self.start.end = Some(*end);
         }
         self.commit = None;
-        self.check = None;
+        self.check.forget();
         self.passed_since = None;
         self.files_begun = 0;
     }

@@ -1,5 +1,9 @@
 //! What passes by itself: a partition waits for it alone, says so, and says when it is over.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use lakeferry_api::SinkTask;
 
 use super::rig::{Fault, Rig, Writer, partition};
@@ -19,6 +23,46 @@ async fn a_partition_without_leader_keeps_no_other_from_opening() {
     rig.kafka.lock().unwrap().leaderless = None;
     let opened = writer.task.open(&[partition(1)]).await.unwrap();
     assert!(opened.later.is_empty() && opened.places.contains_key(&partition(1)));
+}
+
+#[tokio::test]
+async fn a_store_that_is_far_away_is_asked_for_many_partitions_at_once() {
+    const LATENCY_MS: i64 = 100;
+    let rig = Rig::new(&[]);
+    rig.store.latency.set((Arc::clone(&rig.clock), Duration::from_millis(LATENCY_MS as u64))).unwrap();
+    let (mut writer, partitions) = (rig.writer(1), (0..64).map(partition).collect::<Vec<_>>());
+    let moving = async {
+        loop {
+            tokio::task::yield_now().await;
+            rig.clock.advance(1);
+        }
+    };
+    let opened = tokio::select! {
+        opened = writer.task.open(&partitions) => opened.unwrap(),
+        () = moving => unreachable!(),
+    };
+    assert_eq!(opened.places.len(), 64);
+    let (reads, took_ms) = (rig.store.reads.load(Ordering::SeqCst) as i64, rig.clock.now());
+    assert!(reads >= 64 && took_ms >= LATENCY_MS, "{reads} reads in {took_ms} ms");
+    assert!(took_ms < reads * LATENCY_MS / 8, "{reads} reads one by one: {took_ms} ms");
+}
+
+#[tokio::test]
+async fn an_idle_partition_hears_of_what_was_written_behind_its_back() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    // Whoever sets an offset while nobody runs may be slow: the entry lands when the task has begun again.
+    rig.kafka.lock().unwrap().live = false;
+    rig.alter(Some(4)).await.unwrap();
+    rig.kafka.lock().unwrap().live = true;
+    writer.tick().await.unwrap();
+    assert_eq!(writer.seek(), None, "not asked at every step");
+    rig.clock.advance(600_000);
+    writer.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
+    assert_eq!(writer.seek(), Some(4));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,7 +38,7 @@ pub(super) fn partition(number: i32) -> TopicPartition {
 }
 
 /// A clock that moves only when told.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct ManualClock {
     now_ms: AtomicI64,
 }
@@ -208,6 +208,9 @@ pub(super) struct FaultyStore {
     pub(super) unfinished: Arc<AtomicU64>,
     /// Faults still to come, each for the next write whose path contains the text.
     pub(super) faults: Mutex<Vec<(&'static str, Fault)>>,
+    /// What each read takes by this clock, where that is anything.
+    pub(super) latency: OnceLock<(Arc<ManualClock>, Duration)>,
+    pub(super) reads: AtomicU64,
 }
 
 impl FaultyStore {
@@ -253,6 +256,10 @@ impl ObjectStore for FaultyStore {
         Ok(Box::new(CountedUpload { upload, unfinished: Arc::clone(&self.unfinished) }))
     }
     async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        if let Some((clock, latency)) = self.latency.get() {
+            clock.sleep(*latency).await;
+        }
         self.inner.get_opts(path, options).await
     }
     fn delete_stream(
