@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::journey::{Worker, run, s3_settings};
+use crate::journey::{Worker, program, run, s3_settings};
 use crate::kit::proxy::HttpProxy;
 use crate::kit::{self, need, wait_until};
 use crate::lake::{Lake, restore, sink, task_state, task_trace, wait_trace};
@@ -137,6 +137,26 @@ fn wrong_credentials_and_missing_buckets_say_what_to_do() {
         assert_eq!(task_state(&worker, name), "FAILED");
         assert!(!task_trace(&worker, name).contains("wrong"), "no secret in a trace");
     }
+}
+
+#[test]
+fn credentials_of_the_environment_hold_where_no_option_says_otherwise() {
+    let s3 = need!(kit::s3());
+    s3.create_bucket("environment").unwrap();
+    let verify = |secret: &str| {
+        let (endpoint, region, key) = (s3.endpoint(), kit::S3::REGION, kit::S3::ACCESS_KEY);
+        let output = std::process::Command::new(program())
+            .args(["verify", "s3://environment/lake"])
+            .envs([("AWS_ENDPOINT", endpoint.as_str()), ("AWS_REGION", region), ("AWS_ACCESS_KEY_ID", key)])
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = verify(kit::S3::SECRET_KEY);
+    assert!(code == Some(2) && said.contains("holds no archive"), "{code:?} {said}");
+    let (code, said) = verify("wrong");
+    assert!(code != Some(0) && !said.contains("holds no archive"), "{code:?} {said}");
 }
 
 #[test]
