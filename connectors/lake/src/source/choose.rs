@@ -144,7 +144,6 @@ async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<Stri
 }
 
 fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Result<ChosenTopic> {
-    let newest = chains.iter().max_by_key(|chain| chain.end().written_at);
     let highest = chains.iter().map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs();
     let archived = Chain::newest_settings(chains).cloned();
     let mut chosen = ChosenTopic {
@@ -156,7 +155,7 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         left_out: Vec::new(),
     };
     let wanted_id = match &settings.lineage {
-        Incarnation::Latest => newest.and_then(|chain| chain.end().source.topic_id.clone()),
+        Incarnation::Latest => latest_id(chains),
         Incarnation::TopicId(id) => Some(id.clone()),
         Incarnation::Number(_) => None,
     };
@@ -177,6 +176,18 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         }
     }
     Ok(chosen)
+}
+
+/// The topic id that came up last. Not that of the entry that was written last: a writer that slept while the topic was
+/// created anew may put one more entry behind the old incarnation of a partition that has nothing of the new one.
+fn latest_id(chains: &[Chain]) -> Option<String> {
+    let mut came_up_at_by_id = BTreeMap::new();
+    for entry in chains.iter().flat_map(|chain| &chain.links).map(|link| &link.entry) {
+        let came_up_at = came_up_at_by_id.entry(entry.source.topic_id.as_deref()).or_insert(entry.written_at);
+        *came_up_at = entry.written_at.min(*came_up_at);
+    }
+    let latest = came_up_at_by_id.into_iter().max_by_key(|(_, came_up_at)| *came_up_at);
+    latest.and_then(|(id, _)| id).map(str::to_owned)
 }
 
 /// The lineage of `chain` to read; `None` where it holds nothing of the incarnation with `wanted_id`.
