@@ -375,8 +375,12 @@ struct Membership {
 impl GroupMember for Membership {
     async fn commit(&self, positions: &Positions) -> Result<()> {
         let (member, positions, worker) = (self.member, positions.clone(), self.clients.worker.clone());
+        let membership = self.clients.broker.lock().group.membership(member);
         self.clients
             .request("commits offsets", move |state, broker| {
+                if state.group.membership(member) != membership {
+                    return Err(ConnectError::fenced("the membership is over"));
+                }
                 let stranger = positions.keys().find(|partition| !state.group.owns(member, partition));
                 if let Some(partition) = stranger {
                     return Err(ConnectError::fenced(format!("{partition} has another owner")));

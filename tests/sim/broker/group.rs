@@ -37,6 +37,8 @@ pub(crate) struct Member {
     /// What it was asked to hand over.
     revoking: Vec<TopicPartition>,
     revoke_until_ms: u64,
+    /// How often it joined: a request is worth nothing under a later membership than the one it was made under.
+    memberships: u32,
     /// Expelled; its client hears of it at this time, [`UNKNOWN`] while it is stopped.
     pub(crate) expelled: Option<u64>,
     pub(crate) busy_until_ms: u64,
@@ -92,11 +94,17 @@ impl Group {
             fetched: BTreeMap::new(),
             revoking: Vec::new(),
             revoke_until_ms: 0,
+            memberships: 1,
             expelled: None,
             busy_until_ms: 0,
         };
         self.members.insert(self.next, member);
         self.next
+    }
+
+    /// What the client of `id` says of itself in a request that it makes now.
+    pub(crate) fn membership(&self, id: MemberId) -> Option<u32> {
+        self.members.get(&id).map(|member| member.memberships)
     }
 
     /// True while anybody is in it.
@@ -263,6 +271,7 @@ impl Group {
             return None;
         }
         member.expelled = None;
+        member.memberships += 1;
         member.revoking.clear();
         // What was assigned and not heard of yet is gone, too.
         let mut lost: BTreeSet<TopicPartition> = std::mem::take(&mut member.fetched).into_keys().collect();
