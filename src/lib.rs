@@ -9,7 +9,7 @@
 //!
 //! A module imports from floors below its own, never from above or beside it; `tests/tidy.rs` holds this very table.
 //! The assembly (`main`, `cli`, `worker`, `plugins`) may know everything, the ground floor (`clock`, `executor`,
-//! `logging`, `random`, `spawn`) may be known by all, and the contract (`connectors/api`) is below them all.
+//! `logging`, `memory`, `random`, `spawn`) may be known by all, and the contract (`connectors/api`) is below them all.
 //!
 //! ```text
 //!  rest      knows  herder, config
@@ -55,6 +55,7 @@ pub mod executor;
 pub mod herder;
 pub mod kafka;
 pub mod logging;
+pub mod memory;
 mod metrics;
 pub mod plugins;
 pub mod random;

@@ -23,7 +23,7 @@ use crate::random::Random;
 use crate::rest::{self, Api, Sockets};
 use crate::spawn::{Spawned, spawn};
 use crate::task::{self, Tasks};
-use crate::{plugins, task::TaskFactory};
+use crate::{memory, plugins, task::TaskFactory};
 
 /// How long requests under way may take to end once the worker stops.
 const REST_PATIENCE: Duration = Duration::from_secs(2);
@@ -39,6 +39,7 @@ pub struct Worker {
     serving: (CancellationToken, Spawned<()>),
     herding: (CancellationToken, Spawned<()>),
     _asking: Spawned<()>,
+    _giving_back: Spawned<()>,
 }
 
 impl Worker {
@@ -57,6 +58,7 @@ impl Worker {
         let admin = parts.clients.admin(&config.own_client())?;
         let (cluster_id, asking) = ask_cluster_id(admin, Arc::clone(&clock));
 
+        let giving_back = memory::give_back(parts.budget.clone(), Arc::clone(&clock));
         let stop_herder = CancellationToken::new();
         let (herder, herding) = herder::start(parts.herder(), stop_herder.clone());
         let api = Api {
@@ -77,6 +79,7 @@ impl Worker {
             serving: (stop_rest, serving),
             herding: (stop_herder, herding),
             _asking: asking,
+            _giving_back: giving_back,
         })
     }
 

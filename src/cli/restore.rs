@@ -27,6 +27,7 @@ use crate::clock::SystemClock;
 use crate::executor::Pool;
 use crate::kafka::clients::KafkaClients;
 use crate::kafka::{Admin, Clients};
+use crate::memory;
 use crate::task::exact::{Ledger, LedgerParts, Tolerated, Transactions};
 
 /// Bytes that a restore may buffer: what is read ahead and what is on its way to the brokers.
@@ -145,6 +146,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
         budget,
         is_watched: true,
     };
+    let _giving_back = memory::give_back(around.budget.clone(), Arc::clone(&around.clock));
     run_in(args, around, context, std::io::stdout()).await
 }
 
