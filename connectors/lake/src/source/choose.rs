@@ -178,16 +178,16 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
     Ok(chosen)
 }
 
-/// The topic id that came up last. Not that of the entry that was written last: a writer that slept while the topic was
-/// created anew may put one more entry behind the old incarnation of a partition that has nothing of the new one.
+/// Of the topic ids that chains end with, the one that came up last. Not that of the entry that was written last: a
+/// writer that slept while the topic was created anew may put one more entry behind the old incarnation of a partition
+/// that has nothing of the new one.
 fn latest_id(chains: &[Chain]) -> Option<String> {
-    let mut came_up_at_by_id = BTreeMap::new();
-    for entry in chains.iter().flat_map(|chain| &chain.links).map(|link| &link.entry) {
-        let came_up_at = came_up_at_by_id.entry(entry.source.topic_id.as_deref()).or_insert(entry.written_at);
-        *came_up_at = entry.written_at.min(*came_up_at);
-    }
-    let latest = came_up_at_by_id.into_iter().max_by_key(|(_, came_up_at)| *came_up_at);
-    latest.and_then(|(id, _)| id).map(str::to_owned)
+    let came_up_at = |id: Option<&str>| {
+        let entries = chains.iter().flat_map(|chain| &chain.links).map(|link| &link.entry);
+        entries.filter(|entry| entry.source.topic_id.as_deref() == id).map(|entry| entry.written_at).min()
+    };
+    let ids: BTreeSet<_> = chains.iter().map(|chain| chain.end().source.topic_id.as_deref()).collect();
+    ids.into_iter().max_by_key(|id| came_up_at(*id)).flatten().map(str::to_owned)
 }
 
 /// The lineage of `chain` to read; `None` where it holds nothing of the incarnation with `wanted_id`.
