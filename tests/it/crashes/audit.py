@@ -126,4 +126,6 @@ foreign = [number for number in seen if number >= count]
 assert not (lost or twice or foreign), {
     "lost": (len(lost), lost[:5]), "twice": (len(twice), twice[:5]), "foreign": (len(foreign), foreign[:5])}
 summary["records"] = sum(seen.values())
-print(json.dumps(summary))
+print(json.dumps(summary), flush=True)
+# Without the interpreter's end, at which a thread of the library may still run and bring the process down.
+os._exit(0)
