@@ -237,7 +237,6 @@ fn allowed_variables(params: &Config) -> Result<BTreeMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use proptest::test_runner::RngSeed;
 
     use super::*;
 
@@ -350,8 +349,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
-
         #[test]
         fn no_text_of_references_panics(text in "[${}:/.a]{0,40}|(\\$\\{(env|file|dir)?:?[a/.:]{0,6}\\}?){0,8}") {
             let _ = providers(&[]).unwrap().resolve_text(&text);

@@ -148,6 +148,7 @@ impl SinkLoop {
     }
 
     async fn try_open(&mut self, waits: &mut Waits) -> Result<()> {
+        self.apply_seeks();
         let unopened = self.opening.unopened();
         if !unopened.is_empty()
             && let Some(opened) = waits.admit(self.parts.task.open(&unopened).await)?

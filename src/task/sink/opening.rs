@@ -95,9 +95,10 @@ impl Opening {
         self.backoff.reset();
     }
 
-    /// Keeps a seek for when the partition has a position; false where it is not being opened.
+    /// Keeps a seek for when the partition has a position; false where the task does not have it open: what was sought
+    /// before a partition is opened, or opened anew, is of a former life of it.
     pub(super) fn seek_later(&mut self, partition: &TopicPartition, place: Place) -> bool {
-        let known = self.unopened.contains(partition) || self.unplaced.contains_key(partition);
+        let known = self.unplaced.contains_key(partition);
         if known {
             self.seeks.insert(partition.clone(), place);
         }

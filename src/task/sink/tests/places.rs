@@ -157,6 +157,19 @@ async fn a_position_that_is_sought_is_asked_about_as_if_it_had_never_been_refuse
 }
 
 #[tokio::test]
+async fn what_was_sought_before_a_partition_is_opened_anew_counts_no_more() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    sink.on_open(Answer::Give(marked(2, 5).into()));
+    sink.context().seek(&partition(2), 7.into());
+    world.cluster.say(Event::Truncated(partition(2), 6));
+    world.until("start_at t-2@5(3<4)").await;
+    world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+    world.until("put t-2[5..8)").await;
+    assert_eq!(world.journal.take(), ["close Lost t-2", "open t-2", "start_at t-2@5(3<4)", "put t-2[5..8)"]);
+}
+
+#[tokio::test]
 async fn a_task_that_insists_on_offsets_that_were_cut_back_fails() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);

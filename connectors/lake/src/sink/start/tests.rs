@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::manifest::Digest;
@@ -254,8 +253,6 @@ fn another_owner_is_refused_by_name_unless_taken_over() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..ProptestConfig::default() })]
-
     /// Numbers of any size: from a manifest that lies, or a broker that does.
     #[test]
     fn no_number_brings_it_down(
