@@ -98,6 +98,19 @@ fn stores_that_the_library_reads_are_taken() {
 }
 
 #[test]
+fn certificates_on_one_line_get_the_lines_that_openssl_wants() {
+    let (first, second) = ("A".repeat(64), "B".repeat(30));
+    let block = |kind: &str, body: &str| format!("-----BEGIN {kind}-----{body}-----END {kind}-----");
+    let wanted = block("CERTIFICATE", &format!("\n{first}\n{second}\n")) + "\n";
+    let as_written = [format!("\n{first}\n{second}\n"), format!(" {first} {second} "), format!("{first}{second}")];
+    for body in as_written {
+        let given = format!("{} {}\n", block("CERTIFICATE", &body), block("CERTIFICATE", &body));
+        let read = read(Role::Admin, &[("ssl.truststore.certificates", &given)]).expect("readable");
+        assert_eq!(read["ssl.ca.pem"], wanted.repeat(2), "{given}");
+    }
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_by_name() {
     let cases: &[(Pairs, &[&str])] = &[
         (&[("ssl.truststore.location", "/x.jks")], &["ssl.truststore.location", "/x.jks", "JKS", "keytool"]),

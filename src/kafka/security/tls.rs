@@ -10,6 +10,9 @@ const TRUST_FILE: &str = "ssl.truststore.location";
 const KEY_TYPE: &str = "ssl.keystore.type";
 const KEY_FILE: &str = "ssl.keystore.location";
 
+/// Letters in a line of PEM.
+const PEM_LINE: usize = 64;
+
 const HANDLED: &[&str] = &[
     TRUST_TYPE,
     TRUST_FILE,
@@ -38,7 +41,7 @@ pub(super) fn apply(properties: &Config, settings: &mut Settings) -> Result<()> 
         };
     }
     if let Some(pem) = given("ssl.truststore.certificates") {
-        set("ssl.ca.pem", pem);
+        set("ssl.ca.pem", &pem_lines(pem));
     }
     if let Some(file) = given(KEY_FILE) {
         match store_type(properties, KEY_TYPE, file).as_str() {
@@ -58,12 +61,31 @@ pub(super) fn apply(properties: &Config, settings: &mut Settings) -> Result<()> 
         }
     }
     if let Some(pem) = given("ssl.keystore.key") {
-        set("ssl.key.pem", pem);
+        set("ssl.key.pem", &pem_lines(pem));
     }
     if let Some(pem) = given("ssl.keystore.certificate.chain") {
-        set("ssl.certificate.pem", pem);
+        set("ssl.certificate.pem", &pem_lines(pem));
     }
     Ok(())
+}
+
+/// PEM in the lines that OpenSSL wants. Java takes it on a single line, which is what continued lines of a properties
+/// file come to.
+fn pem_lines(text: &str) -> String {
+    let mut lines = String::new();
+    for (number, part) in text.split("-----").enumerate() {
+        // Every other part is the inside of a BEGIN or END line; the others are what such lines enclose, and part.
+        if number % 2 == 1 {
+            lines.extend(["-----", part, "-----\n"]);
+            continue;
+        }
+        let letters: Vec<char> = part.chars().filter(|letter| !letter.is_whitespace()).collect();
+        for line in letters.chunks(PEM_LINE) {
+            lines.extend(line);
+            lines.push('\n');
+        }
+    }
+    lines
 }
 
 /// The type that is said, else the one that the file's name says, else Java's default.
