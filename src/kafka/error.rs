@@ -9,7 +9,8 @@ use super::ffi::{Code, Failure};
 pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> ConnectError {
     let kind = kind(failure);
     let remedy = match failure.code {
-        code if is_login(code) => "; check security.protocol, sasl.mechanism and sasl.jaas.config",
+        _ if failure.is_login() => "; check security.protocol, sasl.mechanism and sasl.jaas.config",
+        _ if failure.is_certificate() && failure.text.contains("verify failed") => UNTRUSTED,
         Code::RD_KAFKA_RESP_ERR__SSL => "; check security.protocol and the ssl.* settings",
         Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
         | Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
@@ -23,12 +24,16 @@ pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> Connec
     ConnectError::new(kind, format!("{what}: {}{remedy}", failure.text))
 }
 
+/// What helps where the broker's certificate is not trusted.
+const UNTRUSTED: &str = "; name the PEM file of the authority that issued the broker's certificate in \
+    ssl.truststore.location (with ssl.truststore.type=PEM), and see that the certificate has the name in \
+    bootstrap.servers";
+
 /// What a loop does about this failure. What is not known to be otherwise is retriable: librdkafka itself goes on.
 pub(super) fn kind(failure: &Failure) -> Kind {
     use Code::*;
     match failure.code {
-        code if is_login(code) => Kind::Config,
-        RD_KAFKA_RESP_ERR__SSL if is_certificate(&failure.text) => Kind::Config,
+        _ if failure.is_login() || failure.is_certificate() => Kind::Config,
         RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
         | RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
         | RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
@@ -72,12 +77,20 @@ pub(super) fn kind(failure: &Failure) -> Kind {
     }
 }
 
-fn is_login(code: Code) -> bool {
-    matches!(code, Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A broker that goes down in the middle of a handshake is an SSL error too; only a refused certificate is not passing.
-fn is_certificate(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ["certificate", "verify failed", "unknown ca"].iter().any(|word| text.contains(word))
+    #[test]
+    fn a_refused_certificate_is_no_passing_trouble_and_names_the_setting() {
+        let ssl = |text: &str| Failure { code: Code::RD_KAFKA_RESP_ERR__SSL, text: text.to_owned() };
+        let untrusted = ssl("SSL handshake failed: error:0A000086:SSL routines::certificate verify failed");
+        let explained = explain(&untrusted, "listing the topics");
+        assert_eq!(explained.kind(), Kind::Config);
+        assert!(explained.message().contains("ssl.truststore.location"), "{explained}");
+        let ours = explain(&ssl("error:0A00045C:SSL routines::tlsv13 alert certificate required"), "reading");
+        assert_eq!(ours.kind(), Kind::Config);
+        assert!(!ours.message().contains("truststore"), "it is ours that is missing: {ours}");
+        assert_eq!(kind(&ssl("SSL handshake failed: Disconnected")), Kind::Retriable);
+    }
 }

@@ -205,6 +205,20 @@ impl Failure {
         Self { code, text: text.filter(|text| !text.is_empty()).unwrap_or_else(|| describe(code)) }
     }
 
+    /// True where the broker refused our login.
+    pub(super) fn is_login(&self) -> bool {
+        use Code::*;
+        matches!(self.code, RD_KAFKA_RESP_ERR__AUTHENTICATION | RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
+    }
+
+    /// True where one side refused the other's certificate. A broker that goes down in the middle of a handshake is an
+    /// SSL error too, and a passing one.
+    pub(super) fn is_certificate(&self) -> bool {
+        let text = self.text.to_ascii_lowercase();
+        let told = ["certificate", "verify failed", "unknown ca"].iter().any(|word| text.contains(word));
+        self.code == Code::RD_KAFKA_RESP_ERR__SSL && told
+    }
+
     fn of(code: Code) -> Result<(), Self> {
         if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(Self::new(code, None)) }
     }

@@ -20,10 +20,11 @@ pub(super) struct Asked<'a> {
 pub(super) struct Options(pub(super) NonNull<sys::rd_kafka_AdminOptions_t>);
 
 impl Handle {
-    /// What the broker said of our login since the last look. A refused one shows nowhere else but as a time-out.
+    /// What was said of our login, or of the broker's certificate, since the last look. A refused one shows nowhere
+    /// else but as a time-out.
     pub(super) fn check_login(&self) -> Result<(), Failure> {
         while let Some(event) = self.take_event(Duration::ZERO) {
-            if let Some(failure) = event.failure().filter(|failure| is_login(failure.code)) {
+            if let Some(failure) = event.failure().filter(|failure| failure.is_login() || failure.is_certificate()) {
                 return Err(failure);
             }
         }
@@ -84,10 +85,6 @@ pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 pub(super) fn slices(timeout: Duration) -> u128 {
     timeout.as_millis().div_ceil(SLICE.as_millis())
-}
-
-fn is_login(code: Code) -> bool {
-    matches!(code, Code::RD_KAFKA_RESP_ERR__AUTHENTICATION | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED)
 }
 
 impl Options {
