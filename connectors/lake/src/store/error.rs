@@ -37,6 +37,10 @@ const S3_CODES: [(&[&str], &str); 3] = [
 const NO_PERMISSION: &str = "check the credentials in store.<option>, and that they may get, put, delete and list here \
     (without the permission to list, S3 answers 403 for an object that does not exist)";
 
+const UNKNOWN_AUTHORITY: &str = "the server's certificate is not trusted: name the PEM file of the authority that issued \
+    it in the environment variable SSL_CERT_FILE, or make it known to the system, and see that the certificate has the \
+    name in the endpoint";
+
 fn classify(error: &Error) -> (Kind, Option<&'static str>) {
     let text = error.to_string();
     let said = |code: &&str| text.contains(&format!("<Code>{code}</Code>"));
@@ -67,6 +71,10 @@ fn classify_cause(mut cause: &(dyn StdError + 'static)) -> (Kind, Option<&'stati
         }
         if let Some(error) = cause.downcast_ref::<HdfsError>() {
             return classify_hdfs(error);
+        }
+        // OpenSSL's words; its error has no type of its own for this.
+        if cause.to_string().contains("certificate verify failed") {
+            return (Kind::Config, Some(UNKNOWN_AUTHORITY));
         }
         match cause.source() {
             Some(deeper) => cause = deeper,
@@ -152,6 +160,7 @@ mod tests {
             (rpc("org.apache.hadoop.hdfs.protocol.DSQuotaExceededException"), Kind::Retriable, "quota"),
             (generic(HdfsError::NoSASLMechanism), Kind::Config, "Kerberos"),
             (generic("connection refused"), Kind::Retriable, ""),
+            (generic("error:0A000086:SSL routines::certificate verify failed"), Kind::Config, "SSL_CERT_FILE"),
         ];
         for (error, kind, remedy) in cases {
             let text = error.to_string();
