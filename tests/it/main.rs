@@ -30,5 +30,6 @@ mod restore;
 mod standalone;
 mod store;
 mod sweep;
+mod tls;
 mod truncation;
 mod verify;

@@ -29,6 +29,8 @@ pub struct S3Options {
     pub server: S3Server,
     /// Keeps old versions of objects where a bucket asks for it (versitygw; MinIO always can).
     pub versioning: bool,
+    /// Speaks TLS, with the key and the certificates that this PEM file holds (versitygw).
+    pub tls: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub struct S3 {
     dir: PathBuf,
     port: Port,
     versioning: bool,
+    tls: Option<PathBuf>,
     process: Option<Process>,
 }
 
@@ -58,17 +61,18 @@ impl S3 {
             }
         }?;
         let dir = home::instance_dir("s3")?;
-        let (server, versioning) = (options.server, options.versioning);
-        let mut s3 = S3 { server, program, dir, port: Port::claim()?, versioning, process: None };
+        let S3Options { server, versioning, tls } = options;
+        let mut s3 = S3 { server, program, dir, port: Port::claim()?, versioning, tls, process: None };
         fs::create_dir_all(s3.root())?;
         fs::create_dir_all(s3.versions())?;
         s3.restart()?;
         Ok(s3)
     }
 
-    /// `http://127.0.0.1:port`
+    /// `http://127.0.0.1:port`, with TLS `https://`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address())
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
     }
 
     /// `127.0.0.1:port`
@@ -113,16 +117,23 @@ impl S3 {
             S3Server::Versitygw => (self.versitygw(), "/health"),
             S3Server::Minio => (self.minio(), "/minio/health/ready"),
         };
-        let address = self.address();
+        let (address, is_secret) = (self.address(), self.tls.is_some());
+        // The kit does not speak TLS: whoever takes connections is taken for ready.
+        let is_ready = || if is_secret { http::connect(&address).is_ok() } else { http::is_ok(&address, ready) };
         let process = self.process.insert(launch.start()?);
-        process.wait_ready(&format!("S3 at {address}"), START_LIMIT, || http::is_ok(&address, ready))
+        process.wait_ready(&format!("S3 at {address}"), START_LIMIT, is_ready)
     }
 
     fn versitygw(&self) -> Launch {
         let launch = Launch::new(&self.program, self.log())
             .env("ROOT_ACCESS_KEY_ID", S3::ACCESS_KEY)
             .env("ROOT_SECRET_ACCESS_KEY", S3::SECRET_KEY)
-            .args(["-q", "--port", &self.address(), "--health", "/health", "posix"]);
+            .args(["-q", "--port", &self.address(), "--health", "/health"]);
+        let launch = match &self.tls {
+            Some(pem) => launch.args([Path::new("--cert"), pem, Path::new("--key"), pem]),
+            None => launch,
+        };
+        let launch = launch.args(["posix"]);
         let launch =
             if self.versioning { launch.args([Path::new("--versioning-dir"), &self.versions()]) } else { launch };
         launch.args([self.root()])

@@ -78,6 +78,12 @@ impl Worker {
         worker
     }
 
+    /// The same, with one more variable in its environment.
+    pub fn env(mut self, key: &str, value: &Path) -> Worker {
+        self.launch = self.launch.env(key, value);
+        self
+    }
+
     /// Starts the process with these connector files.
     pub fn run(&mut self, connectors: &[&Path]) -> kit::Result<()> {
         self.process = Some(self.launch.clone().args(connectors).start()?);

@@ -36,13 +36,15 @@ pub struct KafkaOptions {
     pub brokers: usize,
     /// A second listener that wants SASL/PLAIN credentials; see [`Kafka::sasl_bootstrap`].
     pub sasl: bool,
+    /// A listener with TLS, whose key and certificates this PEM file holds; see [`Kafka::tls_bootstrap`].
+    pub tls: Option<PathBuf>,
     /// Lines of `server.properties`; they override the kit's own.
     pub properties: Vec<(String, String)>,
 }
 
 impl Default for KafkaOptions {
     fn default() -> KafkaOptions {
-        KafkaOptions { brokers: 1, sasl: false, properties: Vec::new() }
+        KafkaOptions { brokers: 1, sasl: false, tls: None, properties: Vec::new() }
     }
 }
 
@@ -103,6 +105,11 @@ impl Kafka {
         join(self.nodes.iter().filter_map(|node| node.sasl_port.as_ref()))
     }
 
+    /// The bootstrap servers that speak TLS (`SSL`). Empty unless the options asked for it.
+    pub fn tls_bootstrap(&self) -> String {
+        join(self.nodes.iter().filter_map(|node| node.tls_port.as_ref()))
+    }
+
     /// SIGKILL to every broker, and gone when this returns. Ports and data stay.
     pub fn kill(&mut self) {
         self.nodes.iter_mut().for_each(Node::kill);
@@ -128,6 +135,14 @@ impl Kafka {
         node.start()?;
         let running = self.running().count();
         self.nodes.get_mut(index).map_or(Ok(()), |node| node.wait_ready(running, START_LIMIT))
+    }
+
+    /// SIGTERM to one broker, counted from 0, and gone when this returns.
+    pub fn stop_broker(&mut self, index: usize) -> Result<()> {
+        self.nodes.get_mut(index).map_or(Ok(()), |node| {
+            node.ask_to_stop();
+            node.stop(STOP_LIMIT)
+        })
     }
 
     /// SIGKILL to one broker, counted from 0.

@@ -24,6 +24,7 @@ pub(super) struct Node {
     pub(super) id: i32,
     pub(super) client_port: Port,
     pub(super) sasl_port: Option<Port>,
+    pub(super) tls_port: Option<Port>,
     controller_port: Port,
     dir: PathBuf,
     jvm_options: Vec<OsString>,
@@ -40,11 +41,22 @@ impl Node {
     ) -> Result<Vec<Node>> {
         let mut nodes = Vec::new();
         for id in (1..).take(options.brokers.max(1)) {
-            let sasl_port = if options.sasl { Some(Port::claim()?) } else { None };
+            let port_if = |wanted: bool| if wanted { Port::claim().map(Some) } else { Ok(None) };
+            let (sasl_port, tls_port) = (port_if(options.sasl)?, port_if(options.tls.is_some())?);
             let (client_port, controller_port) = (Port::claim()?, Port::claim()?);
             let dir = dir.join(format!("broker-{id}"));
             let (jvm_options, process) = (Vec::new(), None);
-            nodes.push(Node { id, client_port, sasl_port, controller_port, dir, jvm_options, distribution, process });
+            nodes.push(Node {
+                id,
+                client_port,
+                sasl_port,
+                tls_port,
+                controller_port,
+                dir,
+                jvm_options,
+                distribution,
+                process,
+            });
         }
         let voters: Vec<String> =
             nodes.iter().map(|node| format!("{}@{}", node.id, node.controller_port.address())).collect();
@@ -137,8 +149,13 @@ impl Node {
             let jaas = format!("{module} user_{SASL_USER}=\"{SASL_PASSWORD}\";");
             set("listener.name.sasl.plain.sasl.jaas.config", jaas);
         }
+        if let (Some(port), Some(pem)) = (&self.tls_port, &options.tls) {
+            listeners = format!("{listeners},TLS://{}", port.address());
+            set("listener.name.tls.ssl.keystore.type", "PEM".to_owned());
+            set("listener.name.tls.ssl.keystore.location", pem.display().to_string());
+        }
         set("listeners", listeners);
-        let protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT";
+        let protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL";
         set("listener.security.protocol.map", protocols.to_owned());
         set("node.id", self.id.to_string());
         set("controller.quorum.voters", voters.to_owned());
