@@ -5,6 +5,7 @@
 //! `LAKEFERRY_CRASH_ROUNDS` sets the number of kills (20), `LAKEFERRY_CRASH_SEED` repeats the choices of a run; what
 //! the machine makes of them differs from run to run.
 
+mod brokers;
 mod numbers;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use lakeferry::clock::SystemClock;
 use lakeferry_api::Clock;
 use serde_json::Value;
 
-use self::numbers::Numbers;
+pub(crate) use self::numbers::Numbers;
 use crate::journey::{Worker, run, s3_settings};
 use crate::kit::proxy::{Cut, Fault, HttpProxy, HttpRequest, Strike, TcpProxy};
 use crate::kit::{self, need, poll_until, wait_until};

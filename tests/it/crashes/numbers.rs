@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(40);
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// A producer at work.
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u64>,
 }
@@ -42,7 +42,7 @@ impl ProducerContext for Strict {
 
 impl Numbers {
     /// Writes bunches of `bunch` records of about `bytes` bytes, 25 times a second, in turn to the partitions.
-    pub(super) fn start(bootstrap: &str, topic: &'static str, partitions: u64, bytes: usize, bunch: u64) -> Self {
+    pub(crate) fn start(bootstrap: &str, topic: &'static str, partitions: u64, bytes: usize, bunch: u64) -> Self {
         let producer: ThreadedProducer<Strict> = ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
             .set("enable.idempotence", "true")
@@ -68,7 +68,7 @@ impl Numbers {
     }
 
     /// Ends it; how many numbers are in the topic, all of them acknowledged.
-    pub(super) fn stop(self) -> u64 {
+    pub(crate) fn stop(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap()
     }
