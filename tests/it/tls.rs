@@ -58,6 +58,10 @@ fn brokers_with_a_private_authority_are_trusted_where_it_is_named() {
         run(&[&fixed[..], &config].concat())
     };
     let refusals = [
+        (
+            "security.protocol=SSL\nssl.truststore.location=/no/such.pem\n",
+            ["ssl.truststore.location /no/such.pem", "cannot be read"],
+        ),
         ("security.protocol=SSL\n", ["certificate verify failed", "ssl.truststore.location"]),
         ("security.protocol=SSL\nssl.truststore.location=/kafka.jks\n", ["/kafka.jks is of type JKS", "keytool"]),
     ];

@@ -12,6 +12,9 @@ fn settings(pairs: &[(&str, &str)]) -> Settings {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
+/// Some file that is there.
+const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+
 #[test]
 fn java_names_become_librdkafkas() {
     let cases: &[(Role, Pairs, Pairs)] = &[
@@ -85,16 +88,16 @@ fn a_login_line_becomes_user_and_password() {
 fn stores_that_the_library_reads_are_taken() {
     let pem = [
         ("ssl.truststore.type", "PEM"),
-        ("ssl.truststore.location", "/ca"),
+        ("ssl.truststore.location", FILE),
         ("ssl.keystore.type", "PKCS12"),
-        ("ssl.keystore.location", "/me.p12"),
+        ("ssl.keystore.location", FILE),
         ("ssl.keystore.password", "pw"),
     ];
-    let wanted = [("ssl.ca.location", "/ca"), ("ssl.keystore.location", "/me.p12"), ("ssl.keystore.password", "pw")];
+    let wanted = [("ssl.ca.location", FILE), ("ssl.keystore.location", FILE), ("ssl.keystore.password", "pw")];
     assert_eq!(read(Role::Admin, &pem).expect("readable"), settings(&wanted));
-    let both = [("ssl.keystore.type", "PEM"), ("ssl.keystore.location", "/me"), ("ssl.truststore.location", "/ca.pem")];
-    let wanted = [("ssl.ca.location", "/ca.pem"), ("ssl.certificate.location", "/me"), ("ssl.key.location", "/me")];
-    assert_eq!(read(Role::Admin, &both).expect("readable"), settings(&wanted));
+    let own = [("ssl.keystore.type", "PEM"), ("ssl.keystore.location", FILE)];
+    let wanted = [("ssl.certificate.location", FILE), ("ssl.key.location", FILE)];
+    assert_eq!(read(Role::Admin, &own).expect("readable"), settings(&wanted));
 }
 
 #[test]
@@ -118,6 +121,16 @@ fn what_cannot_be_used_is_refused_by_name() {
             &[("ssl.truststore.type", "PKCS12"), ("ssl.truststore.location", "/x")],
             &["ssl.truststore.location", "PKCS12"],
         ),
+        // The name says what it is.
+        (
+            &[("ssl.truststore.location", "/no/such.pem")],
+            &["ssl.truststore.location", "/no/such.pem", "cannot be read"],
+        ),
+        (
+            &[("ssl.keystore.type", "PKCS12"), ("ssl.keystore.location", "/no/such")],
+            &["ssl.keystore.location", "/no/such", "cannot be read"],
+        ),
+        (&[("ssl.truststore.certificates", "ca.pem")], &["ssl.truststore.certificates", "BEGIN"]),
         (&[("buffer.memory", "much")], &["buffer.memory", "much"]),
         (&[("fetch.max.wait.ms", "soon")], &["fetch.max.wait.ms", "soon"]),
         (&[("security.protocol", "TELNET")], &["security.protocol", "telnet"]),

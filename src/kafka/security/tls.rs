@@ -33,24 +33,25 @@ pub(super) fn is_handled(key: &str) -> bool {
 /// Writes librdkafka's names for the stores that `properties` name.
 pub(super) fn apply(properties: &Config, settings: &mut Settings) -> Result<()> {
     let given = |key: &str| properties.get(key).filter(|value| !value.trim().is_empty());
+    let pem = |key: &str| given(key).map(|text| pem_lines(key, text)).transpose();
     let mut set = |name: &str, value: &str| settings.insert(name.to_owned(), value.to_owned());
     if let Some(file) = given(TRUST_FILE) {
         match store_type(properties, TRUST_TYPE, file).as_str() {
-            "PEM" => set("ssl.ca.location", file),
+            "PEM" => set("ssl.ca.location", readable(TRUST_FILE, file)?),
             other => return Err(not_readable(TRUST_FILE, file, other, "-exportcert -rfc -file ca.pem")),
         };
     }
-    if let Some(pem) = given("ssl.truststore.certificates") {
-        set("ssl.ca.pem", &pem_lines(pem));
+    if let Some(pem) = pem("ssl.truststore.certificates")? {
+        set("ssl.ca.pem", &pem);
     }
     if let Some(file) = given(KEY_FILE) {
         match store_type(properties, KEY_TYPE, file).as_str() {
             "PEM" => {
-                set("ssl.key.location", file);
+                set("ssl.key.location", readable(KEY_FILE, file)?);
                 set("ssl.certificate.location", file);
             }
             "PKCS12" => {
-                set("ssl.keystore.location", file);
+                set("ssl.keystore.location", readable(KEY_FILE, file)?);
                 if let Some(password) = given("ssl.keystore.password") {
                     set("ssl.keystore.password", password);
                 }
@@ -60,18 +61,23 @@ pub(super) fn apply(properties: &Config, settings: &mut Settings) -> Result<()> 
             }
         }
     }
-    if let Some(pem) = given("ssl.keystore.key") {
-        set("ssl.key.pem", &pem_lines(pem));
+    if let Some(pem) = pem("ssl.keystore.key")? {
+        set("ssl.key.pem", &pem);
     }
-    if let Some(pem) = given("ssl.keystore.certificate.chain") {
-        set("ssl.certificate.pem", &pem_lines(pem));
+    if let Some(pem) = pem("ssl.keystore.certificate.chain")? {
+        set("ssl.certificate.pem", &pem);
     }
     Ok(())
 }
 
 /// PEM in the lines that OpenSSL wants. Java takes it on a single line, which is what continued lines of a properties
 /// file come to.
-fn pem_lines(text: &str) -> String {
+fn pem_lines(key: &str, text: &str) -> Result<String> {
+    if !text.contains("-----BEGIN ") {
+        return Err(ConnectError::config(format!(
+            "{key} holds no PEM; write it as -----BEGIN ...----- to -----END ...-----, or name a file in the location"
+        )));
+    }
     let mut lines = String::new();
     for (number, part) in text.split("-----").enumerate() {
         // Every other part is the inside of a BEGIN or END line; the others are what such lines enclose, and part.
@@ -85,7 +91,17 @@ fn pem_lines(text: &str) -> String {
             lines.push('\n');
         }
     }
-    lines
+    Ok(lines)
+}
+
+/// The client library would name its own setting, and not the file.
+fn readable<'a>(key: &str, file: &'a str) -> Result<&'a str> {
+    match std::fs::File::open(file) {
+        Ok(_) => Ok(file),
+        Err(error) => Err(ConnectError::config(format!(
+            "{key} {file} cannot be read: {error}; name a file that the user of this process may read"
+        ))),
+    }
 }
 
 /// The type that is said, else the one that the file's name says, else Java's default.
