@@ -10,6 +10,7 @@ pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> Connec
     let kind = kind(failure);
     let remedy = match failure.code {
         _ if failure.is_login() => "; check security.protocol, sasl.mechanism and sasl.jaas.config",
+        _ if failure.is_certificate() && failure.is_alert() => REFUSED,
         _ if failure.is_certificate() && failure.text.contains("verify failed") => UNTRUSTED,
         Code::RD_KAFKA_RESP_ERR__SSL => "; check security.protocol and the ssl.* settings",
         Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
@@ -28,6 +29,10 @@ pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> Connec
 const UNTRUSTED: &str = "; name the PEM file of the authority that issued the broker's certificate in \
     ssl.truststore.location (with ssl.truststore.type=PEM), and see that the certificate has the name in \
     bootstrap.servers";
+
+/// What helps where the broker wants a certificate of ours, or another one.
+const REFUSED: &str = "; name the key and the certificate that the broker trusts in ssl.keystore.location (with \
+    ssl.keystore.type=PEM or PKCS12)";
 
 /// What a loop does about this failure. What is not known to be otherwise is retriable: librdkafka itself goes on.
 pub(super) fn kind(failure: &Failure) -> Kind {
@@ -88,9 +93,12 @@ mod tests {
         let explained = explain(&untrusted, "listing the topics");
         assert_eq!(explained.kind(), Kind::Config);
         assert!(explained.message().contains("ssl.truststore.location"), "{explained}");
-        let ours = explain(&ssl("error:0A00045C:SSL routines::tlsv13 alert certificate required"), "reading");
+        let alert = "Receive failed: error:0A000412:SSL routines::sslv3 alert bad certificate: SSL alert number 42";
+        let transport = |text: &str| Failure { code: Code::RD_KAFKA_RESP_ERR__TRANSPORT, text: text.to_owned() };
+        let ours = explain(&transport(alert), "listing the topics");
         assert_eq!(ours.kind(), Kind::Config);
-        assert!(!ours.message().contains("truststore"), "it is ours that is missing: {ours}");
+        assert!(ours.message().contains("ssl.keystore.location"), "{ours}");
         assert_eq!(kind(&ssl("SSL handshake failed: Disconnected")), Kind::Retriable);
+        assert_eq!(kind(&transport("Disconnected while the certificate was read")), Kind::Retriable);
     }
 }

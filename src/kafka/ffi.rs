@@ -216,7 +216,14 @@ impl Failure {
     pub(super) fn is_certificate(&self) -> bool {
         let text = self.text.to_ascii_lowercase();
         let told = ["certificate", "verify failed", "unknown ca"].iter().any(|word| text.contains(word));
-        self.code == Code::RD_KAFKA_RESP_ERR__SSL && told
+        told && (self.code == Code::RD_KAFKA_RESP_ERR__SSL || self.is_alert())
+    }
+
+    /// True where the broker sent a TLS alert. With TLS 1.3 it looks at our certificate when the handshake is over for
+    /// us, so that what it says of it is an error of the transport.
+    pub(super) fn is_alert(&self) -> bool {
+        use Code::*;
+        matches!(self.code, RD_KAFKA_RESP_ERR__SSL | RD_KAFKA_RESP_ERR__TRANSPORT) && self.text.contains("SSL alert")
     }
 
     fn of(code: Code) -> Result<(), Self> {
