@@ -76,6 +76,35 @@ fn brokers_with_a_private_authority_are_trusted_where_it_is_named() {
 }
 
 #[test]
+fn brokers_that_want_a_certificate_of_ours_get_it() {
+    let authority = Authority::new();
+    let [file, ours] = [&authority.certificate, &authority.server].map(|file| file.to_str().unwrap());
+    let options = KafkaOptions { tls: Some(authority.server.clone()), ..KafkaOptions::default() }
+        .property("listener.name.tls.ssl.client.auth", "required")
+        .property("listener.name.tls.ssl.truststore.type", "PEM")
+        .property("listener.name.tls.ssl.truststore.location", file);
+    let kafka = need!(Kafka::start(options));
+    let (topic, target) = ("tls-ours", "tls-ours-restored");
+    let lake = Lake::of(&kafka, topic, &[records(20)], &[("retention.ms", "-1")]);
+    let (tls, rename) = (kafka.tls_bootstrap(), format!("{topic}={target}"));
+    let restore = |more: &str| {
+        let trusting = "security.protocol=SSL\nssl.truststore.type=PEM\nssl.truststore.location=";
+        let file = client_file(&format!("{trusting}{file}\n{more}"));
+        let config = ["--command-config", file.to_str().unwrap()];
+        let fixed = ["restore", &lake.url(), "--bootstrap-server", &tls, "--rename", &rename, "--yes"];
+        run(&[&fixed[..], &config].concat())
+    };
+    let (code, out, err) = restore("");
+    assert!(
+        code != 0 && err.contains("alert bad certificate") && err.contains("ssl.keystore.location"),
+        "{out}\n{err}"
+    );
+    let (code, out, err) = restore(&format!("ssl.keystore.type=PEM\nssl.keystore.location={ours}\n"));
+    assert_eq!(code, 0, "{out}\n{err}");
+    assert_eq!(consume(&kafka.bootstrap(), target, 0), records(20));
+}
+
+#[test]
 fn a_worker_says_that_nobody_vouches_for_its_brokers() {
     let authority = Authority::new();
     let options = KafkaOptions { tls: Some(authority.server), ..KafkaOptions::default() };
