@@ -102,10 +102,6 @@ impl SinkContext for StoppedSink {
         self.admin.alter_group_offsets(&self.group_id, positions).await
     }
 
-    async fn forget(&self, partitions: &[TopicPartition]) -> Result<()> {
-        self.admin.delete_group_offsets(&self.group_id, partitions).await
-    }
-
     fn trouble(&self, what: Option<String>) {
         if let Some(what) = what {
             tracing::warn!(connector = self.connector, what, "while its offsets are altered");

@@ -30,7 +30,7 @@ const FAULTS: &[Fault] = &[
     Fault::FlushAfterRelease,
     Fault::BudgetLeak,
     Fault::TickStarved,
-    Fault::ResetKeepsGroup,
+    Fault::ResetAsksGroup,
     Fault::ProgressApart,
     Fault::RestoreFromBeginning,
     Fault::LostDeliveryCounts,

@@ -244,19 +244,6 @@ pub trait SinkContext: Send + Sync {
     /// `Fenced` where the group no longer gives these partitions to this member; `Retriable` while no broker answers.
     async fn commit(&self, positions: &Positions) -> Result<()>;
 
-    /// Removes the group's committed offsets of `partitions`: while the offsets of a stopped connector are altered, and
-    /// at no other time.
-    ///
-    /// # Errors
-    /// `Conflict` where the group has members, as it has while a task asks; `Retriable` while no broker answers.
-    async fn forget(&self, partitions: &[TopicPartition]) -> Result<()> {
-        let _ = partitions;
-        Err(ConnectError::conflict(format!(
-            "the consumer group {} has members; stop the connector first",
-            self.group()
-        )))
-    }
-
     /// Says what is wrong at the moment, or that nothing is any more: shown with the task's status while it goes on
     /// RUNNING (a store that does not answer is retried, not failed).
     fn trouble(&self, what: Option<String>);

@@ -42,8 +42,8 @@ pub enum Fault {
     BudgetLeak,
     /// Batches come before what is due by the clock.
     TickStarved,
-    /// A reset leaves the group's offset for later.
-    ResetKeepsGroup,
+    /// After a reset the offset that the group still holds says where to begin.
+    ResetAsksGroup,
     /// A restore stores how far it got in a transaction of its own, behind that of the records.
     ProgressApart,
     /// A restore that is begun again begins at the beginning.

@@ -2,9 +2,7 @@
 //!
 //! The order makes each step repeatable: nobody reads (the group has no member), everything is looked at, then the
 //! entries, then the group's offsets, which the worker sets. What is refused for one partition is refused before
-//! anything is written for another. Only a reset forgets the group's offset first: the next `open` asks the group where
-//! to begin then, and one that went on at an offset that is to be forgotten would never archive what lies before it,
-//! should the worker crash in between. Without the entry nobody asks the group, so that is repeatable, too.
+//! anything is written for another.
 //!
 //! A partition without a chain needs no entry: its first `open` asks the group. What a reset of all concerns the
 //! archive says, not the group: its offsets are only a cache, and may be missing. An offset is one of the topic that is
@@ -15,7 +13,6 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::connector::SinkAlteration;
-use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Kind, PartitionView, Result, SinkContext, TopicPartition, TopicView};
 
 use super::commit::{Identity, check_laws};
@@ -73,7 +70,6 @@ struct Chains<'a> {
 struct Planned {
     name: TopicPartition,
     seq: u64,
-    is_reset: bool,
     frozen: Bytes,
 }
 
@@ -127,17 +123,14 @@ impl Chains<'_> {
         entry.writer = self.identity.writer();
         entry.topic = Some(topic.into());
         check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
-        Ok(Some(Planned { name, seq: entry.seq, is_reset: offset.is_none(), frozen: wire::encode(&entry)? }))
+        Ok(Some(Planned { name, seq: entry.seq, frozen: wire::encode(&entry)? }))
     }
 
     async fn ask(&self, name: &TopicPartition) -> Result<(PartitionView, TopicView)> {
         Ok((self.context.partition(name).await?, self.context.topic(&name.topic).await?))
     }
 
-    async fn write(&self, Planned { name, seq, is_reset, frozen }: &Planned) -> Result<()> {
-        if *is_reset && !sabotage::is(Fault::ResetKeepsGroup) {
-            self.context.forget(std::slice::from_ref(name)).await?;
-        }
+    async fn write(&self, Planned { name, seq, frozen }: &Planned) -> Result<()> {
         if self.manifests.create(name, *seq, frozen.clone()).await? == Outcome::Lost {
             return Err(ConnectError::conflict(format!(
                 "{name}: a writer is still at work on the archive; stop the connector and try again"

@@ -210,9 +210,12 @@ pub(super) fn before_a_bare_stretch(mark: EpochMark, ahead: &OffsetSet, resume: 
     (ahead.count_in(OffsetRange::new(mark.upto, resume.saturating_sub(1))) == 0).then_some(mark)
 }
 
-/// The offsets were reset: the group, or Connect's default, says where to begin.
+/// The offsets were reset: `auto.offset.reset` says where to begin. What the group holds may be of a task that had not
+/// heard of the reset, or not be forgotten yet, and what lies before it would be missing in the new lineage. Only where
+/// reading begins at the end it counts: an opening before this one may have begun there and written no entry yet.
 fn unresolved(evidence: &Evidence<'_>, entry: &Entry) -> Result<Start> {
-    let (resume, _) = from_kafka(evidence)?;
+    let counts = evidence.reset == OffsetReset::Latest || sabotage::is(Fault::ResetAsksGroup);
+    let (resume, _) = from_kafka(&Evidence { committed: evidence.committed.filter(|_| counts), ..*evidence })?;
     let mut start = continued(evidence, entry, resume);
     start.source.first = Some(resume);
     // What was read before the reset says nothing of the records below an offset that somebody chose.
@@ -272,8 +275,8 @@ fn from_kafka(evidence: &Evidence<'_>) -> Result<(i64, StartedBy)> {
         (None, OffsetReset::Earliest) => Ok((view.log_start_offset, StartedBy::Earliest)),
         (None, OffsetReset::Latest) => Ok((view.last_stable_offset.min(parted), StartedBy::Latest)),
         (None, OffsetReset::None) => Err(ConnectError::config(format!(
-            "{}: the group has no committed offset in the log and auto.offset.reset=none; set \
-             consumer.override.auto.offset.reset to earliest or latest, or commit an offset",
+            "{}: there is no offset to begin at, and auto.offset.reset=none; set \
+             consumer.override.auto.offset.reset to earliest or latest, or the connector's offset",
             evidence.name
         ))),
     }

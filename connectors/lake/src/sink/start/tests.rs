@@ -231,13 +231,19 @@ fn files_that_were_ahead_leave_no_mark_behind_which_they_lie() {
 }
 
 #[test]
-fn a_reset_is_resolved_by_the_group_or_connects_default() {
+fn a_reset_is_resolved_by_the_policy_and_never_skips_what_the_group_has_behind_it() {
     let mut known = entry("id-1", 2, None, &[]);
     known.source.first = None;
     known.lineages[0].first = None;
-    let start = start(Some(&known), &view("id-1", 5, 50), None, OffsetReset::Earliest).unwrap();
-    assert_eq!((start.resume, start.source.first, start.lineages[0].first), (5, Some(5), Some(5)));
-    assert_eq!(start.mark, None, "what was read before says nothing of where it goes on");
+    let begun = |committed, reset| start(Some(&known), &view("id-1", 5, 50), committed, reset);
+    for committed in [None, Some(20)] {
+        let start = begun(committed, OffsetReset::Earliest).unwrap();
+        assert_eq!((start.resume, start.source.first, start.lineages[0].first), (5, Some(5), Some(5)));
+        assert_eq!(start.mark, None, "what was read before says nothing of where it goes on");
+        assert!(begun(committed, OffsetReset::None).is_err());
+    }
+    let ends = [None, Some(20)].map(|committed| begun(committed, OffsetReset::Latest).unwrap().resume);
+    assert_eq!(ends, [50, 20]);
 }
 
 #[test]

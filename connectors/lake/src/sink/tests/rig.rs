@@ -176,10 +176,6 @@ impl SinkContext for Context {
         kafka.commits.push(positions.clone());
         Ok(())
     }
-    async fn forget(&self, _: &[TopicPartition]) -> Result<()> {
-        self.kafka.lock().unwrap().committed = None;
-        Ok(())
-    }
     fn trouble(&self, what: Option<String>) {
         self.kafka.lock().unwrap().trouble.push(what);
     }
