@@ -1,7 +1,7 @@
 //! Odd turns of an archive's life: two writers on one partition, records that cannot be archived, offsets that are lost
 //! before they are read. After each the archive accounts for every offset, and says why where a record is missing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -34,6 +34,27 @@ fn gaps(lake: &Path, topic: &str) -> Vec<(i64, i64, String)> {
 fn assert_true(lake: &Lake) {
     let (code, out, err) = run(&["verify", &lake.url(), "--level", "content"]);
     assert_eq!(code, 0, "{out}\n{err}");
+}
+
+/// Records of 64 KiB that no codec makes smaller.
+fn noise(count: usize) -> Vec<Record> {
+    let mut state = 4_u64;
+    let mut step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    let value = |record: Record| Record { value: Some((0..64 << 10).map(|_| step()).collect()), ..record };
+    records(count).into_iter().map(value).collect()
+}
+
+fn metrics(worker: &Worker) -> String {
+    let headers = vec![("Accept".to_owned(), "text/plain".to_owned())];
+    let answer = worker.send(&Request { headers, ..Request::new("GET", "/metrics") });
+    assert_eq!(answer.status, 200);
+    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain; version=0.0.4")));
+    answer.body
 }
 
 fn resume_offset(entry: &Value) -> i64 {
@@ -155,13 +176,6 @@ fn what_retention_took_before_it_was_archived_is_a_gap() {
         let labels = format!("connector=\"{topic}\",topic=\"{topic}\",partition=\"0\",reason=\"log_start_moved\"");
         format!("lakeferry_sink_gap_offsets_total{{{labels}}} {offsets}\n")
     };
-    let metrics = |worker: &Worker| {
-        let headers = vec![("Accept".to_owned(), "text/plain".to_owned())];
-        let answer = worker.send(&Request { headers, ..Request::new("GET", "/metrics") });
-        assert_eq!(answer.status, 200);
-        assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain; version=0.0.4")));
-        answer.body
-    };
     let text = metrics(&worker);
     assert!(text.contains(&counted(5)), "{text}");
     assert!(text.contains("# TYPE lakeferry_sink_files_ended_early_total counter"), "{text}");
@@ -195,6 +209,40 @@ fn what_retention_took_before_it_was_archived_is_a_gap() {
     assert_eq!(code, 0, "{out}\n{err}");
     let left: Vec<Record> = [&all[..10], &all[15..20], &all[25..30], &all[40..]].concat();
     assert_eq!(consume(&bootstrap, "odd-retention-target", 0), left);
+}
+
+#[test]
+fn files_that_end_early_for_memory_are_counted() {
+    let kafka = need!(kit::kafka());
+    let (topic, bootstrap, lake) = ("odd-memory", kafka.bootstrap(), Lake::new());
+    let (partitions, of_each) = (8, 50);
+    kafka.create_topic(topic, partitions, &[("retention.ms", "-1")]).unwrap();
+    for partition in 0..partitions {
+        produce(&bootstrap, topic, partition as i32, &noise(of_each));
+    }
+    // No file is whole before its time, and the time is far away: 25 MB wait, and there are 16 MiB and no room on disk.
+    let connector = sink(topic, topic, &[("store.url", &lake.url()), ("rotate.age.ms", "3600000")]);
+    let limits = [("lakeferry.memory.bytes", "16777216"), ("lakeferry.spill.dir", "")];
+    let mut worker = Worker::start(&bootstrap, &limits, &[connector]);
+    let counted = || {
+        let text = metrics(&worker);
+        let labels = format!("{{connector=\"{topic}\",topic=\"{topic}\"}} ");
+        let of = |line: &str| {
+            line.strip_prefix("lakeferry_sink_files_ended_early_total")?.strip_prefix(&labels)?.parse().ok()
+        };
+        text.lines().find_map(of).unwrap_or(0_usize)
+    };
+    wait_until("files end early", SOON, || counted() > 0).unwrap();
+    let early = || worker.log().matches("closing a file early: memory runs short").count();
+    wait_until("what is logged is counted", SOON, || counted() == early()).unwrap();
+    worker.stop();
+    let ends = (0..partitions).filter_map(|partition| lake.chain(topic, partition as i32).pop());
+    let archived = |end: PathBuf| {
+        let end: Value = serde_json::from_slice(&std::fs::read(end).unwrap()).unwrap();
+        end["totals"]["records"].as_u64().unwrap() as usize
+    };
+    assert_eq!(ends.map(archived).sum::<usize>(), partitions * of_each, "what is left is published at the stop");
+    assert_true(&lake);
 }
 
 #[test]

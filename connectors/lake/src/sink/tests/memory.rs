@@ -40,21 +40,31 @@ fn noise(seed: i64) -> Vec<u8> {
     (0..RECORD_BYTES).map(|_| step()).collect()
 }
 
-/// The files that 6.4 MiB become with 1 MiB of memory and this room on disk, and the most memory that was held.
-async fn files(format: &str, spill: Option<(PathBuf, u64)>) -> (Vec<FileEntry>, u64) {
+/// What 6.4 MiB become with 1 MiB of memory.
+struct Archived {
+    files: Vec<FileEntry>,
+    /// The most memory that was held.
+    most_bytes: u64,
+    /// How many files were counted as ended early.
+    ended_early: usize,
+}
+
+/// Archives with this room on disk.
+async fn archive(format: &str, spill: Option<(PathBuf, u64)>) -> Archived {
     let mut rig = Rig::new(&[("format", format)]);
     rig.budget = Budget::new(BUDGET_BYTES);
     rig.spill = spill;
     let mut writer = rig.writer(1);
     writer.open().await;
-    let mut most = 0;
+    let mut most_bytes = 0;
     for offset in 0..RECORDS {
         let mut builder = BatchBuilder::new(partition(0), offset);
         builder.push(offset, (offset, None), None, Some(&noise(offset)));
         writer.task.put(&[builder.build(offset + 1)]).await.unwrap();
-        most = most.max(rig.budget.used());
+        most_bytes = most_bytes.max(rig.budget.used());
         writer.tick().await.unwrap();
     }
+    let ended_early = rig.kafka.lock().unwrap().ended_early;
     let leaving = [partition(0)];
     let moving = async {
         loop {
@@ -73,29 +83,38 @@ async fn files(format: &str, spill: Option<(PathBuf, u64)>) -> (Vec<FileEntry>, 
     assert_eq!(files.iter().map(|file| file.records).sum::<u64>(), RECORDS as u64);
     drop(writer);
     assert_eq!(rig.budget.used(), 0, "everything is given back");
-    (files, most)
+    Archived { files, most_bytes, ended_early }
 }
 
 #[tokio::test]
 async fn open_files_wait_on_disk_instead_of_ending() {
     for format in ["archive.parquet", "archive.avro"] {
         let folder = Folder::new(format);
-        let (files, most) = files(format, Some((folder.0.clone(), 64 << 20))).await;
-        assert_eq!(files.len(), 1, "{format}");
+        let Archived { files, most_bytes, ended_early } = archive(format, Some((folder.0.clone(), 64 << 20))).await;
+        assert_eq!((files.len(), ended_early), (1, 0), "{format}");
         assert!(files[0].stored_bytes > RECORDS as u64 * RECORD_BYTES, "{format}");
-        assert!(most <= BUDGET_BYTES, "{format}: {most}");
+        assert!(most_bytes <= BUDGET_BYTES, "{format}: {most_bytes}");
     }
 }
 
 #[tokio::test]
 async fn files_end_early_where_there_is_no_room() {
     let folder = Folder::new("small");
-    let (without, _) = files("archive.avro", None).await;
-    let (with_little, _) = files("archive.avro", Some((folder.0.clone(), 1 << 20))).await;
-    let (with_none, _) = files("archive.avro", Some((folder.0.join("absent"), 1 << 20))).await;
-    assert!(without.len() > 5, "{}", without.len());
-    assert!(with_little.len() < without.len() && with_little.len() > 1, "{}", with_little.len());
-    assert_eq!(with_none.len(), without.len());
+    let without = archive("archive.avro", None).await;
+    let with_little = archive("archive.avro", Some((folder.0.clone(), 1 << 20))).await;
+    let with_none = archive("archive.avro", Some((folder.0.join("absent"), 1 << 20))).await;
+    assert!(without.files.len() > 5, "{}", without.files.len());
+    assert!(
+        with_little.files.len() < without.files.len() && with_little.files.len() > 1,
+        "{}",
+        with_little.files.len()
+    );
+    assert_eq!(with_none.files.len(), without.files.len());
+    for archived in [without, with_little, with_none] {
+        // All of them; of what was begun last the partition's leaving may make a file more.
+        let (early, files) = (archived.ended_early, archived.files.len());
+        assert!(early == files || early + 1 == files, "{early} of {files} files");
+    }
 }
 
 /// What a set of these offsets would need, no machine has.

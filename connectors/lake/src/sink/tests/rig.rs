@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use lakeferry_api::connector::SinkAlteration;
 use lakeferry_api::executor::Inline;
-use lakeferry_api::sink::OffsetReset;
+use lakeferry_api::sink::{OffsetReset, SinkEvent};
 use lakeferry_api::{
     Batch, BatchBuilder, Budget, Clock, Config, ConnectError, Executor, PartitionView, Place, Positions, Result,
     SinkContext, SinkTask, TimestampType, TopicPartition, TopicView,
@@ -91,6 +91,8 @@ pub(super) struct Kafka {
     pub(super) commits: Vec<Positions>,
     pub(super) seeks: Vec<(TopicPartition, Place)>,
     pub(super) trouble: Vec<Option<String>>,
+    /// How many files ended early for memory, as operators are told.
+    pub(super) ended_early: usize,
 }
 
 /// The worker's side of one task.
@@ -178,6 +180,11 @@ impl SinkContext for Context {
     }
     fn trouble(&self, what: Option<String>) {
         self.kafka.lock().unwrap().trouble.push(what);
+    }
+    fn count(&self, event: &SinkEvent<'_>) {
+        let early =
+            usize::from(matches!(event, SinkEvent::EndedEarly { partition } if partition.topic.as_ref() == TOPIC));
+        self.kafka.lock().unwrap().ended_early += early;
     }
     fn seek(&self, partition: &TopicPartition, place: Place) {
         self.kafka.lock().unwrap().seeks.push((partition.clone(), place));
@@ -338,6 +345,7 @@ impl Rig {
             commits: Vec::new(),
             seeks: Vec::new(),
             trouble: Vec::new(),
+            ended_early: 0,
         };
         let mut config = Config::from([("store.url".to_owned(), "memory:///".to_owned())]);
         config.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
