@@ -104,10 +104,13 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
             behind => writeln!(out, "    {behind} offsets behind the end {end} of the log then")?,
         }
     }
-    if log.lineages.len() > 1 {
-        writeln!(out, "    lineage {} of these; older ones can be restored by --lineage:", log.lineage)?;
-        for line in &log.lineages {
-            writeln!(out, "      {}: {}", line.lineage.lineage, history(line))?;
+    match &log.lineages[..] {
+        [only] => writeln!(out, "    lineage {}: {}", only.lineage.lineage, history(only))?,
+        lines => {
+            writeln!(out, "    lineage {} of these; older ones can be restored by --lineage:", log.lineage)?;
+            for line in lines {
+                writeln!(out, "      {}: {}", line.lineage.lineage, history(line))?;
+            }
         }
     }
     for (reason, count) in &log.missing {
@@ -164,7 +167,8 @@ fn history(line: &LineageSummary) -> String {
     let id = topic_id.as_ref().map(|id| format!(", topic id {id}")).unwrap_or_default();
     let before =
         continues.map(|continues| format!(", after lineage {} before {}", continues.lineage, continues.before));
-    format!("{why}, offset {first}{id}{}", before.unwrap_or_default())
+    let archived = line.archived_to.map(|offset| format!(", archived to offset {offset} (next)")).unwrap_or_default();
+    format!("{why}, offset {first}{id}{}{archived}", before.unwrap_or_default())
 }
 
 fn in_words(reason: Reason) -> &'static str {

@@ -93,6 +93,9 @@ pub struct LineageSummary {
     pub lineage: Lineage,
     /// Why it begins where it does.
     pub started_by: Option<StartedBy>,
+    /// To where it was archived when its last entry was written: the next offset, had it gone on. `None` where no entry
+    /// says so.
+    pub archived_to: Option<i64>,
 }
 
 /// Sums up `topic`.
@@ -160,8 +163,13 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
 }
 
 fn lineage_of(chain: &Chain, line: &Lineage) -> LineageSummary {
-    let begins = chain.links.iter().find(|link| link.entry.source.lineage == line.lineage);
-    LineageSummary { lineage: line.clone(), started_by: begins.map(|link| link.entry.source.started_by) }
+    let entries = || chain.links.iter().map(|link| &link.entry).filter(|entry| entry.source.lineage == line.lineage);
+    LineageSummary {
+        lineage: line.clone(),
+        started_by: entries().next().map(|entry| entry.source.started_by),
+        // A reset forgets where it was.
+        archived_to: entries().filter_map(|entry| entry.resume_offset).next_back(),
+    }
 }
 
 /// What manifests count is not to be trusted to fit.
@@ -206,6 +214,8 @@ mod tests {
         assert_eq!((log.owner.as_str(), log.entries, log.lineage, log.lineages.len()), ("c/connect-archive", 5, 2, 2));
         let started_by: Vec<_> = log.lineages.iter().map(|line| line.started_by).collect();
         assert_eq!(started_by, [Some(StartedBy::Earliest), Some(StartedBy::Truncation)]);
+        let archived_to: Vec<_> = log.lineages.iter().map(|line| line.archived_to).collect();
+        assert_eq!(archived_to, [Some(9 + 1), Some(9)]);
         assert_eq!((log.first_offset, log.resume_offset), (Some(3), Some(9)));
         assert_eq!((log.records, log.files, log.untimed), (3, 2, 0), "what was cut from the log does not count");
         assert_eq!((log.min_timestamp, log.max_timestamp), (Some(20), Some(90)));
