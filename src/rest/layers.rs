@@ -98,11 +98,15 @@ fn accepts_json(headers: &HeaderMap) -> bool {
     wanted.peek().is_none() || wanted.any(|value| value.split(',').any(|one| names(&range(one))))
 }
 
-/// A slash at the end means nothing, nor do parameters of a segment (`;key=value`); two slashes in a row are refused.
+/// A slash at the end means nothing, nor do parameters of a segment (`;key=value`); two slashes in a row are refused,
+/// and escapes that are no UTF-8.
 async fn path(mut request: Request, next: Next) -> Response {
     let uri = request.uri();
     if uri.path().contains("//") {
         return ApiError::bad_request("Ambiguous URI empty segment").into_response();
+    }
+    if !is_text(uri.path()) {
+        return ApiError::bad_request(format!("The escapes in the path {} are no UTF-8", uri.path())).into_response();
     }
     if let Some(plain) = plain_path(uri.path()) {
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -111,6 +115,21 @@ async fn path(mut request: Request, next: Next) -> Response {
         }
     }
     next.run(request).await
+}
+
+/// True where `path` is UTF-8 with its escapes read. A handler that wants a name would be told of it in plain text.
+fn is_text(path: &str) -> bool {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let (mut bytes, mut rest) = (Vec::with_capacity(path.len()), path.as_bytes());
+    while let [first, behind @ ..] = rest {
+        let escaped = match behind {
+            [high, low, ..] if *first == b'%' => digit(high).zip(digit(low)),
+            _ => None,
+        };
+        bytes.push(escaped.map_or(*first, |(high, low)| (high * 16 + low) as u8));
+        rest = if escaped.is_some() { &behind[2..] } else { behind };
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// `path` without what means nothing; `None` where there is nothing of that.
@@ -192,6 +211,16 @@ fn date(now_ms: i64, plus_ms: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn escapes_that_are_no_text_are_told() {
+        for text in ["/", "/connectors/a%20b", "/connectors/%C3%BC", "/connectors/%zz%", "/100%"] {
+            assert!(is_text(text), "{text}");
+        }
+        for no_text in ["/connectors/%ff", "/connectors/%C3", "/connectors/%C3%BC%80/config"] {
+            assert!(!is_text(no_text), "{no_text}");
+        }
+    }
 
     fn accept(value: &'static str) -> bool {
         accepts_json(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))]))
