@@ -20,6 +20,7 @@ mod crashes;
 mod crossing;
 mod faults;
 mod formats;
+mod hostile;
 mod http;
 mod kafka;
 mod life;
