@@ -12,14 +12,18 @@ mod broker;
 mod chance;
 mod checker;
 mod clock;
+mod drill;
 mod plan;
 mod process;
+mod reduce;
 mod restore;
 mod saboteur;
+mod sights;
 mod store;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lakeferry_api::simulation::sabotage::{self, Fault};
@@ -29,6 +33,8 @@ use crate::broker::Broker;
 use crate::checker::Objects;
 use crate::clock::SimClock;
 use crate::plan::Plan;
+use crate::reduce::Reduced;
+use crate::sights::Sights;
 use crate::world::World;
 
 /// What became of a run.
@@ -47,6 +53,9 @@ const AIMED_SEEDS: u64 = 500;
 /// Of so many seeds at least the archive comes back with records in it.
 const RESTORED_PERCENT: u64 = 80;
 
+/// Of the seeds that are run twice, so many bring records back by the command `restore` at least.
+const REPEATED_COMMANDS: usize = 8;
+
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs `plan`, with `fault` built in.
@@ -61,7 +70,8 @@ fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
         let mut restored = 0;
         if world.diary.broken().is_none() {
             match checker::check(&world.store.snapshot().await, &world.broker) {
-                Ok(archived) => restored = restore::run(&world, &archived).await,
+                Ok(archived) if plan.restores() => restored = restore::run(&world, &archived).await,
+                Ok(_) => {}
                 Err(law) => world.diary.accuse(law),
             }
         }
@@ -95,20 +105,24 @@ fn nothing_is_lost_doubled_or_left_behind() {
     }
     let seeds = number("LAKEFERRY_SIM_SEEDS").unwrap_or(500);
     // Each run is one thread's; the threads only share the list of seeds.
-    let next = AtomicU64::new(0);
+    let plans: Vec<u64> = drill::seeds().chain(0..seeds).collect();
+    let next = AtomicUsize::new(0);
     let struck = Mutex::new(Struck::default());
+    let sights = Mutex::new(Sights::default());
+    let drilled = Mutex::new(BTreeMap::new());
     let restored = AtomicU64::new(0);
     let work = || {
         loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                return;
-            }
+            let Some(&seed) = plans.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
             let plan = Plan::of(seed);
             let outcome = run(&plan, None);
             if let Some(law) = outcome.broken {
-                next.store(seeds, Ordering::Relaxed);
-                panic!("{}", report(&plan, &law));
+                next.store(plans.len(), Ordering::Relaxed);
+                panic!("{}", Reduced::of(&plan, &law, None));
+            }
+            match drill::aim(seed) {
+                Some(aim) => *drilled.lock().unwrap().entry(aim).or_insert(0) += outcome.struck.len(),
+                None => sights.lock().unwrap().add(&Sights::of(&outcome.lines)),
             }
             struck.lock().unwrap().add(&outcome.struck);
             if outcome.restored > 0 {
@@ -120,41 +134,16 @@ fn nothing_is_lost_doubled_or_left_behind() {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
     });
-    let struck = struck.into_inner().unwrap();
-    println!("{struck}");
-    // Every request that a commit is made of was met by a crash, or the seeds have lost their aim.
-    let restored = restored.into_inner();
+    let (struck, sights, restored) =
+        (struck.into_inner().unwrap(), sights.into_inner().unwrap(), restored.into_inner());
+    println!("{struck}\n{sights}");
     println!("{restored} of {seeds} seeds restored records");
     assert!(seeds < AIMED_SEEDS || restored * 100 >= seeds * RESTORED_PERCENT, "only {restored} restored a record");
-    assert!(seeds < AIMED_SEEDS || struck.spared().is_empty(), "no crash met {:?}", struck.spared());
-}
-
-/// Makes a failing plan small and says how to run it again.
-fn report(plan: &Plan, law: &str) -> String {
-    let mut kept: Vec<usize> = (0..plan.steps.len()).collect();
-    let mut size = kept.len().div_ceil(2);
-    let mut last = law.to_owned();
-    while size > 0 {
-        let mut at = 0;
-        while at < kept.len() {
-            let fewer: Vec<usize> =
-                kept.iter().enumerate().filter(|(n, _)| *n < at || *n >= at + size).map(|(_, step)| *step).collect();
-            match run(&plan.only(&fewer), None).broken {
-                Some(law) => (kept, last) = (fewer, law),
-                None => at += size,
-            }
-        }
-        size /= 2;
-    }
-    let steps = kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    format!(
-        "seed {}: {law}\nreduced to {} of {} steps: {last}\n\
-         LAKEFERRY_SIM_SEED={} LAKEFERRY_SIM_STEPS={steps} cargo test --test sim nothing_is_lost -- --nocapture",
-        plan.seed,
-        kept.len(),
-        plan.steps.len(),
-        plan.seed,
-    )
+    let idle: Vec<_> = drilled.into_inner().unwrap().into_iter().filter(|(_, struck)| *struck == 0).collect();
+    assert!(idle.is_empty(), "no drill strikes at {idle:?}");
+    // Or the seeds have lost their aim.
+    assert!(seeds < AIMED_SEEDS || struck.spared().is_empty(), "spared: {:#?}", struck.spared());
+    assert!(seeds < AIMED_SEEDS || sights.rare().is_empty(), "seen too seldom: {:#?}", sights.rare());
 }
 
 fn replay(seed: u64) {
@@ -163,8 +152,7 @@ fn replay(seed: u64) {
     log.with_max_level(tracing::Level::INFO).with_test_writer().init();
     let mut plan = Plan::of(seed);
     if let Ok(steps) = std::env::var("LAKEFERRY_SIM_STEPS") {
-        let kept: Vec<usize> = steps.split(',').filter_map(|step| step.parse().ok()).collect();
-        plan = plan.only(&kept);
+        plan = plan.only(&reduce::numbers(&steps));
     }
     let outcome = run(&plan, saboteur::chosen());
     println!("{:#?}\n{:#?}\n{}", plan.settings, plan.conditions, outcome.lines.join("\n"));
@@ -175,6 +163,7 @@ fn replay(seed: u64) {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
+    let mut by_command = 0;
     for seed in 0..40 {
         let plan = Plan::of(seed);
         let (first, second) = (run(&plan, None), run(&plan, None));
@@ -183,5 +172,7 @@ fn the_same_seed_is_the_same_run() {
             let differing = pairs.enumerate().find(|(_, (one, other))| one != other);
             panic!("seed {seed} went two ways: {differing:?}");
         }
+        by_command += usize::from(plan.conditions.by_command && first.restored > 0);
     }
+    assert!(by_command >= REPEATED_COMMANDS, "only {by_command} of these seeds bring records back by command");
 }

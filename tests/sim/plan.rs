@@ -5,8 +5,10 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
+use crate::drill;
 use crate::restore::setbacks::{Conditions, Setback};
 use crate::store::{Accident, Point};
+use crate::world::LARGE_BYTES;
 use crate::world::alter::{Alteration, To};
 
 /// See the module's documentation.
@@ -129,6 +131,9 @@ pub(crate) enum Step {
 impl Plan {
     /// The plan of `seed`.
     pub(crate) fn of(seed: u64) -> Self {
+        if let Some(drill) = drill::of(seed) {
+            return drill;
+        }
         let mut plan = Self::of_archive(seed);
         if plan.is_torrent() {
             return plan;
@@ -154,6 +159,11 @@ impl Plan {
             (gap_ms, step(&mut dice, theme))
         });
         Self { seed, steps: steps.collect(), settings, conditions: Conditions::calm() }
+    }
+
+    /// Drills end with their archive.
+    pub(crate) fn restores(&self) -> bool {
+        drill::of(self.seed).is_none()
     }
 
     fn is_torrent(&self) -> bool {
@@ -262,7 +272,7 @@ fn produce(dice: &mut StdRng) -> Step {
     Step::Produce {
         partition: dice.random(),
         records: if large { 7 } else { dice.random_range(1..40) },
-        bytes: if large { 1 << 20 } else { dice.random_range(0..200) },
+        bytes: if large { LARGE_BYTES } else { dice.random_range(0..200) },
         end,
     }
 }
@@ -282,7 +292,7 @@ fn step(dice: &mut StdRng, theme: Theme) -> Step {
             Theme::Altered if dice.random_bool(0.4) => Step::Alter(alteration(dice)),
             Theme::Altered => produce(dice),
             Theme::Awaits if dice.random_bool(0.1) => {
-                Step::Produce { partition, records: 7, bytes: 1 << 20, end: None }
+                Step::Produce { partition, records: 7, bytes: LARGE_BYTES, end: None }
             }
             Theme::Awaits => trap(dice, worker, for_ms),
             Theme::Ahead => Step::PublishAhead { partition, per_mille: dice.random_range(0..1_500) },

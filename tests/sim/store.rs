@@ -5,6 +5,7 @@
 //! a chain is written once.
 
 mod client;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,11 +14,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use lakeferry_api::TopicPartition;
+use lakeferry_lake::store::leftovers::Leftovers;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode};
 
 use self::client::Client;
+use self::uploads::Uploads;
 use crate::chance::{Diary, Dice};
 use crate::clock::SimClock;
 use crate::process::Process;
@@ -60,6 +63,8 @@ pub(crate) struct SimStore {
     /// Per mille of requests that go wrong.
     faults: AtomicU64,
     away: AtomicBool,
+    /// Uploads in parts that were begun and have not ended.
+    uploads: Mutex<Uploads>,
     judge: Mutex<Option<Judge>>,
 }
 
@@ -72,6 +77,8 @@ struct Books {
     named: BTreeSet<String>,
     /// The last entry's topic id and resume offset, by chain folder.
     ends: BTreeMap<String, (Option<String>, Option<i64>)>,
+    /// The last entry's epoch, by chain folder.
+    epochs: BTreeMap<String, u64>,
     /// Since when each resume offset stood at a chain's end, by chain folder.
     resumes: BTreeMap<String, Vec<(u64, i64)>>,
     /// The chains whose last entry knows no leader epoch of what is published last.
@@ -89,6 +96,7 @@ impl SimStore {
             books: Mutex::default(),
             faults: AtomicU64::new(0),
             away: AtomicBool::new(false),
+            uploads: Mutex::default(),
             judge: Mutex::default(),
         })
     }
@@ -122,7 +130,16 @@ impl SimStore {
 
     /// The store as `process` sees it.
     pub(crate) fn client(self: &Arc<Self>, worker: &str, process: &Arc<Process>) -> Arc<dyn ObjectStore> {
-        Arc::new(Client { store: Arc::clone(self), worker: worker.to_owned(), process: Arc::clone(process) })
+        Arc::new(self.client_of(worker, process))
+    }
+
+    /// What no listing shows, as `process` is told of it.
+    pub(crate) fn leftovers(self: &Arc<Self>, worker: &str, process: &Arc<Process>) -> Leftovers {
+        uploads::leftovers(self.client_of(worker, process))
+    }
+
+    fn client_of(self: &Arc<Self>, worker: &str, process: &Arc<Process>) -> Client {
+        Client { store: Arc::clone(self), worker: worker.to_owned(), process: Arc::clone(process) }
     }
 
     /// Every object by its path.
@@ -204,6 +221,7 @@ impl SimStore {
         if let Some(resume) = entry["resume_offset"].as_i64() {
             books.resumes.entry(chain.clone()).or_default().push((self.clock.ms(), resume));
         }
+        books.epochs.insert(chain.clone(), entry["epoch"].as_u64().unwrap_or_default());
         books.ends.insert(chain, (topic_id, entry["resume_offset"].as_i64()));
         books.named.extend(files.iter().map(|file| format!("{root}/{}", file["path"].as_str().unwrap_or_default())));
     }

@@ -6,6 +6,7 @@ mod ahead;
 pub(crate) mod alter;
 pub(crate) mod parts;
 mod steps;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,8 @@ const REST_MS: u64 = 600_000;
 const COMMIT_LAG_MS: u64 = 8_000;
 /// A topic lives at least this long.
 const RECREATED_AGAIN_MS: u64 = 60_000;
+/// A record of so many bytes is large: a few of them make a file that is stored in parts.
+pub(crate) const LARGE_BYTES: u64 = 1 << 20;
 const CONNECTOR: &str = "sink";
 
 /// See the module's documentation.
@@ -140,6 +143,7 @@ impl World {
         self.heal().await;
         self.rest().await;
         self.stop().await;
+        self.tidy_up().await;
     }
 
     /// Lets time go by; who is down comes up again.

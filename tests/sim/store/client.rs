@@ -82,7 +82,7 @@ impl Client {
     }
 
     /// Sends a request: `effect` happens at the store, whatever becomes of the sender meanwhile.
-    async fn request<T, F>(&self, what: String, points: Option<(Point, Point)>, effect: F) -> Result<T>
+    pub(super) async fn request<T, F>(&self, what: String, points: Option<(Point, Point)>, effect: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Arc<SimStore>) -> futures::future::BoxFuture<'static, Result<T>> + Send + 'static,
@@ -205,9 +205,14 @@ impl ObjectStore for Client {
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let path = location.clone();
         let begun = self.request(format!("begins {location}"), Some(points(location)), move |store| {
-            async move { store.objects.put_multipart_opts(&path, opts).await }.boxed()
+            async move {
+                let upload = store.objects.put_multipart_opts(&path, opts).await?;
+                Ok((store.begin_upload(path), upload))
+            }
+            .boxed()
         });
-        let inner = Arc::new(tokio::sync::Mutex::new(begun.await?));
+        let (id, upload) = begun.await?;
+        let inner = Arc::new(tokio::sync::Mutex::new(upload));
         Ok(Box::new(Upload {
             client: Arc::new(Client {
                 store: Arc::clone(&self.store),
@@ -215,6 +220,7 @@ impl ObjectStore for Client {
                 process: Arc::clone(&self.process),
             }),
             path: location.clone(),
+            id,
             inner,
         }))
     }
@@ -284,6 +290,7 @@ impl ObjectStore for Client {
 struct Upload {
     client: Arc<Client>,
     path: Path,
+    id: u64,
     inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
 }
 
@@ -299,19 +306,30 @@ impl MultipartUpload for Upload {
         let (client, inner, path) = (Arc::clone(&self.client), Arc::clone(&self.inner), self.path.clone());
         // Parts are numbered in the order of the calls.
         let part = inner.try_lock().ok().map(|mut inner| inner.put_part(data));
+        let id = self.id;
         async move {
             let Some(part) = part else { return Err(failed("a part while the upload ends")) };
-            client.request(format!("puts a part of {path}"), Some(points(&path)), move |_| part).await
+            let of = path.clone();
+            let put = client.request(format!("puts a part of {path}"), Some(points(&path)), move |store| {
+                async move {
+                    store.check_upload(id, &of)?;
+                    part.await
+                }
+                .boxed()
+            });
+            put.await
         }
         .boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let (inner, path) = (Arc::clone(&self.inner), self.path.clone());
+        let (inner, path, id) = (Arc::clone(&self.inner), self.path.clone(), self.id);
         self.client
             .request(format!("completes {path}"), Some(points(&self.path)), move |store| {
                 async move {
+                    store.check_upload(id, &path)?;
                     store.check_write(&path, &PutMode::Overwrite);
+                    store.end_upload(id);
                     inner.lock().await.complete().await
                 }
                 .boxed()
@@ -320,9 +338,17 @@ impl MultipartUpload for Upload {
     }
 
     async fn abort(&mut self) -> Result<()> {
-        let inner = Arc::clone(&self.inner);
-        let what = format!("aborts {}", self.path);
-        self.client.request(what, None, move |_| async move { inner.lock().await.abort().await }.boxed()).await
+        let (inner, path, id) = (Arc::clone(&self.inner), self.path.clone(), self.id);
+        let what = format!("aborts {path}");
+        let abort = self.client.request(what, None, move |store| {
+            async move {
+                store.check_upload(id, &path)?;
+                store.end_upload(id);
+                inner.lock().await.abort().await
+            }
+            .boxed()
+        });
+        abort.await
     }
 }
 

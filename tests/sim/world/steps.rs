@@ -3,17 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lakeferry_api::{Clock as _, TopicPartition};
-use lakeferry_lake::layout::Layout;
-use lakeferry_lake::manifest::ManifestStore;
-use lakeferry_lake::manifest::read::Archive;
-use lakeferry_lake::store::leftovers::Leftovers;
-use lakeferry_lake::sweep::{Sweep, Swept};
+use lakeferry_api::TopicPartition;
 
-use super::{COMMIT_LAG_MS, RECREATED_AGAIN_MS, Worker, World, ahead};
+use super::{COMMIT_LAG_MS, LARGE_BYTES, RECREATED_AGAIN_MS, Worker, World, ahead};
 use crate::awaits::{Blow, Hit, Striker, Trap};
 use crate::broker::log::{Rec, Stamp};
-use crate::clock::{self, SimClock};
+use crate::clock::SimClock;
 use crate::plan::Step;
 use crate::process::Process;
 use crate::store::{Accident, Point, spawn};
@@ -39,6 +34,7 @@ impl World {
                 // one.
                 let lost = if self.store.is_unmarked(&partition) { 0 } else { lost };
                 if lost > 0 {
+                    self.diary.note(format!("{partition} loses what it had from {} on", (end - lost as i64).max(0)));
                     self.cut_back.insert(partition.clone());
                 }
                 self.broker.elect(&partition, (lost > 0).then(|| (end - lost as i64).max(0)));
@@ -164,37 +160,6 @@ impl World {
         }
     }
 
-    /// Somebody sweeps while a file is stored and its entry is not yet.
-    async fn sweep_beside(&mut self, partition: u64) {
-        if let Some((partition, owner)) = self.owned(partition) {
-            self.store.arrange(&owner, Point::BeforeManifest, Accident::Late { for_ms: 8_000 });
-            self.produce(&partition, self.plan.settings.flush_size + 1);
-            self.pass(3_000).await;
-        }
-        self.sweep();
-    }
-
-    /// Somebody removes what dead writers left, while the others live on.
-    fn sweep(&self) {
-        let store = self.store.client("sweeper", &Arc::default());
-        let clock = Arc::new(clock::Shared(Arc::clone(&self.clock)));
-        let archive = Archive::new(ManifestStore::new(store, Layout::new("topics").unwrap(), clock.clone()));
-        let diary = self.diary.clone();
-        spawn(async move {
-            let mut swept = Swept::default();
-            let outcome = match archive.topics().await {
-                Ok(topics) => {
-                    let leftovers = &Leftovers::default();
-                    let sweep = Sweep { archive: &archive, leftovers, now_ms: clock.now_ms(), dry_run: false };
-                    sweep.run(&topics, true, &mut swept).await
-                }
-                Err(error) => Err(error),
-            };
-            let gone = swept.removed.len();
-            diary.note(format!("the sweep removed {gone}: {:?}", outcome.map_err(|error| error.trace())));
-        });
-    }
-
     /// Carries out what the traps of a worker's process do.
     pub(super) fn striker(&self, worker: &str, process: &Arc<Process>) -> Striker {
         let (clock, broker, diary) = (Arc::clone(&self.clock), Arc::clone(&self.broker), self.diary.clone());
@@ -237,7 +202,7 @@ impl World {
     }
 
     /// A partition and the worker that has it.
-    fn owned(&self, partition: u64) -> Option<(TopicPartition, String)> {
+    pub(super) fn owned(&self, partition: u64) -> Option<(TopicPartition, String)> {
         let partition = self.partition(partition)?;
         let state = self.broker.lock();
         let member = &state.group.members[state.group.owner.get(&partition)?];
@@ -276,11 +241,14 @@ impl World {
     }
 
     /// A record that no other is equal to.
-    fn record(&mut self, partition: &TopicPartition, bytes: u64) -> Rec {
+    pub(super) fn record(&mut self, partition: &TopicPartition, bytes: u64) -> Rec {
         self.written += 1;
         let text = format!("{partition} #{}", self.written);
         let mut value = text.clone().into_bytes();
-        value.resize(value.len() + bytes as usize, b'.');
+        match bytes {
+            LARGE_BYTES.. => value.extend(noise(self.written, bytes)),
+            _ => value.resize(value.len() + bytes as usize, b'.'),
+        }
         let timed = Some(1_600_000_000_000 + (self.written as i64 * 7_919) % 100_000);
         let stamped = if self.written.is_multiple_of(5) { Stamp::Append } else { Stamp::Create };
         let (timestamp, stamp) = match self.written / 4 % 13 {
@@ -313,6 +281,18 @@ impl World {
         let at = (number % self.workers.len() as u64) as usize;
         &mut self.workers[at]
     }
+}
+
+/// Bytes that no codec makes smaller: a file of them goes to the store in parts.
+fn noise(seed: u64, bytes: u64) -> impl Iterator<Item = u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = move |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..bytes.div_ceil(8)).flat_map(step)
 }
 
 /// Stops a process for a while.

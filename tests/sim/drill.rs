@@ -1,0 +1,112 @@
+//! Drills: short plans beside the seeds, all alike but for the place of one accident. Each leads two workers along the
+//! whole commit path (files small and in parts, transactions, a rebalance, an entry that comes late, one that loses
+//! its number to another, an election, an orderly end) and strikes at the first, second, ... await behind one stretch
+//! of it. Where the seeds strike by chance, the drills strike one after the other; a stretch at which no drill strikes
+//! fails the suite.
+//!
+//! A drill has a seed, too, by which it is printed and run again.
+
+use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
+use crate::plan::{Plan, Settings, Step};
+use crate::restore::setbacks::Conditions;
+use crate::world::LARGE_BYTES;
+
+/// The seed of the first drill.
+const FIRST_SEED: u64 = 1 << 32;
+/// Awaits that are struck behind each stretch.
+const DEPTH: u64 = 6;
+/// From a worker's first moment on.
+const DEPTH_OF_LIFE: u64 = 20;
+/// A partition that leaves is published first, then committed.
+const DEPTH_OF_RELEASE: u64 = 24;
+/// Files in parts are large, and their drills are slow.
+const DEPTH_IN_PARTS: u64 = 3;
+
+/// The seeds of all drills.
+pub(crate) fn seeds() -> impl Iterator<Item = u64> {
+    (FIRST_SEED..).take(strikes().len())
+}
+
+/// What a drill strikes at, and how, for whoever counts.
+pub(crate) fn aim(seed: u64) -> Option<String> {
+    let number = usize::try_from(seed.checked_sub(FIRST_SEED)?).ok()?;
+    strikes().get(number).map(|strike| format!("{:?}: {}", strike.stretch, strike.blow.name()))
+}
+
+/// The drill of `seed`, where it is a drill's.
+pub(crate) fn of(seed: u64) -> Option<Plan> {
+    let number = seed.checked_sub(FIRST_SEED)?;
+    let Strike { stretch, nth, blow, early } = *strikes().get(usize::try_from(number).ok()?)?;
+    let in_parts = matches!(stretch, Stretch::Asks(request) if IN_PARTS.contains(&request));
+    let settings = Settings {
+        workers: 2,
+        topics: vec![("t0".to_owned(), 2, false)],
+        eager: true,
+        avro: false,
+        untimed: false,
+        // Files end by their number of records, and by age.
+        flush_size: if in_parts || nth.is_multiple_of(2) { 6 } else { 50 },
+        age_ms: 1_500,
+        memory_bytes: 64 << 20,
+        store_faults: 0,
+        broker_faults: 0,
+        encode_ms: 2,
+    };
+    let steps = script(|worker| Step::Trap { worker, stretch, nth, blow }, early, in_parts);
+    Some(Plan { seed, settings, conditions: Conditions::calm(), steps })
+}
+
+/// Where and how a drill strikes.
+#[derive(Debug, Clone, Copy)]
+struct Strike {
+    stretch: Stretch,
+    nth: u64,
+    blow: Blow,
+    /// From the beginning on, while nothing is archived, and not from when there is an archive.
+    early: bool,
+}
+
+fn strikes() -> Vec<Strike> {
+    let asks = |requests: &'static [&'static str]| requests.iter().copied().map(Stretch::Asks);
+    let small = asks(REQUESTS).chain([Stretch::Doubt, Stretch::Lost]);
+    let stretches = small.map(|stretch| (stretch, DEPTH));
+    let stretches = stretches.chain(asks(IN_PARTS).map(|stretch| (stretch, DEPTH_IN_PARTS)));
+    let stretches = stretches.chain([(Stretch::Life, DEPTH_OF_LIFE), (Stretch::Release, DEPTH_OF_RELEASE)]);
+    let of = |(stretch, depth)| {
+        // By turns one that sleeps for a moment and one that sleeps until it is a zombie.
+        let stop = |nth: u64| Blow::Stop { for_ms: if nth.is_multiple_of(2) { 15_000 } else { 2_000 } };
+        let blows = (1..=depth).flat_map(move |nth| [(nth, Blow::Crash), (nth, stop(nth))]);
+        blows.flat_map(move |(nth, blow)| [true, false].map(|early| Strike { stretch, nth, blow, early }))
+    };
+    // Asked of a partition that nobody has archived yet.
+    let first = ["asks for committed offsets", "lists data"].map(Stretch::Asks);
+    let is_met = |strike: &Strike| strike.early || !first.contains(&strike.stretch);
+    stretches.flat_map(of).filter(is_met).collect()
+}
+
+/// What happens in every drill; `trap` for each worker.
+fn script(trap: impl Fn(u64) -> Step, early: bool, in_parts: bool) -> Vec<(u64, Step)> {
+    let produce = |partition, end| Step::Produce { partition, records: 9, bytes: 20, end };
+    let large = Step::Produce { partition: 0, records: 6, bytes: LARGE_BYTES, end: None };
+    let (begin, traps) = ([(500, produce(0, None)), (0, produce(1, None))], |gap_ms| [(gap_ms, trap(0)), (0, trap(1))]);
+    let mut steps = if early { [traps(0), begin].concat() } else { [begin, traps(3_000)].concat() };
+    if in_parts {
+        // The second while the store comes and goes: one upload or another is given up when it has begun.
+        steps.extend([(0, large), (6_000, large)]);
+        steps.extend([(25, Step::StoreAway { for_ms: 15 }); 60]);
+    }
+    steps.extend([
+        (100, produce(0, Some(Some(true)))),
+        (100, produce(1, Some(Some(false)))),
+        (100, produce(1, None)),
+        (2_500, Step::Rebalance),
+        (1_000, produce(1, None)),
+        (1_000, Step::Doubt { partition: 0, for_ms: 400 }),
+        (2_000, Step::Race { partition: 0 }),
+        (1_000, Step::Elect { partition: 1, lost: 3 }),
+        (1_000, produce(1, None)),
+        (1_000, Step::ShutDown { worker: 0, down_ms: 500 }),
+        (1_000, produce(0, None)),
+    ]);
+    steps
+}
