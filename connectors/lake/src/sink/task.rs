@@ -1,7 +1,8 @@
 //! The task: one [`Partition`] for each partition it owns, and the routing between the worker's calls and them.
 //!
-//! Every call first lets each partition move on ([`Partition::progress`]): uploads, manifest entries and restarts go
-//! on beside the loop and are looked at here, in calls that never wait for them. Only `open` and `close` wait.
+//! Uploads, manifest entries and restarts go on beside the loop and are looked at here ([`Partition::progress`]), in
+//! calls that never wait for them: with its records for each partition that has some, at every tick for all. Only
+//! `open` and `close` wait.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -89,7 +90,15 @@ impl SinkTask for LakeSinkTask {
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {
-        let routed = self.partitions.iter_mut().map(|(name, partition)| take(name, partition, batches));
+        let mut batches_by_partition: BTreeMap<&TopicPartition, Vec<&Batch>> = BTreeMap::new();
+        for batch in batches {
+            batches_by_partition.entry(batch.partition()).or_default().push(batch);
+        }
+        let is_tick = batches.is_empty();
+        let routed = self.partitions.iter_mut().filter_map(|(name, partition)| {
+            let batches = batches_by_partition.remove(name).or_else(|| is_tick.then(Vec::new))?;
+            Some(take(partition, batches))
+        });
         first_error(join_all(routed).await)?;
         self.relieve_memory().await
     }
@@ -212,8 +221,8 @@ fn prove(lake: &LakeSettings) {
     }
 }
 
-async fn take(name: &TopicPartition, partition: &mut Partition, batches: &[Batch]) -> Result<()> {
-    for batch in batches.iter().filter(|batch| batch.partition() == name) {
+async fn take(partition: &mut Partition, batches: Vec<&Batch>) -> Result<()> {
+    for batch in batches {
         partition.take(batch).await?;
     }
     partition.progress().await
