@@ -31,7 +31,7 @@ pub(super) use consume::{Message, Polled};
 pub(super) use list::{Entry, FetchFrom};
 #[cfg(test)]
 pub(super) use produce::KEPT_TOPICS;
-pub(super) use produce::{Outgoing, Producer};
+pub(super) use produce::{Outgoing, Producer, Token};
 pub(super) use transact::{Remedy, TransactionFailure};
 
 /// librdkafka's number for "no partition in particular".

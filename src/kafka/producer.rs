@@ -19,7 +19,7 @@ use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Permit, Result};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::error::explain;
-use super::ffi::{self, Code, Failure, Handle, Outgoing, Role};
+use super::ffi::{self, Code, Failure, Handle, Outgoing, Role, Token};
 use super::security::{self, JAVA_PARTITIONER, Settings};
 use super::transactions::Transactions;
 use super::{BatchDelivery, Commits, Delivered, Delivery, Producer, Written};
@@ -59,6 +59,9 @@ fn settings(properties: &Config) -> Result<Settings> {
     // As Java's `buffer.memory`. What comes back from an archive has room whatever its size: its loop bounds itself
     // what is on its way.
     let queue_kbytes = if is_transactional { "131072" } else { "32768" };
+    // While a request of a partition is under way librdkafka's thread does not sleep if records wait behind it that
+    // have lingered longer than this. Nobody sees the records of a transaction before it ends: they may.
+    let linger_ms = if is_transactional { "250" } else { "5" };
     let defaults = [
         ("acks", "all"),
         ("partitioner", JAVA_PARTITIONER),
@@ -67,7 +70,7 @@ fn settings(properties: &Config) -> Result<Settings> {
         ("queue.buffering.max.kbytes", queue_kbytes),
         // The broker says what is too large.
         ("message.max.bytes", "104857600"),
-        ("linger.ms", "5"),
+        ("linger.ms", linger_ms),
         ("log.connection.close", "false"),
     ];
     for (key, value) in defaults {
@@ -106,8 +109,10 @@ pub(super) struct Report {
     first: AtomicI64,
     last: AtomicI64,
     outcome: Mutex<Outcome>,
-    /// Pays for the copies in the client's queue.
-    _copies: Permit,
+    /// Pays for what the client's queue holds, but for what `_records` pays itself.
+    _queued: Permit,
+    /// A batch on its way, whose values the client reads where they are.
+    _records: Option<Batch>,
 }
 
 struct Outcome {
@@ -123,8 +128,8 @@ struct Told {
 }
 
 impl QueueProducer {
-    /// Pays for the client's copies of `records` records with `bytes` of keys, values and headers.
-    fn copies(&self, records: usize, bytes: usize) -> Permit {
+    /// Pays for `records` records in the client's queue, and for `bytes` bytes of them.
+    fn queued(&self, records: usize, bytes: usize) -> Permit {
         self.budget.take(bytes as u64 + MESSAGE_BYTES * records as u64)
     }
 
@@ -133,7 +138,7 @@ impl QueueProducer {
     }
 
     /// Queues a record, waiting for room as long as `max.block.ms` says.
-    async fn queue<'h, H>(&self, record: Outgoing<'_>, headers: H, report: &Arc<Report>) -> Result<()>
+    async fn queue<'h, H>(&self, record: Outgoing<'_>, headers: H, report: &Arc<Token<Report>>) -> Result<()>
     where
         H: ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
     {
@@ -204,7 +209,7 @@ impl Producer for QueueProducer {
         let bytes = [&record.key, &record.value].into_iter().flatten().map(Bytes::len).sum::<usize>()
             + record.headers.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         let _turn = self.turn().await?;
-        let (report, told) = Report::new(1, self.copies(1, bytes));
+        let (report, told) = Report::new(1, self.queued(1, bytes), None);
         self.queue(outgoing, headers, &report).await?;
         Ok(Box::pin(async move {
             let delivered = told.await.unwrap_or_else(|_| Err(closed()))?;
@@ -217,8 +222,10 @@ impl Producer for QueueProducer {
         let partition = batch.partition();
         let turn = self.turn().await?;
         // The report cannot resolve before the last record is queued: one more is open until then.
-        let (report, told) = Report::new(batch.len() + 1, self.copies(batch.len(), batch.raw_bytes()));
-        for (row, queued) in batch.rows().zip(0..) {
+        let paid = if batch.is_paid() { batch.values().byte_len(batch.row_range()) } else { 0 };
+        let queued = self.queued(batch.len(), batch.raw_bytes() - paid);
+        let (report, told) = Report::new(batch.len() + 1, queued, Some(batch.clone()));
+        for (row, sent) in batch.rows().zip(0..) {
             let outgoing = Outgoing {
                 topic: &partition.topic,
                 partition: Some(partition.partition),
@@ -228,12 +235,12 @@ impl Producer for QueueProducer {
             };
             let headers: Vec<_> = row.headers().map(|(key, value)| (key.as_bytes(), value)).collect();
             if let Err(error) = self.queue(outgoing, headers.into_iter(), &report).await {
-                report.close(batch.len() + 1 - queued);
+                report.answer.close(batch.len() + 1 - sent);
                 return Err(error);
             }
         }
         drop(turn);
-        report.close(1);
+        report.answer.close(1);
         Ok(Box::pin(async move { told.await.unwrap_or_else(|_| Err(closed())).map(|told| told.written) }))
     }
 
@@ -283,11 +290,14 @@ fn refuse_untimed(batch: &Batch) -> Result<()> {
 }
 
 impl Report {
-    fn new(records: usize, copies: Permit) -> (Arc<Self>, oneshot::Receiver<Result<Told>>) {
+    fn new(open: usize, queued: Permit, records: Option<Batch>) -> (Arc<Token<Self>>, oneshot::Receiver<Result<Told>>) {
         let (tell, told) = oneshot::channel();
         let outcome = Mutex::new(Outcome { result: Ok(None), tell: Some(tell) });
         let (first, last) = (AtomicI64::new(i64::MAX), AtomicI64::new(i64::MIN));
-        (Arc::new(Self { open: AtomicUsize::new(records), first, last, outcome, _copies: copies }), told)
+        let values = records.as_ref().map_or_else(Bytes::new, |records| records.values().bytes().clone());
+        let open = AtomicUsize::new(open);
+        let report = Self { open, first, last, outcome, _queued: queued, _records: records };
+        (Arc::new(Token::keeping(values, report)), told)
     }
 
     /// Between which offsets the records stand.
@@ -337,7 +347,7 @@ fn poll(shared: &Shared) {
     const WAIT: Duration = Duration::from_millis(100);
     let step = |wait| {
         let failed = |failure: Failure| tracing::warn!("producer: {}", failure.text);
-        if shared.client.poll(wait, |report, delivered| report.take(delivered), failed) {
+        if shared.client.poll(wait, |report, delivered| report.answer.take(delivered), failed) {
             shared.room.notify_waiters();
         }
     };

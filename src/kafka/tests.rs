@@ -486,7 +486,7 @@ async fn a_header_key_that_is_not_utf8_is_an_error_that_names_the_record() {
     let raw = ffi::Producer::<()>::new(ffi::Handle::open(ffi::Role::Producer, &settings).unwrap());
     let record = ffi::Outgoing { topic: "t", partition: Some(0), timestamp: 1, key: None, value: None };
     let headers: [(&[u8], Option<&[u8]>); 2] = [(b"good", None), (&[0xff, b'x'], Some(b"v"))];
-    raw.send(&record, headers.into_iter(), Arc::new(())).unwrap();
+    raw.send(&record, headers.into_iter(), Arc::new(ffi::Token::keeping(Bytes::new(), ()))).unwrap();
     let mut delivered = None;
     while delivered.is_none() {
         raw.poll(PATIENCE, |_, result| delivered = Some(result), |_| {});
@@ -558,6 +558,26 @@ async fn a_full_queue_makes_the_caller_wait_and_keeps_the_order() {
     let error = stuck.send_batch(&one).await.err().expect("no room");
     assert!(embedded.budget.used() >= used + 64_000, "what waits in the client's queue is paid");
     assert!(error.is_retriable() && error.message().contains('t'), "{error}");
+}
+
+#[tokio::test]
+async fn a_batch_lives_until_its_records_are_reported() {
+    let embedded = Embedded::start();
+    let nowhere = embedded.properties(&[("bootstrap.servers", "127.0.0.1:1")]);
+    let producer = embedded.clients.producer(&nowhere).unwrap();
+    let mut builder = BatchBuilder::new(TopicPartition::new("t", 0), 0);
+    builder.push(0, (1, None), None, Some(&[7; 2_000]));
+    let batch = builder.build(1).holding(embedded.budget.take(50_000));
+    let delivery = producer.send_batch(&batch).await.unwrap();
+    drop(batch);
+    assert!((50_000..52_000).contains(&embedded.budget.used()), "its value is read where it is, and paid once");
+    drop(producer);
+    assert!(delivery.await.is_err());
+    let deadline = clock().monotonic() + PATIENCE;
+    while embedded.budget.used() > 0 && clock().monotonic() < deadline {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(embedded.budget.used(), 0);
 }
 
 #[tokio::test]

@@ -200,6 +200,11 @@ impl Batch {
         self
     }
 
+    /// True where a [`Permit`] pays for it.
+    pub fn is_paid(&self) -> bool {
+        self.permit.is_some()
+    }
+
     /// The rows for which `keep` is true, with the positions of this batch: what is left out was passed. Copies, unless
     /// it keeps one stretch of rows. Decoded records are not taken along.
     ///

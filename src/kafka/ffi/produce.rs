@@ -1,5 +1,5 @@
 //! What a producer asks of librdkafka. A record travels with a token of the caller's, an `Arc`, which comes back with
-//! the record's delivery report; one token may travel with a whole batch.
+//! the record's delivery report; one token may travel with a whole batch, whose values it keeps where they are.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;
@@ -8,6 +8,7 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rdkafka_sys as sys;
 
 use super::code::{code, code_at, raw};
@@ -24,7 +25,15 @@ pub(in crate::kafka) struct Producer<T> {
     tokens: PhantomData<fn(T) -> T>,
 }
 
-/// A record on its way out; everything is copied by [`Producer::send`].
+/// What comes back with a delivery report.
+pub(in crate::kafka) struct Token<T> {
+    /// The caller's.
+    pub(in crate::kafka) answer: T,
+    /// Values of records that travel with it.
+    kept: Bytes,
+}
+
+/// A record on its way out; [`Producer::send`] copies what its token does not keep.
 pub(in crate::kafka) struct Outgoing<'a> {
     /// Target topic.
     pub topic: &'a str,
@@ -46,6 +55,18 @@ struct Headers(NonNull<sys::rd_kafka_headers_t>);
 // SAFETY: librdkafka's objects may be used from any thread.
 unsafe impl Send for Topic {}
 
+impl<T> Token<T> {
+    /// A token that keeps `values` until it is dropped.
+    pub(in crate::kafka) fn keeping(values: Bytes, answer: T) -> Self {
+        Self { answer, kept: values }
+    }
+
+    fn keeps(&self, value: &[u8]) -> bool {
+        let (kept, value) = (self.kept.as_ptr_range(), value.as_ptr_range());
+        kept.start <= value.start && value.end <= kept.end
+    }
+}
+
 impl<T: Send + Sync> Producer<T> {
     /// Wraps a client that was opened as a producer.
     pub(in crate::kafka) fn new(handle: Handle) -> Self {
@@ -62,16 +83,20 @@ impl<T: Send + Sync> Producer<T> {
         &self,
         record: &Outgoing<'_>,
         headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)>,
-        token: Arc<T>,
+        token: Arc<Token<T>>,
     ) -> Result<(), Failure> {
         let mut topics = self.topics.lock().unwrap_or_else(PoisonError::into_inner);
         let topic = self.topic(&mut topics, record.topic)?;
         let headers = Headers::of(headers)?;
         let (key, key_len) = parts(record.key);
         let (value, value_len) = parts(record.value);
+        let is_kept = record.value.is_some_and(|value| token.keeps(value));
+        let copies = if is_kept { 0 } else { sys::RD_KAFKA_MSG_F_COPY };
         let token = Arc::into_raw(token);
-        // SAFETY: the arguments are librdkafka's tag-value pairs with the types that it documents; it copies the bytes
-        // (F_COPY) and takes over the headers where it takes the record.
+        // SAFETY: the arguments are librdkafka's tag-value pairs with the types that it documents. It copies the key
+        // and, with F_COPY, the value; without, it reads the value, which nobody writes to, no later than it reports
+        // the record, and until then it has this reference to the token that keeps it. It takes over the headers where
+        // it takes the record.
         let code = unsafe {
             sys::rd_kafka_producev(
                 self.handle.raw(),
@@ -80,7 +105,7 @@ impl<T: Send + Sync> Producer<T> {
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
                 record.partition.unwrap_or(ANY_PARTITION),
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
-                sys::RD_KAFKA_MSG_F_COPY,
+                copies,
                 sys::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE,
                 value,
                 value_len,
@@ -126,7 +151,7 @@ impl<T: Send + Sync> Producer<T> {
     pub(in crate::kafka) fn poll(
         &self,
         timeout: Duration,
-        mut delivered: impl FnMut(Arc<T>, Result<(i32, i64), Failure>),
+        mut delivered: impl FnMut(Arc<Token<T>>, Result<(i32, i64), Failure>),
         failed: impl FnOnce(Failure),
     ) -> bool {
         let Some(event) = self.handle.take_event(timeout) else {
@@ -141,7 +166,7 @@ impl<T: Send + Sync> Producer<T> {
         // SAFETY: messages belong to the event. Each carries the one reference that `send` gave it.
         unsafe {
             while let Some(message) = sys::rd_kafka_event_message_next(event.raw()).as_ref() {
-                let token = Arc::from_raw(message._private.cast_const().cast::<T>());
+                let token = Arc::from_raw(message._private.cast_const().cast::<Token<T>>());
                 let code = code_at(&raw const message.err);
                 delivered(token, Failure::of(code).map(|()| (message.partition, message.offset)));
             }

@@ -18,8 +18,11 @@ use super::ledger::{Ledger, Page};
 use super::mark::Tail;
 use crate::kafka::{BatchDelivery, Stretches, Written};
 
-/// Batches on their way to the brokers.
-const IN_FLIGHT: usize = 32;
+/// What may be on its way to the brokers: enough that they, and whoever compresses for them, always have something to
+/// do; no more, or records linger too long in the client's queue ([`crate::kafka`]'s producer says why).
+const IN_FLIGHT_BYTES: u64 = 16 << 20;
+/// Where partitions take turns by time, a batch may be a single record.
+const IN_FLIGHT_BATCHES: usize = 16_384;
 /// A transaction that has written so many bytes ends, however young it is.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -44,6 +47,7 @@ pub(crate) struct Settled {
 struct Open {
     began: Duration,
     in_flight: VecDeque<InFlight>,
+    in_flight_bytes: u64,
     /// What the ledger will hold.
     pages: BTreeMap<TopicPartition, Page>,
     /// Where records were delivered: there the commit leaves its marker.
@@ -59,6 +63,7 @@ struct Open {
 struct InFlight {
     target: TopicPartition,
     records: u64,
+    raw_bytes: u64,
     delivery: BatchDelivery,
 }
 
@@ -111,14 +116,16 @@ impl Transactions {
         };
         open.whole = false;
         open.pages.insert(target.clone(), Page { stored: offset.clone().or_else(|| page.stored.clone()), ..page });
+        let (count, raw_bytes) = (records.len() as u64, records.raw_bytes() as u64);
         if !records.is_empty() {
             let delivery = self.ledger.parts().producer.send_batch(&records).await?;
-            open.in_flight.push_back(InFlight { target, records: records.len() as u64, delivery });
+            open.in_flight_bytes += raw_bytes;
+            open.in_flight.push_back(InFlight { target, records: count, raw_bytes, delivery });
         }
-        open.settled.add(source, offset, (records.len() as u64, records.raw_bytes() as u64));
+        open.settled.add(source, offset, (count, raw_bytes));
         open.whole = true;
         drop(records);
-        while open.in_flight.len() > IN_FLIGHT {
+        while open.in_flight_bytes > IN_FLIGHT_BYTES || open.in_flight.len() > IN_FLIGHT_BATCHES {
             open.settle_oldest().await?;
         }
         Ok(())
@@ -213,6 +220,7 @@ impl Open {
         Self {
             began,
             in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             pages: BTreeMap::new(),
             written: BTreeSet::new(),
             unknown: Stretches::new(),
@@ -244,7 +252,10 @@ impl Open {
     }
 
     fn take_in(&mut self, answer: Result<Option<Written>>) -> Result<()> {
-        let Some(InFlight { target, records, .. }) = self.in_flight.pop_front() else { return answer.map(drop) };
+        let Some(InFlight { target, records, raw_bytes, .. }) = self.in_flight.pop_front() else {
+            return answer.map(drop);
+        };
+        self.in_flight_bytes -= raw_bytes;
         if answer.is_err() && sabotage::is(Fault::LostDeliveryCounts) {
             return Ok(());
         }
@@ -327,7 +338,9 @@ mod tests {
             let page = Page { stored: None, tail: Tail::before(0), topic_id: None };
             let mut open = Open::new(Duration::ZERO);
             open.pages.insert(target.clone(), page);
-            open.in_flight.push_back(InFlight { target, records: 5, delivery: Box::pin(async { answer }) });
+            open.in_flight_bytes += 50;
+            let delivery = Box::pin(async { answer });
+            open.in_flight.push_back(InFlight { target, records: 5, raw_bytes: 50, delivery });
             assert_eq!((open.settle_oldest().await.is_ok(), open.whole), (whole, whole));
         }
     }
