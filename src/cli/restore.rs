@@ -315,13 +315,13 @@ impl Args {
     }
 }
 
-/// What makes a producer fast where latency does not matter, and give up where the brokers are gone: somebody waits for
+/// What makes a producer fast, and give up where the brokers are gone: somebody waits for
 /// the end, and can go on. No batch is larger than what every target takes. The user's file may say otherwise.
 fn producer_properties(mut properties: Config, identity: &Identity, targets: &[Target]) -> Config {
     let limit = |target: &Target| target.existing.as_ref()?.configs.get("max.message.bytes")?.parse::<u64>().ok();
     let batch_bytes = targets.iter().filter_map(limit).min().map_or(BATCH_BYTES, |most| most.clamp(1, BATCH_BYTES));
     let batch_bytes = batch_bytes.to_string();
-    let defaults = [("linger.ms", "20"), ("batch.size", &batch_bytes), ("compression.type", "lz4")];
+    let defaults = [("batch.size", batch_bytes.as_str()), ("compression.type", "lz4")];
     for (key, value) in defaults {
         properties.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }

@@ -61,7 +61,7 @@ fn settings(properties: &Config) -> Result<Settings> {
     let queue_kbytes = if is_transactional { "131072" } else { "32768" };
     // While a request of a partition is under way librdkafka's thread does not sleep if records wait behind it that
     // have lingered longer than this. Nobody sees the records of a transaction before it ends: they may.
-    let linger_ms = if is_transactional { "250" } else { "5" };
+    let linger_ms = if is_transactional { "100" } else { "5" };
     let defaults = [
         ("acks", "all"),
         ("partitioner", JAVA_PARTITIONER),

@@ -19,7 +19,7 @@ use super::mark::Tail;
 use crate::kafka::{BatchDelivery, Stretches, Written};
 
 /// What may be on its way to the brokers: enough that they, and whoever compresses for them, always have something to
-/// do; no more, or records linger too long in the client's queue ([`crate::kafka`]'s producer says why).
+/// do; no more, or records wait longer in the client's queue than they may linger there (`linger.ms` of the producer).
 const IN_FLIGHT_BYTES: u64 = 16 << 20;
 /// Where partitions take turns by time, a batch may be a single record.
 const IN_FLIGHT_BATCHES: usize = 16_384;

@@ -24,8 +24,9 @@ use crate::manifest::read::Archive;
 
 /// Partitions that are read at once where each goes as fast as it can.
 const ACTIVE_LANES: usize = 4;
-/// What one call gives at most, near enough.
-const MAX_BYTES: u64 = 4 << 20;
+/// What one call gives at most, near enough: little beside what may be on its way, or the tail of a lane would wait for
+/// its next turn, and that for the tail.
+const MAX_BYTES: u64 = 2 << 20;
 /// Pieces of what a throttled replay may write in a second.
 const PIECES_PER_SECOND: u64 = 8;
 
