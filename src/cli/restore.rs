@@ -315,8 +315,8 @@ impl Args {
     }
 }
 
-/// What makes a producer fast, and give up where the brokers are gone: somebody waits for
-/// the end, and can go on. No batch is larger than what every target takes. The user's file may say otherwise.
+/// What makes a producer fast, and give up where the brokers are gone: somebody waits for the end, and can go on. No
+/// batch is larger than what every target takes. The user's file may say otherwise.
 fn producer_properties(mut properties: Config, identity: &Identity, targets: &[Target]) -> Config {
     let limit = |target: &Target| target.existing.as_ref()?.configs.get("max.message.bytes")?.parse::<u64>().ok();
     let batch_bytes = targets.iter().filter_map(limit).min().map_or(BATCH_BYTES, |most| most.clamp(1, BATCH_BYTES));
