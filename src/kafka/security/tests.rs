@@ -111,6 +111,9 @@ fn certificates_on_one_line_get_the_lines_that_openssl_wants() {
         let read = read(Role::Admin, &[("ssl.truststore.certificates", &given)]).expect("readable");
         assert_eq!(read["ssl.ca.pem"], wanted.repeat(2), "{given}");
     }
+    let encrypted = block("RSA PRIVATE KEY", "\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n") + "\n";
+    let read = read(Role::Admin, &[("ssl.keystore.type", "PEM"), ("ssl.keystore.key", &encrypted)]).expect("readable");
+    assert_eq!(read["ssl.key.pem"], encrypted);
 }
 
 #[test]

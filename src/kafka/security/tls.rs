@@ -85,6 +85,11 @@ fn pem_lines(key: &str, text: &str) -> Result<String> {
             lines.extend(["-----", part, "-----\n"]);
             continue;
         }
+        // In lines already, which may be headers of an encrypted key, too.
+        if part.trim().contains('\n') {
+            part.trim().lines().for_each(|line| lines.extend([line.trim(), "\n"]));
+            continue;
+        }
         let letters: Vec<char> = part.chars().filter(|letter| !letter.is_whitespace()).collect();
         for line in letters.chunks(PEM_LINE) {
             lines.extend(line);
