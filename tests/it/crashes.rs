@@ -327,8 +327,11 @@ fn entry_in(file: &Path) -> Value {
 /// without a loss in the group would be a second writer, and a loss without a refused entry is daily life.
 fn times_fenced(worker: &Worker, partition: &str) -> [usize; 2] {
     let log = worker.log();
-    ["lost partitions", "given up"]
-        .map(|word| log.lines().filter(|line| line.contains(word) && line.contains(partition)).count())
+    // Behind the span, which has the task's name: that looks like a partition's.
+    let said = |line: &&str, word: &str| {
+        line.rsplit("}: ").next().is_some_and(|said| said.contains(word) && said.contains(partition))
+    };
+    ["lost partitions", "given up"].map(|word| log.lines().filter(|line| said(line, word)).count())
 }
 
 #[test]
