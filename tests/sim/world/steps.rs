@@ -284,15 +284,16 @@ impl World {
 }
 
 /// Bytes that no codec makes smaller: a file of them goes to the store in parts.
-fn noise(seed: u64, bytes: u64) -> impl Iterator<Item = u8> {
+fn noise(seed: u64, bytes: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let step = move |_| {
+    let mut noise = Vec::with_capacity(bytes as usize + 8);
+    while (noise.len() as u64) < bytes {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    };
-    (0..bytes.div_ceil(8)).flat_map(step)
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    noise
 }
 
 /// Stops a process for a while.
