@@ -1,8 +1,8 @@
 //! The simulator: the worker's own task loops and lake connectors, unchanged, between a simulated cluster and a
 //! simulated store, in simulated time. Every run is drawn from one seed and is the same each time.
 //!
-//! `LAKEFERRY_SIM_SEEDS=10000` runs that many seeds; `LAKEFERRY_SIM_SEED=7` runs one and prints its diary,
-//! `LAKEFERRY_SIM_STEPS=0,3,9` only those steps of it, which is what a failing seed is reduced to.
+//! `LAKEFERRY_SIM_SEEDS=10000` runs that many seeds, from `LAKEFERRY_SIM_FROM` on; `LAKEFERRY_SIM_SEED=7` runs one and
+//! prints its diary, `LAKEFERRY_SIM_STEPS=0,3,9` only those steps of it, which is what a failing seed is reduced to.
 
 #![allow(clippy::unwrap_used, reason = "what cannot go on fails its test")]
 #![allow(clippy::print_stdout, reason = "diaries and tables are for whoever runs it by hand")]
@@ -103,9 +103,10 @@ fn nothing_is_lost_doubled_or_left_behind() {
     if let Some(seed) = number("LAKEFERRY_SIM_SEED") {
         return replay(seed);
     }
+    let from = number("LAKEFERRY_SIM_FROM").unwrap_or(0);
     let seeds = number("LAKEFERRY_SIM_SEEDS").unwrap_or(500);
     // Each run is one thread's; the threads only share the list of seeds.
-    let plans: Vec<u64> = drill::seeds().chain(0..seeds).collect();
+    let plans: Vec<u64> = drill::seeds().chain(from..from + seeds).collect();
     let next = AtomicUsize::new(0);
     let struck = Mutex::new(Struck::default());
     let sights = Mutex::new(Sights::default());
