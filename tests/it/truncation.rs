@@ -77,7 +77,10 @@ impl Archived {
         let (code, out, err) = run(&["inspect", &self.url()]);
         assert_eq!(code, 0, "{out}\n{err}");
         let words = format!("2: an unclean election cut the log back, offset {cut}, topic id ");
-        assert!(out.contains(&words) && out.contains(&format!(", after lineage 1 before {cut}\n")), "{out}");
+        assert!(
+            out.contains(&words) && out.contains(&format!(", after lineage 1 before {cut}, archived to ")),
+            "{out}"
+        );
         let bootstrap = kafka.live_bootstrap();
         let (code, out, err) = run(&["verify", &self.url(), "--bootstrap-server", &bootstrap, "--match", "offset"]);
         assert_eq!(code, 0, "{out}\n{err}");

@@ -23,8 +23,8 @@ use crate::clock::SimClock;
 use crate::world::parts::config;
 
 const CLASS: &str = "io.lakeferry.LakeSourceConnector";
-/// Within this time every request that was under way is answered, and whoever asked for many things at once has heard of
-/// all of them, the first error included.
+/// Within this time every request that was under way is answered, and whoever asked for many things at once has heard
+/// of all of them, the first error included.
 const ANSWERED_MS: u64 = 20_000;
 /// After which a user has seen that something failed.
 const NOTICED_MS: u64 = 2_000;
