@@ -119,13 +119,12 @@ impl Transactions {
         let (count, raw_bytes) = (records.len() as u64, records.raw_bytes() as u64);
         if !records.is_empty() {
             let delivery = self.ledger.parts().producer.send_batch(&records).await?;
-            open.in_flight_bytes += raw_bytes;
-            open.in_flight.push_back(InFlight { target, records: count, raw_bytes, delivery });
+            open.let_fly(InFlight { target, records: count, raw_bytes, delivery });
         }
         open.settled.add(source, offset, (count, raw_bytes));
         open.whole = true;
         drop(records);
-        while open.in_flight_bytes > IN_FLIGHT_BYTES || open.in_flight.len() > IN_FLIGHT_BATCHES {
+        while open.is_full() {
             open.settle_oldest().await?;
         }
         Ok(())
@@ -227,6 +226,15 @@ impl Open {
             settled: Settled::default(),
             whole: true,
         }
+    }
+
+    fn let_fly(&mut self, batch: InFlight) {
+        self.in_flight_bytes += batch.raw_bytes;
+        self.in_flight.push_back(batch);
+    }
+
+    fn is_full(&self) -> bool {
+        self.in_flight_bytes > IN_FLIGHT_BYTES || self.in_flight.len() > IN_FLIGHT_BATCHES
     }
 
     /// All is delivered: next in each partition is the marker of the commit.
@@ -338,10 +346,10 @@ mod tests {
             let page = Page { stored: None, tail: Tail::before(0), topic_id: None };
             let mut open = Open::new(Duration::ZERO);
             open.pages.insert(target.clone(), page);
-            open.in_flight_bytes += 50;
             let delivery = Box::pin(async { answer });
-            open.in_flight.push_back(InFlight { target, records: 5, raw_bytes: 50, delivery });
+            open.let_fly(InFlight { target, records: 5, raw_bytes: 50, delivery });
             assert_eq!((open.settle_oldest().await.is_ok(), open.whole), (whole, whole));
+            assert_eq!(open.in_flight_bytes, 0, "it is on its way no more");
         }
     }
 
