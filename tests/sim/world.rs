@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    /// What is not archived to its last stable offset.
+    /// What is not archived to its last stable offset, or whose chain does not end with the incarnation of now.
     fn unfinished(&self) -> Vec<String> {
         let state = self.broker.lock();
         let behind = |partition: TopicPartition| {
@@ -279,9 +279,8 @@ impl World {
                 // Nothing is to be archived, or a user said so.
                 None if stable == 0 || log.start() == stable => None,
                 None if state.committed.get(&partition) == Some(&stable) => None,
-                Some((_, None)) if log.start() == stable => None,
+                Some((id, None)) if id.as_deref() == Some(&topic.id) && log.start() == stable => None,
                 Some((id, Some(resume))) if id.as_deref() == Some(&topic.id) && resume == stable => None,
-                Some((id, _)) if id.as_deref() != Some(&topic.id) && log.start() == stable => None,
                 end => Some(format!("{partition} ({}) stands at {end:?}, stable is {stable}", topic.id)),
             }
         };

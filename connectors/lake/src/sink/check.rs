@@ -14,7 +14,7 @@ use super::partition::Shared;
 use crate::job::Job;
 
 /// The least time between two questions about a partition.
-const LEAST: Duration = Duration::from_secs(60);
+pub(super) const LEAST: Duration = Duration::from_secs(60);
 
 /// When to ask again, or the question under way.
 pub(super) struct Check {

@@ -380,11 +380,10 @@ impl Partition {
     /// Opens an epoch as soon as there is something to write under it, and for what is to be said even if no record
     /// ever follows once no other reason has come up for a while.
     fn advance_tenure(&mut self, now: Duration) -> Result<()> {
-        let waited = || now.saturating_sub(self.begun) >= self.shared.settings.rotation.age();
+        let news_after = self.start.news_after(self.shared.settings.rotation.age());
+        let has_news = news_after.is_some_and(|wait| now.saturating_sub(self.begun) >= wait);
         match &mut self.tenure {
-            Tenure::Unopened
-                if self.file.is_some() || !self.closing.is_empty() || (self.start.has_news() && waited()) =>
-            {
+            Tenure::Unopened if self.file.is_some() || !self.closing.is_empty() || has_news => {
                 let open = commit::open(Arc::clone(&self.shared), self.name.clone(), self.start.clone());
                 self.tenure = Tenure::Opening(Job::start(&self.shared.ended, open));
             }

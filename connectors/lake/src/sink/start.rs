@@ -6,13 +6,14 @@
 //! Nothing is written here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{ConnectError, EpochMark, PartitionView, Result, TopicPartition};
 
-use super::broken;
 use super::partition::Shared;
+use super::{broken, check};
 use crate::manifest::End;
 use crate::manifest::model::{
     Continues, Entry, Gap, Lineage, OffsetRange, OffsetSet, Owner, Reason, Source, StartedBy, Totals,
@@ -86,11 +87,19 @@ impl Start {
         Ok(Self { end, known, ..decided })
     }
 
-    /// True where the chain's end tells something of the log that is not so any more: records that are lost, or were
-    /// taken back, or another incarnation where this one, which is archived, is still there.
-    pub(crate) fn has_news(&self) -> bool {
+    /// How long what the chain does not tell may wait for a record to come with; `None` where it tells all.
+    ///
+    /// Records that are lost or were taken back, and an incarnation of the topic that is back, wait for as long as a
+    /// file may be open. An incarnation that the chain does not know is told of, too, so that every chain has them in
+    /// their order; but not before its id was asked for twice: a broker that lags behind tells an old one, which a
+    /// chain may have begun too late to know.
+    pub(crate) fn news_after(&self, file_age: Duration) -> Option<Duration> {
         let of_end = self.end.as_ref().map(|end| end.entry.source.lineage);
-        !self.gaps.is_empty() || (self.known.is_some() && of_end != Some(self.source.lineage))
+        if of_end.is_some() && self.known.is_none() {
+            return Some(check::LEAST);
+        }
+        let is_another = of_end.is_some_and(|lineage| lineage != self.source.lineage);
+        (is_another || !self.gaps.is_empty()).then_some(file_age)
     }
 }
 

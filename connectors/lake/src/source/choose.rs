@@ -1,7 +1,7 @@
 //! Which partitions of which incarnation a replay reads: its settings against what the archive holds.
 //!
-//! Invariant: partitions of one topic are never chosen from different incarnations of it. A partition that got no
-//! record since the topic was created anew still ends with its old incarnation; it is left out, and said to be.
+//! Invariant: partitions of one topic are never chosen from different incarnations of it. A partition whose chain ends
+//! with an older one, because nobody has looked at it since, is left out, and said to be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -290,20 +290,22 @@ fn any_number() -> impl Strategy<Value = i64> {
 }
 
 #[test]
-fn only_what_the_end_says_wrongly_is_news() {
+fn what_the_chain_does_not_tell_waits_for_a_record_but_not_for_ever() {
+    let (age, minute) = (Duration::from_secs(600), Duration::from_secs(60));
     let known = entry("id-1", 1, Some(40), &[]);
     let end = |entry: &Entry| End { entry: entry.clone(), bytes: Bytes::new(), sha256: Digest::of(b"") };
-    let found = |known: Option<&Entry>, end_entry: Option<&Entry>, view: &PartitionView| {
-        let decided = start(known, view, None, OffsetReset::Earliest).unwrap();
-        Start { end: end_entry.map(end), known: known.cloned(), ..decided }.has_news()
+    let wait = |known: Option<&Entry>, end_entry: Option<&Entry>, view: &PartitionView| {
+        let decided = start(known, view, Some(3), OffsetReset::Earliest).unwrap();
+        Start { end: end_entry.map(end), known: known.cloned(), ..decided }.news_after(age)
     };
     let later = entry("id-2", 2, Some(0), &[]);
-    assert!(!found(None, None, &view("id-1", 5, 9)), "a topic without an archive");
-    assert!(!found(Some(&known), Some(&known), &view("id-1", 40, 90)), "the log goes on");
-    assert!(!found(None, Some(&known), &view("id-2", 0, 0)), "a new topic that is empty");
-    assert!(found(Some(&known), Some(&known), &view("id-1", 41, 90)), "offsets are lost");
-    assert!(found(Some(&known), Some(&known), &view("id-1", 0, 30)), "records were taken back");
-    assert!(found(Some(&known), Some(&later), &view("id-1", 0, 90)), "an incarnation that is back");
+    assert_eq!(wait(None, None, &view("id-1", 3, 9)), None, "a topic without an archive");
+    assert_eq!(wait(None, None, &view("id-1", 5, 9)), Some(age), "one that lost what the group had not read");
+    assert_eq!(wait(Some(&known), Some(&known), &view("id-1", 40, 90)), None, "the log goes on");
+    assert_eq!(wait(None, Some(&known), &view("id-2", 0, 0)), Some(minute), "a new topic that is empty");
+    assert_eq!(wait(Some(&known), Some(&known), &view("id-1", 41, 90)), Some(age), "offsets are lost");
+    assert_eq!(wait(Some(&known), Some(&known), &view("id-1", 0, 30)), Some(age), "records were taken back");
+    assert_eq!(wait(Some(&known), Some(&later), &view("id-1", 0, 90)), Some(age), "an incarnation that is back");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lakeferry_api::SinkTask;
+use lakeferry_api::{Closing, SinkTask};
 
 use super::rig::{Fault, Rig, Writer, partition};
 
@@ -63,6 +63,39 @@ async fn an_idle_partition_hears_of_what_was_written_behind_its_back() {
     rig.clock.advance(600_000);
     writer.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
     assert_eq!(writer.seek(), Some(4));
+}
+
+#[tokio::test]
+async fn a_topic_made_anew_is_recorded_once_though_no_record_comes() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    writer.task.close(&[partition(0)], Closing::Revoked).await.unwrap();
+    {
+        let mut kafka = rig.kafka.lock().unwrap();
+        kafka.view.topic_id = Some("id-2".to_owned());
+        (kafka.view.end_offset, kafka.view.last_stable_offset) = (Some(0), 0);
+    }
+    let before = rig.writes();
+    let mut writer = rig.writer(2);
+    assert_eq!(writer.open().await, 0);
+    for _ in 0..10 {
+        writer.tick().await.unwrap();
+        rig.clock.advance(1_000);
+    }
+    assert_eq!(rig.writes(), before, "an answer may be of a broker that lags behind: it is asked for twice");
+    rig.clock.advance(60_000);
+    writer.tick_until(&rig, async |rig| rig.chain().await.len() == 3).await;
+    let end = rig.chain().await.pop().unwrap();
+    assert_eq!((end.source.lineage, end.source.topic_id.as_deref(), end.resume_offset), (2, Some("id-2"), Some(0)));
+    let after = rig.writes();
+    for _ in 0..200 {
+        writer.tick().await.unwrap();
+        rig.clock.advance(1_000);
+    }
+    assert_eq!(rig.writes(), after, "once");
 }
 
 #[tokio::test]
