@@ -4,6 +4,7 @@
 //!
 //! Called by [`Partition`](super::partition::Partition) in every step. Seldom asks: an answer takes several requests.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,10 +32,15 @@ pub(super) struct Belief {
 }
 
 impl Check {
-    /// Asks for the first time when `now` is a while ago.
-    pub(super) fn new(shared: &Shared) -> Self {
+    /// Asks for the first time in the second half of an interval from now, each partition at a moment of its own:
+    /// those of a task are opened together, and would ask together for ever.
+    pub(super) fn new(shared: &Shared, name: &TopicPartition) -> Self {
+        let half = interval(shared) / 2;
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let later = half.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
         let now = shared.context.clock().monotonic();
-        Self { next: now.saturating_add(interval(shared)), asked: None }
+        Self { next: now.saturating_add(half).saturating_add(later), asked: None }
     }
 
     /// True where it is time to ask; passes on what came of the question before. Never waits.

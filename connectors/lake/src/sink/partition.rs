@@ -110,7 +110,7 @@ impl Partition {
             commit: None,
             files_begun: 0,
             failures: 0,
-            check: Check::new(&shared),
+            check: Check::new(&shared, &name),
             shared,
             name,
             start,

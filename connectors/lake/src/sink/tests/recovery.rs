@@ -66,6 +66,24 @@ async fn an_idle_partition_hears_of_what_was_written_behind_its_back() {
 }
 
 #[tokio::test]
+async fn idle_partitions_do_not_all_ask_at_once() {
+    let rig = Rig::new(&[("rotate.age.ms", "60000")]);
+    let mut writer = rig.writer(1);
+    writer.task.open(&(0..64).map(partition).collect::<Vec<_>>()).await.unwrap();
+    let mut asked = Vec::new();
+    for _ in 0..600 {
+        let before = rig.store.reads.load(Ordering::SeqCst);
+        rig.clock.advance(100);
+        for _ in 0..4 {
+            writer.tick().await.unwrap();
+        }
+        asked.push(rig.store.reads.load(Ordering::SeqCst) - before);
+    }
+    let (in_all, most) = (asked.iter().sum::<u64>(), asked.iter().max().unwrap());
+    assert!(in_all >= 64 && *most <= 8, "{in_all} questions in a minute, {most} of them at once");
+}
+
+#[tokio::test]
 async fn a_topic_made_anew_is_recorded_once_though_no_record_comes() {
     let rig = Rig::new(&[("flush.size", "10")]);
     let mut writer = rig.writer(1);
