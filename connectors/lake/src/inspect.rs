@@ -107,7 +107,7 @@ pub async fn inspect(archive: &Archive, leftovers: &Leftovers, topic: &str) -> R
     let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, leftovers, partition)));
     let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
     let whole = read.iter().filter_map(|(_, chain)| chain.as_ref());
-    let settings = Chain::newest_settings(whole).cloned();
+    let settings = Chain::newest_settings(whole, None).cloned();
     let partitions = read.into_iter().map(|(summary, _)| summary).collect();
     Ok(TopicSummary { topic: topic.to_owned(), settings, partitions })
 }

@@ -162,15 +162,21 @@ impl Chain {
         self.end().source.lineage
     }
 
-    /// The topic's settings when somebody last looked, and when that was.
-    pub fn topic_settings(&self) -> Option<(i64, &TopicSettings)> {
-        self.links.iter().rev().find_map(|link| Some((link.entry.written_at, link.entry.topic.as_ref()?)))
+    /// The topic's settings when somebody last looked, and when that was; in the incarnation with `topic_id`, where one
+    /// is asked for.
+    pub fn topic_settings(&self, topic_id: Option<&str>) -> Option<(i64, &TopicSettings)> {
+        let entries = self.links.iter().rev().map(|link| &link.entry);
+        let mut of_it = entries.filter(|entry| topic_id.is_none() || entry.source.topic_id.as_deref() == topic_id);
+        of_it.find_map(|entry| Some((entry.written_at, entry.topic.as_ref()?)))
     }
 
-    /// The settings of the topic whose partitions `chains` are: of all that were written down, the newest. A chain that
-    /// goes on without being opened again does not see them change.
-    pub fn newest_settings<'a>(chains: impl IntoIterator<Item = &'a Self>) -> Option<&'a TopicSettings> {
-        let settings = chains.into_iter().filter_map(Self::topic_settings);
+    /// The settings of the topic whose partitions `chains` are: of all that were written down, of `topic_id` where one
+    /// is given, the newest. A chain that goes on without being opened again does not see them change.
+    pub fn newest_settings<'a>(
+        chains: impl IntoIterator<Item = &'a Self>,
+        topic_id: Option<&str>,
+    ) -> Option<&'a TopicSettings> {
+        let settings = chains.into_iter().filter_map(|chain| chain.topic_settings(topic_id));
         settings.max_by_key(|(written_at, _)| *written_at).map(|(_, settings)| settings)
     }
 

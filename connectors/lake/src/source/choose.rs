@@ -12,7 +12,7 @@ use lakeferry_api::{ConnectError, Result, TopicPartition};
 use super::config::{Incarnation, SourceSettings, Topics};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
-use crate::manifest::model::TopicSettings;
+use crate::manifest::model::{Lineage, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
 
 /// Chains that are read at once.
@@ -25,9 +25,9 @@ pub struct ChosenTopic {
     pub topic: String,
     /// Its name in the target.
     pub target: String,
-    /// How many partitions it had: at least one more than the highest that was archived.
+    /// How many partitions it had in the chosen incarnation: at least one more than the highest that was archived.
     pub partitions: u32,
-    /// Its settings as they were last seen.
+    /// Its settings in that incarnation as they were last seen.
     pub settings: Option<TopicSettings>,
     /// What is read, by partition.
     pub logs: Vec<ChosenLog>,
@@ -144,16 +144,6 @@ async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<Stri
 }
 
 fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Result<ChosenTopic> {
-    let highest = chains.iter().map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs();
-    let archived = Chain::newest_settings(chains).cloned();
-    let mut chosen = ChosenTopic {
-        topic: topic.to_owned(),
-        target: settings.target_of(topic).to_owned(),
-        partitions: archived.as_ref().map_or(highest, |settings| settings.partitions.max(highest)),
-        settings: archived,
-        logs: Vec::new(),
-        left_out: Vec::new(),
-    };
     let wanted_id = match &settings.lineage {
         Incarnation::Latest => latest_id(chains),
         Incarnation::TopicId(id) => Some(id.clone()),
@@ -166,6 +156,17 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         lineages.push((chain, lineage_of(chain, &settings.lineage, wanted_id.as_deref())?));
     }
     check_incarnation(topic, &lineages, settings)?;
+    let chosen_id = lineages.iter().find_map(|(chain, lineage)| topic_id(chain, (*lineage)?));
+    let archived = Chain::newest_settings(chains, chosen_id.as_deref()).cloned();
+    let at_least = archived_partitions(chains, chosen_id.as_deref());
+    let mut chosen = ChosenTopic {
+        topic: topic.to_owned(),
+        target: settings.target_of(topic).to_owned(),
+        partitions: archived.as_ref().map_or(at_least, |settings| settings.partitions.max(at_least)),
+        settings: archived,
+        logs: Vec::new(),
+        left_out: Vec::new(),
+    };
     for (chain, lineage) in lineages.into_iter().filter(|(chain, _)| settings.share.has(&chain.partition)) {
         match lineage {
             Some(lineage) => chosen.logs.push(choose_log(chain, lineage, settings)?),
@@ -176,6 +177,14 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         }
     }
     Ok(chosen)
+}
+
+/// How many partitions are archived of the incarnation with `chosen_id`, where one is known: one that was there before
+/// or came after may have had more.
+fn archived_partitions(chains: &[Chain], chosen_id: Option<&str>) -> u32 {
+    let knows = |line: &Lineage| line.topic_id.is_none() || line.topic_id.as_deref() == chosen_id;
+    let of_it = chains.iter().filter(|chain| chosen_id.is_none() || chain.end().lineages.iter().any(knows));
+    of_it.map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs()
 }
 
 /// Of the topic ids that chains end with, the one that came up last. Not that of the entry that was written last: a

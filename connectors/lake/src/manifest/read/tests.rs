@@ -77,7 +77,7 @@ async fn a_chain_is_read_whole_or_refused() {
     let chain = shelf.archive.chain(&orders()).await.unwrap().unwrap();
     assert_eq!(chain.links, scribe.chain);
     assert!(chain.check().is_empty());
-    assert_eq!(chain.topic_settings().map(|(_, settings)| settings), scribe.chain[0].entry.topic.as_ref());
+    assert_eq!(chain.topic_settings(None).map(|(_, settings)| settings), scribe.chain[0].entry.topic.as_ref());
 
     let refused = async |shelf: &Shelf| {
         let error = shelf.archive.chain(&orders()).await.unwrap_err();

@@ -304,6 +304,26 @@ async fn a_target_that_eats_records_is_refused_unless_forced() {
 }
 
 #[tokio::test]
+async fn a_target_has_as_many_partitions_as_the_chosen_incarnation_had() {
+    let (mut archive, config) = archive("fewer");
+    archive.partitions = 3;
+    let old = [archive.open("orders", 0, 0).await, archive.open("orders", 2, 0).await];
+    for partition in &old {
+        archive.publish(partition, &[row(0, 1)], 0).await;
+    }
+    archive.written_at += 1_000;
+    archive.partitions = 1;
+    archive.recreate(&old[0]).await;
+    archive.publish(&old[0], &[row(0, 11)], 0).await;
+    for (lineage, partitions) in [("latest", 1), ("Qm9", 3), ("1", 3)] {
+        let context = TestContext::new();
+        let mut task = start(&context, &with(&config, &[("lineage", lineage)])).await.unwrap();
+        drain(&context, &mut task).await.unwrap();
+        assert_eq!(context.targets.lock().unwrap()["orders"].partitions, partitions, "lineage={lineage}");
+    }
+}
+
+#[tokio::test]
 async fn a_topic_created_anew_is_not_mixed_with_the_old_one() {
     let (mut archive, config) = archive("anew");
     let [first, second] = [archive.open("orders", 0, 0).await, archive.open("orders", 1, 0).await];
