@@ -189,7 +189,11 @@ impl SinkLoop {
             return;
         }
         self.start_at(&starts.iter().map(|(partition, start)| (partition.clone(), start.place)).collect());
-        if starts.iter().any(|(partition, start)| !start.committed && !self.opening.keeps(partition)) {
+        // Or who begins again would begin elsewhere, and at the end of the log pass over what is there meanwhile.
+        let is_latest = self.parts.context.offset_reset == OffsetReset::Latest;
+        let untold =
+            |(partition, start): (_, &Start)| !start.committed && (is_latest || !self.opening.keeps(partition));
+        if starts.iter().any(untold) {
             self.next_commit = self.clock.monotonic();
         }
         for (partition, Start { place, committed }) in starts {

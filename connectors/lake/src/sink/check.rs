@@ -15,15 +15,16 @@ use super::partition::Shared;
 use crate::job::Job;
 
 /// The least time between two questions about a partition.
-pub(super) const LEAST: Duration = Duration::from_secs(60);
+const LEAST: Duration = Duration::from_secs(60);
 
 /// When to ask again, or the question under way.
 pub(super) struct Check {
     next: Duration,
-    asked: Option<Job<()>>,
+    asked: Option<(Belief, Job<()>)>,
 }
 
 /// What a partition believes.
+#[derive(Clone, PartialEq)]
 pub(super) struct Belief {
     pub(super) name: TopicPartition,
     pub(super) topic_id: Option<String>,
@@ -43,24 +44,24 @@ impl Check {
         Self { next: now.saturating_add(half).saturating_add(later), asked: None }
     }
 
-    /// True where it is time to ask; passes on what came of the question before. Never waits.
-    ///
-    /// # Errors
-    /// `Retriable` where something is not as it was believed to be; `Fenced` where the partition is another's; `Config`
-    /// where the archive is.
-    pub(super) fn is_due(&mut self, now: Duration) -> Result<bool> {
-        let Some(job) = &mut self.asked else { return Ok(now >= self.next) };
-        if let Some(answer) = job.take_if_ended() {
-            self.asked = None;
-            answer?;
-        }
-        Ok(false)
+    /// True where it is time to ask.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        self.asked.is_none() && now >= self.next
     }
 
     /// Asks whether `belief` is true.
     pub(super) fn ask(&mut self, shared: &Arc<Shared>, belief: Belief) {
-        self.asked = Some(Job::start(&shared.ended, ask(Arc::clone(shared), belief)));
+        let job = Job::start(&shared.ended, ask(Arc::clone(shared), belief.clone()));
+        self.asked = Some((belief, job));
         self.next = shared.context.clock().monotonic().saturating_add(interval(shared));
+    }
+
+    /// What came of a question, once, and what it was about: an answer about what is believed no more is of no account.
+    /// `Retriable` where something is not as it was believed to be; `Fenced` where the partition is another's; `Config`
+    /// where the archive is.
+    pub(super) fn answer(&mut self) -> Option<(Belief, Result<()>)> {
+        let answer = self.asked.as_mut().and_then(|(_, job)| job.take_if_ended())?;
+        self.asked.take().map(|(belief, _)| (belief, answer))
     }
 
     /// Forgets a question about what is believed no more.

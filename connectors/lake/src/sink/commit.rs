@@ -104,6 +104,13 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
     let topic_id = start.source.topic_id.as_deref();
     let gone = || ConnectError::retriable(format!("{name}: the topic was deleted before its archive was opened"));
     let view = fresh_view(&shared, &name, topic_id).await?.ok_or_else(gone)?;
+    if let Some(log_start) = start.log_start().filter(|log_start| view.log_start_offset < *log_start) {
+        return Err(ConnectError::retriable(format!(
+            "{name} begins at offset {}, not at {log_start}, as another broker said: asked again before what lies \
+             between them is left out",
+            view.log_start_offset
+        )));
+    }
     let topic = shared.context.topic(&name.topic).await?;
     let entry = open_entry(&shared, &start, &view, topic);
     check_laws(&entry, &before_opening(&start))?;
@@ -141,10 +148,11 @@ pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, 
     }
 }
 
-/// What the broker says now, as long as the topic is the one with this id. A topic that is gone has no newer
-/// incarnation that could have mixed with it: what was read of it may be published.
+/// What the broker says now, as long as the topic is the one with this id; `None` where it is gone, said twice: what
+/// was read of it may be published then. Between its deletion and its making anew there is a moment without it, and an
+/// incarnation that came and went meanwhile nobody can tell.
 pub(super) async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&str>) -> Result<FreshView> {
-    let mut attempt = 0;
+    let (mut attempt, mut is_gone) = (0, false);
     loop {
         match shared.context.partition(name).await {
             Ok(view) if view.topic_id.as_deref() == topic_id || sabotage::is(Fault::TopicIdFromCache) => {
@@ -158,7 +166,11 @@ pub(super) async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id:
                     topic_id.unwrap_or("none")
                 )));
             }
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) if error.kind() == Kind::NotFound && is_gone => return Ok(None),
+            Err(error) if error.kind() == Kind::NotFound => {
+                is_gone = true;
+                shared.context.clock().sleep(backoff(0)).await;
+            }
             Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
             Err(error) => return Err(error),
         }

@@ -12,12 +12,15 @@ use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{ConnectError, EpochMark, PartitionView, Result, TopicPartition};
 
+use super::broken;
 use super::partition::Shared;
-use super::{broken, check};
 use crate::manifest::End;
 use crate::manifest::model::{
     Continues, Entry, Gap, Lineage, OffsetRange, OffsetSet, Owner, Reason, Source, StartedBy, Totals,
 };
+
+/// A broker may lag behind for so long, and tell of an incarnation of the topic that was.
+const LAG: Duration = Duration::from_secs(60);
 
 /// The decision: everything that the next `open` entry says, and where Kafka is read from.
 #[derive(Debug, Clone)]
@@ -87,6 +90,13 @@ impl Start {
         Ok(Self { end, known, ..decided })
     }
 
+    /// Where the log must begin if nothing is to be left out in silence; `None` where that is of no account. The id of
+    /// the topic and the log's start are answers of two brokers: one may have spoken of another incarnation.
+    pub(crate) fn log_start(&self) -> Option<i64> {
+        let begins = self.known.is_none() && matches!(self.source.started_by, StartedBy::Created | StartedBy::Earliest);
+        self.gaps.last().map(|gap| gap.to.saturating_add(1)).or(self.source.first.filter(|_| begins))
+    }
+
     /// How long what the chain does not tell may wait for a record to come with; `None` where it tells all.
     ///
     /// Records that are lost or were taken back, and an incarnation of the topic that is back, wait for as long as a
@@ -96,7 +106,7 @@ impl Start {
     pub(crate) fn news_after(&self, file_age: Duration) -> Option<Duration> {
         let of_end = self.end.as_ref().map(|end| end.entry.source.lineage);
         if of_end.is_some() && self.known.is_none() {
-            return Some(check::LEAST);
+            return Some(LAG);
         }
         let is_another = of_end.is_some_and(|lineage| lineage != self.source.lineage);
         (is_another || !self.gaps.is_empty()).then_some(file_age)

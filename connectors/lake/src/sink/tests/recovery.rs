@@ -117,6 +117,48 @@ async fn a_topic_made_anew_is_recorded_once_though_no_record_comes() {
 }
 
 #[tokio::test]
+async fn a_log_s_start_that_another_broker_told_is_not_believed() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    // The old topic had lost its oldest records; the new one has all of them.
+    rig.kafka.lock().unwrap().view.log_start_offset = 5;
+    assert_eq!(writer.open().await, 5);
+    rig.kafka.lock().unwrap().view.log_start_offset = 0;
+    writer.put(5, 15, 5..15).await.unwrap();
+    writer.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
+    assert_eq!(writer.seek(), Some(0));
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    assert_eq!((rig.spans().await, rig.chain().await[0].source.first), (vec![(0, 9, 10)], Some(0)));
+}
+
+#[tokio::test]
+async fn a_question_about_what_is_believed_no_more_harms_nothing() {
+    let rig = Rig::new(&[("flush.size", "10"), ("rotate.age.ms", "60000")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    // The question is under way when the next entry is written, and finds it.
+    rig.store.latency.set((Arc::clone(&rig.clock), Duration::from_millis(100))).unwrap();
+    let asked = rig.store.reads.load(Ordering::SeqCst);
+    rig.clock.advance(60_000);
+    while rig.store.reads.load(Ordering::SeqCst) == asked {
+        writer.tick().await.unwrap();
+    }
+    let before = rig.writes();
+    writer.put(10, 20, 10..20).await.unwrap();
+    while rig.writes() < before + 2 {
+        writer.tick().await.unwrap();
+    }
+    for _ in 0..20 {
+        rig.clock.advance(100);
+        writer.tick().await.unwrap();
+    }
+    assert!(rig.kafka.lock().unwrap().seeks.is_empty(), "nothing is read again");
+}
+
+#[tokio::test]
 async fn a_trouble_that_has_passed_leaves_the_status() {
     let rig = Rig::new(&[("flush.size", "10")]);
     let mut writer = rig.writer(1);
