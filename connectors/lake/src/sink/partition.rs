@@ -82,6 +82,8 @@ enum Phase {
     Restarting(Job<Start>),
     /// The group gave the partition to somebody else; nothing is taken unless the group, asked again, says otherwise.
     Gone { ask_at: Duration, asked: Option<Job<()>> },
+    /// The task fails: nothing more is taken or published. (What came before a record that cannot be written, is.)
+    Failed,
 }
 
 /// Whether this writer's epoch is open.
@@ -310,6 +312,7 @@ impl Partition {
     async fn advance(&mut self) -> Result<()> {
         let now = self.shared.context.clock().monotonic();
         match &mut self.phase {
+            Phase::Failed => return Ok(()),
             Phase::Gone { .. } if sabotage::is(Fault::OpenRaceIsFence) => return Ok(()),
             Phase::Gone { asked: Some(job), .. } => return job.take_if_ended().unwrap_or(Ok(())),
             Phase::Gone { ask_at, .. } if now < *ask_at => return Ok(()),
@@ -469,11 +472,12 @@ impl Partition {
                 }
                 self.phase = Phase::Gone { ask_at: again_at, asked: None };
             }
-            Kind::Data | Kind::Config | Kind::Fatal => return Err(error),
+            Kind::Data => return Err(error),
+            Kind::Config | Kind::Fatal => self.phase = Phase::Failed,
         }
         self.failures += 1;
         self.discard();
-        Ok(())
+        if matches!(self.phase, Phase::Failed) { Err(error) } else { Ok(()) }
     }
 
     fn recovered(&mut self) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lakeferry_api::{Closing, SinkTask};
+use lakeferry_api::{Closing, Kind, SinkTask};
 
 use super::rig::{Fault, Rig, Writer, partition};
 
@@ -262,4 +262,25 @@ async fn a_reset_that_is_cut_short_begins_where_a_whole_one_does() {
     // The worker dies behind the entry: it does not come to the group's offsets.
     rig.alter(None).await.unwrap();
     assert_eq!(rig.writer(2).open().await, 0, "nothing below offset 20 would be in the new lineage");
+}
+
+#[tokio::test]
+async fn what_fails_an_opening_fails_the_task_and_lets_it_end() {
+    let rig = Rig::new(&[]);
+    rig.kafka.lock().unwrap().configs_denied = true;
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    let mut ticks = 0;
+    let error = loop {
+        if let Err(error) = writer.tick().await {
+            break error;
+        }
+        ticks += 1;
+        assert!(ticks < 1000, "it never fails");
+    };
+    assert!(error.kind() == Kind::Config && error.message().contains("DESCRIBE_CONFIGS"), "{error}");
+    // As the loop does at the end: what failed is not asked again, and nothing of it is published.
+    assert_eq!(writer.task.close(&[partition(0)], Closing::Revoked).await.unwrap().get(&partition(0)), None);
+    assert!(rig.chain().await.is_empty());
 }

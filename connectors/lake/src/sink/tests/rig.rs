@@ -87,6 +87,7 @@ pub(super) struct Kafka {
     /// How many questions about the topic's configs go unanswered, and how many were asked.
     pub(super) configs_unanswered: u32,
     pub(super) configs_asked: u32,
+    pub(super) configs_denied: bool,
     pub(super) live: bool,
     pub(super) commits: Vec<Positions>,
     pub(super) seeks: Vec<(TopicPartition, Place)>,
@@ -156,6 +157,9 @@ impl SinkContext for Context {
         if kafka.configs_unanswered > 0 {
             kafka.configs_unanswered -= 1;
             return Err(ConnectError::retriable("the brokers did not answer in time"));
+        }
+        if kafka.configs_denied {
+            return Err(ConnectError::config(format!("grant this user DESCRIBE_CONFIGS on topic {topic}")));
         }
         if kafka.deleted {
             return Err(ConnectError::not_found(format!("{topic} does not exist")));
@@ -341,6 +345,7 @@ impl Rig {
             leaderless: None,
             configs_unanswered: 0,
             configs_asked: 0,
+            configs_denied: false,
             live: true,
             commits: Vec::new(),
             seeks: Vec::new(),
