@@ -107,7 +107,11 @@ async fn alter_sink(
     match group.alter(&alteration).await {
         Ok(()) => Ok(Altered { completely }),
         Err(error) if error.kind() == Kind::Conflict => Err(fatal(still_live(verb, name), error)),
-        Err(error) => Err(fatal(format!("Failed to {verb} consumer group offsets for connector {name}"), error)),
+        Err(error) => {
+            // Connect says no more than this; what somebody has to set right is said, too.
+            let why = if error.kind() == Kind::Config { format!(": {error}") } else { String::new() };
+            Err(fatal(format!("Failed to {verb} consumer group offsets for connector {name}{why}"), error))
+        }
     }
 }
 

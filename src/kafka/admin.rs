@@ -5,6 +5,7 @@
 //! id, no configs), it is given.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use async_trait::async_trait;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{Clock, Config, ConnectError, Kind, PartitionView, Positions, Result, TopicPartition, TopicView};
 
-use super::error::explain;
+use super::error::{explain, explain_needing};
 use super::ffi::{Code, ConfigEntry, Described, Entry, Failure, Handle, OffsetSpec, Role};
 use super::{Admin, Commits, Committed, Pending, Stretches, reader, security};
 
@@ -50,13 +51,14 @@ struct BlockingAdmin {
 }
 
 impl BlockingAdmin {
+    /// The answer to `what`, which needs a right.
     async fn ask<R: Send + 'static>(
         &self,
-        what: impl std::fmt::Display,
+        (what, right): (impl Display, impl Display),
         call: impl Fn(&Handle, Duration) -> Result<R, Failure> + Send + Sync + 'static,
     ) -> Result<R> {
         let answer = self.ask_raw(call).await?;
-        answer.map_err(|failure| explain(&failure, what))
+        answer.map_err(|failure| explain_needing(&failure, what, right))
     }
 
     /// The answer as librdkafka gives it. Asked again while a group's coordinator, or one of its offsets, is on the
@@ -85,13 +87,17 @@ impl BlockingAdmin {
     async fn describe(&self, topic: &str) -> Result<Option<Described>> {
         let name = topic.to_owned();
         if self.is_embedded().await? {
-            let all = self.ask("listing the topics", |handle, timeout| handle.all_topics(timeout)).await?;
+            let all = self.all_topics().await?;
             return Ok(all.into_iter().find(|(found, _)| *found == name).map(|(_, described)| described));
         }
         match self.ask_raw(move |handle, timeout| handle.describe_topic(&name, timeout)).await? {
             Ok(described) => Ok(Some(described)),
             Err(failure) if is_absent(failure.code) => Ok(None),
-            Err(failure) => Err(explain(&failure, format!("describing topic {topic}"))),
+            Err(failure) => Err(explain_needing(
+                &failure,
+                format!("describing topic {topic}"),
+                format!("DESCRIBE on topic {topic}"),
+            )),
         }
     }
 
@@ -100,10 +106,8 @@ impl BlockingAdmin {
             return Ok(Vec::new());
         }
         let name = topic.to_owned();
-        self.ask(format!("reading the configs of topic {topic}"), move |handle, timeout| {
-            handle.describe_configs(&name, timeout)
-        })
-        .await
+        let what = (format!("reading the configs of topic {topic}"), format!("DESCRIBE_CONFIGS on topic {topic}"));
+        self.ask(what, move |handle, timeout| handle.describe_configs(&name, timeout)).await
     }
 
     /// True for librdkafka's embedded cluster, which it names itself. It has no controller, so asking it for what it
@@ -119,18 +123,15 @@ impl BlockingAdmin {
         specs: &'static [OffsetSpec],
     ) -> Result<Vec<BTreeMap<i32, i64>>> {
         let topic = partitions.first().map_or_else(String::new, |partition| partition.topic.to_string());
-        let answers = self
-            .ask(format!("listing the offsets of topic {topic}"), move |handle, timeout| {
-                handle.list_offsets(&partitions, specs, timeout)
-            })
-            .await?;
+        let what = (format!("listing the offsets of topic {topic}"), format!("DESCRIBE on topic {topic}"));
+        let answers = self.ask(what, move |handle, timeout| handle.list_offsets(&partitions, specs, timeout)).await?;
         answers.into_iter().map(|entries| entries.into_iter().map(offset).collect()).collect()
     }
 
     async fn group_call(
         &self,
         group: &str,
-        what: &str,
+        (what, right): (&str, &str),
         call: impl Fn(&Handle, &str, Duration) -> Result<Vec<Entry>, Failure> + Send + Sync + 'static,
     ) -> Result<()> {
         let name = group.to_owned();
@@ -143,15 +144,33 @@ impl BlockingAdmin {
                 Kind::Conflict,
                 format!("{what} of group {group}: the group has members; stop them first ({})", failure.text),
             )),
-            Err(failure) => Err(explain(&failure, format!("{what} of group {group}"))),
+            Err(failure) => {
+                let of_group = failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+                let right =
+                    if of_group { format!("{right} on group {group}") } else { "READ on its topics".to_owned() };
+                Err(explain_needing(&failure, format!("{what} of group {group}"), right))
+            }
         }
+    }
+
+    /// What `failure` says of reading about a group.
+    fn unreadable(failure: &Failure, what: &str, group: &str) -> ConnectError {
+        explain_needing(failure, format!("{what} group {group}"), format!("READ on group {group}"))
+    }
+
+    async fn all_topics(&self) -> Result<Vec<(String, Described)>> {
+        let what = ("listing the topics", "DESCRIBE on them");
+        self.ask(what, |handle, timeout| handle.all_topics(timeout)).await
     }
 }
 
 #[async_trait]
 impl Admin for BlockingAdmin {
     async fn cluster_id(&self) -> Result<String> {
-        self.ask("asking for the cluster's id", |handle, timeout| handle.cluster_id(timeout)).await
+        self.ask(("asking for the cluster's id", "DESCRIBE on the cluster"), |handle, timeout| {
+            handle.cluster_id(timeout)
+        })
+        .await
     }
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
@@ -191,7 +210,7 @@ impl Admin for BlockingAdmin {
     }
 
     async fn topics(&self) -> Result<Vec<String>> {
-        let all = self.ask("listing the topics", |handle, timeout| handle.all_topics(timeout)).await?;
+        let all = self.all_topics().await?;
         Ok(all.into_iter().map(|(name, _)| name).collect())
     }
 
@@ -217,8 +236,9 @@ impl Admin for BlockingAdmin {
 
     async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
         let new = topic.clone();
-        self.ask(format!("creating topic {}", topic.name), move |handle, timeout| handle.create_topic(&new, timeout))
-            .await?;
+        let name = &topic.name;
+        let what = (format!("creating topic {name}"), format!("CREATE on topic {name}"));
+        self.ask(what, move |handle, timeout| handle.create_topic(&new, timeout)).await?;
         let deadline = self.clock.monotonic() + self.timeout;
         loop {
             let described = self.describe(&topic.name).await?;
@@ -242,10 +262,8 @@ impl Admin for BlockingAdmin {
             return Ok(());
         }
         let (name, configs) = (topic.to_owned(), configs.clone());
-        self.ask(format!("altering the configs of topic {topic}"), move |handle, timeout| {
-            handle.alter_configs(&name, &configs, timeout)
-        })
-        .await
+        let what = (format!("altering the configs of topic {topic}"), format!("ALTER_CONFIGS on topic {topic}"));
+        self.ask(what, move |handle, timeout| handle.alter_configs(&name, &configs, timeout)).await
     }
 
     async fn group_offsets(&self, group: &str) -> Result<Positions> {
@@ -254,7 +272,7 @@ impl Admin for BlockingAdmin {
         match answer {
             Ok(entries) => Ok(entries.into_iter().filter_map(|entry| Some((entry.partition, entry.offset?))).collect()),
             Err(failure) if is_no_group(failure.code) => Ok(Positions::new()),
-            Err(failure) => Err(explain(&failure, format!("reading the offsets of group {group}"))),
+            Err(failure) => Err(Self::unreadable(&failure, "reading the offsets of", group)),
         }
     }
 
@@ -263,7 +281,7 @@ impl Admin for BlockingAdmin {
         match self.ask_raw(move |handle, timeout| handle.group_members(&name, timeout)).await? {
             Ok(members) => Ok(members > 0),
             Err(failure) if is_no_group(failure.code) => Ok(false),
-            Err(failure) => Err(explain(&failure, format!("describing group {group}"))),
+            Err(failure) => Err(Self::unreadable(&failure, "describing", group)),
         }
     }
 
@@ -281,7 +299,7 @@ impl Admin for BlockingAdmin {
             return Ok(());
         }
         let partitions = partitions.to_vec();
-        self.group_call(group, "removing the offsets", move |handle, group, timeout| {
+        self.group_call(group, ("removing the offsets", "DELETE"), move |handle, group, timeout| {
             // Of a topic that is gone the group holds nothing: what was asked for is so already.
             let is_gone = |entry: &Entry| entry.failure.as_ref().is_some_and(|failure| is_absent(failure.code));
             let mut entries = handle.delete_group_offsets(group, &partitions, timeout)?;
@@ -292,7 +310,7 @@ impl Admin for BlockingAdmin {
     }
 
     async fn delete_group(&self, group: &str) -> Result<()> {
-        self.group_call(group, "removal", |handle, group, timeout| {
+        self.group_call(group, ("removal", "DELETE"), |handle, group, timeout| {
             handle.delete_group(group, timeout).map(|()| Vec::new())
         })
         .await
@@ -312,7 +330,7 @@ impl Admin for BlockingAdmin {
         match self.ask_raw(ask).await? {
             Ok(entries) => Ok(entries.into_iter().filter_map(commit).collect()),
             Err(failure) if is_no_group(failure.code) => Ok(Commits::new()),
-            Err(failure) => Err(explain(&failure, format!("reading the offsets of group {group}"))),
+            Err(failure) => Err(Self::unreadable(&failure, "reading the offsets of", group)),
         }
     }
 
@@ -321,7 +339,7 @@ impl Admin for BlockingAdmin {
             return Ok(());
         }
         let commits = commits.clone();
-        self.group_call(group, "altering the offsets", move |handle, group, timeout| {
+        self.group_call(group, ("altering the offsets", "READ"), move |handle, group, timeout| {
             handle.alter_group_offsets(group, rows(&commits), timeout)
         })
         .await

@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Place, Places, Positions, Result, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::error::explain;
+use super::error::{explain, explain_needing};
 use super::ffi::{Code, Failure, Handle, Role};
 use super::security::{self, COOPERATIVE, Settings};
 use super::{Consumer, Event, GroupMember, Subscription};
@@ -65,6 +65,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
         .map_err(|error| error.context(format!("cannot subscribe the consumer of group {group}")))?;
     let fetch = fetch::Fetch::new(fetch::FetchSpec {
         handle: Arc::clone(&handle),
+        group: group.clone(),
         sender,
         orders: Arc::clone(&orders),
         clock: spec.clock,
@@ -351,6 +352,10 @@ impl Member {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn explain(&self, failure: &Failure, what: String) -> ConnectError {
+        explain_needing(failure, what, format!("READ on group {} and on its topics", self.group))
+    }
+
     async fn ask<R: Send + 'static>(
         &self,
         what: &'static str,
@@ -361,7 +366,7 @@ impl Member {
         };
         let answer = tokio::task::spawn_blocking(move || call(&handle)).await;
         let answer = answer.map_err(|error| ConnectError::fatal(format!("{what} was cut off")).caused_by(error))?;
-        answer.map_err(|failure| explain(&failure, format!("{what} of group {}", self.group)))
+        answer.map_err(|failure| self.explain(&failure, format!("{what} of group {}", self.group)))
     }
 }
 
@@ -384,7 +389,7 @@ impl GroupMember for Member {
         let entries = self.ask("offset commit", move |handle| handle.commit(&rows, ANSWER_WITHIN)).await?;
         match entries.into_iter().find_map(|entry| Some((entry.failure?, entry.partition))) {
             Some((failure, partition)) => {
-                Err(explain(&failure, format!("offset commit of group {} for {partition}", self.group)))
+                Err(self.explain(&failure, format!("offset commit of group {} for {partition}", self.group)))
             }
             None => Ok(()),
         }
@@ -404,7 +409,7 @@ impl GroupMember for Member {
                 }
                 Some(failure) => {
                     let what = format!("reading the offset of group {} for {}", self.group, entry.partition);
-                    return Err(explain(&failure, what));
+                    return Err(self.explain(&failure, what));
                 }
             }
         }

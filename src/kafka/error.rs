@@ -1,28 +1,58 @@
 //! What librdkafka's error codes mean to a loop: one table from code to [`Kind`]. Everybody in this folder turns a
 //! failure into a [`ConnectError`] here; nobody else interprets codes.
 
-use lakeferry_api::{ConnectError, Kind};
+use std::fmt::Display;
+
+use lakeferry_api::{ConnectError, Kind, TopicPartition};
 
 use super::ffi::{Code, Failure};
 
 /// The failure as an error that says what was tried; its kind is [`kind`]'s.
-pub(super) fn explain(failure: &Failure, what: impl std::fmt::Display) -> ConnectError {
+pub(super) fn explain(failure: &Failure, what: impl Display) -> ConnectError {
     let kind = kind(failure);
     let remedy = match failure.code {
         _ if failure.is_login() => "; check security.protocol, sasl.mechanism and sasl.jaas.config",
         _ if failure.is_certificate() && failure.is_alert() => REFUSED,
         _ if failure.is_certificate() && failure.text.contains("verify failed") => UNTRUSTED,
         Code::RD_KAFKA_RESP_ERR__SSL => "; check security.protocol and the ssl.* settings",
-        Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
-        | Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
-        | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => "; grant the ACL that the operation needs",
-        Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED => {
-            "; grant WRITE and DESCRIBE on the transactional id"
-        }
+        _ if is_denied(failure.code) => "; grant this user the right that the operation needs",
         Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => "; raise max.request.size or the topic's max.message.bytes",
         _ => "",
     };
     ConnectError::new(kind, format!("{what}: {}{remedy}", failure.text))
+}
+
+/// As [`explain`], of something that needs `right`, "READ on topic orders" for example: where the brokers deny it, that
+/// is what to grant.
+pub(super) fn explain_needing(failure: &Failure, what: impl Display, right: impl Display) -> ConnectError {
+    if is_denied(failure.code) {
+        ConnectError::config(format!("{what}: {}; grant this user {right}", failure.text))
+    } else {
+        explain(failure, what)
+    }
+}
+
+/// As [`explain`], of reading as a member of `group`, perhaps of one partition.
+pub(super) fn explain_reading(failure: &Failure, partition: Option<&TopicPartition>, group: &str) -> ConnectError {
+    let what = partition.map_or_else(|| "reading from Kafka".to_owned(), |partition| format!("reading {partition}"));
+    let right = match partition {
+        _ if failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!("READ on group {group}"),
+        Some(partition) => format!("READ on topic {}", partition.topic),
+        None => "READ on it".to_owned(),
+    };
+    explain_needing(failure, what, right)
+}
+
+/// True where an ACL is missing.
+fn is_denied(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+            | RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
+            | RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
+            | RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    )
 }
 
 /// What helps where the broker's certificate is not trusted.
@@ -38,12 +68,8 @@ const REFUSED: &str = "; name the key and the certificate that the broker trusts
 pub(super) fn kind(failure: &Failure) -> Kind {
     use Code::*;
     match failure.code {
-        _ if failure.is_login() || failure.is_certificate() => Kind::Config,
-        RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
-        | RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
-        | RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED
-        | RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-        | RD_KAFKA_RESP_ERR_INVALID_GROUP_ID
+        _ if failure.is_login() || failure.is_certificate() || is_denied(failure.code) => Kind::Config,
+        RD_KAFKA_RESP_ERR_INVALID_GROUP_ID
         | RD_KAFKA_RESP_ERR_INVALID_SESSION_TIMEOUT
         | RD_KAFKA_RESP_ERR_INCONSISTENT_GROUP_PROTOCOL
         | RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION

@@ -18,7 +18,7 @@ use lakeferry_api::record::RawRecord;
 use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Permit, Result};
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use super::error::explain;
+use super::error::{explain, explain_needing};
 use super::ffi::{self, Code, Failure, Handle, Outgoing, Role, Token};
 use super::security::{self, JAVA_PARTITIONER, Settings};
 use super::transactions::Transactions;
@@ -183,7 +183,9 @@ impl QueueProducer {
 
     fn refused(&self, failure: &Failure, record: &Outgoing<'_>) -> ConnectError {
         let fatal = self.shared.client.handle().fatal();
-        let error = explain(fatal.as_ref().unwrap_or(failure), format!("cannot send to topic {}", record.topic));
+        let topic = record.topic;
+        let (what, right) = (format!("cannot send to topic {topic}"), format!("WRITE on topic {topic}"));
+        let error = explain_needing(fatal.as_ref().unwrap_or(failure), what, right);
         if fatal.is_some() { ConnectError::fatal(error.message()) } else { error }
     }
 }
@@ -314,7 +316,7 @@ impl Report {
         }
         let result = delivered
             .map(|(partition, offset)| Some(Delivered { partition, offset }))
-            .map_err(|failure| explain(&failure, "a record was not acknowledged"));
+            .map_err(|failure| explain_needing(&failure, "a record was not acknowledged", "WRITE on its topic"));
         // The place is told of a single record only; in a batch the first error stands for all.
         if result.is_err() || self.open.load(Ordering::Acquire) == 1 {
             let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);

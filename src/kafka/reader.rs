@@ -11,7 +11,7 @@ use lakeferry_api::{Batch, Clock, Config, ConnectError, Result, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::consumer::{BATCH_BYTES, BATCH_RECORDS, NotUtf8, Slot};
-use super::error::{explain, kind};
+use super::error::{explain, explain_reading, kind};
 use super::ffi::{Code, Failure, FetchFrom, Handle, Message, Polled, Role};
 use super::security;
 
@@ -209,7 +209,7 @@ impl Reading {
         // Refused logins and missing rights do not mend themselves; a group's rights are not needed here.
         let of_group = failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
         if kind(&failure) == lakeferry_api::Kind::Config && !of_group {
-            return Err(explain(&failure, "reading from Kafka"));
+            return Err(explain_reading(&failure, partition.as_ref(), ""));
         }
         self.last = Some(failure);
         Ok(())

@@ -3,6 +3,7 @@
 //!
 //! Invariant: one call at a time. One whose future was dropped is waited for by the next, so librdkafka never sees two.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use tokio::sync::Mutex;
 
 use super::Commits;
 use super::admin::rows;
-use super::error::{explain, kind};
-use super::ffi::{Handle, Remedy, TransactionFailure};
+use super::error::{explain, explain_needing, kind};
+use super::ffi::{Code, Handle, Remedy, TransactionFailure};
 use super::producer::Shared;
 use super::security::Settings;
 
@@ -22,6 +23,24 @@ const SLICE: Duration = Duration::from_secs(2);
 const INIT_SLICES: u64 = 15;
 /// How long a transaction may stay open, where nothing else is said: as Java's producer has it.
 const TRANSACTION_TIMEOUT_MS: &str = "60000";
+
+/// One call, for those who hear of its failure.
+struct Call {
+    what: &'static str,
+    /// Whose offsets it stores.
+    group: String,
+    /// What the user must be allowed to do with the topics that are written to.
+    right: String,
+    /// How often it is made.
+    slices: u64,
+}
+
+impl Call {
+    fn new(what: &'static str) -> Self {
+        let right = "WRITE on the topics that it writes to".to_owned();
+        Self { what, group: String::new(), right, slices: u64::MAX }
+    }
+}
 
 /// See the module.
 pub(super) struct Transactions {
@@ -62,69 +81,91 @@ impl Transactions {
     }
 
     pub(super) async fn init(&self) -> Result<()> {
-        self.call_within("taking over", INIT_SLICES, |handle| handle.init_transactions(SLICE)).await
+        let call = Call { slices: INIT_SLICES, ..Call::new("taking over") };
+        self.call(call, |handle| handle.init_transactions(SLICE)).await
     }
 
     pub(super) async fn begin(&self) -> Result<()> {
-        self.call("beginning a transaction of", Handle::begin_transaction).await
+        self.call(Call::new("beginning a transaction of"), Handle::begin_transaction).await
     }
 
     pub(super) async fn send_offsets(&self, group: &str, commits: &Commits) -> Result<()> {
-        let (group, commits) = (group.to_owned(), commits.clone());
-        self.call("storing offsets in a transaction of", move |handle| {
-            handle.send_offsets(&group, rows(&commits), SLICE)
-        })
-        .await
+        let topics: BTreeSet<_> = commits.keys().map(|partition| &*partition.topic).collect();
+        let topics = topics.into_iter().collect::<Vec<_>>().join(", ");
+        let (group, right) = (group.to_owned(), format!("READ on topic {topics}"));
+        let call = Call { group: group.clone(), right, ..Call::new("storing offsets in a transaction of") };
+        let commits = commits.clone();
+        self.call(call, move |handle| handle.send_offsets(&group, rows(&commits), SLICE)).await
     }
 
     pub(super) async fn commit(&self) -> Result<()> {
-        self.call("committing a transaction of", |handle| handle.commit_transaction(SLICE)).await
+        self.call(Call::new("committing a transaction of"), |handle| handle.commit_transaction(SLICE)).await
     }
 
+    /// Aborts, and gives the reason where one is known that does not pass.
     pub(super) async fn abort(&self) -> Result<()> {
-        self.call("aborting a transaction of", |handle| handle.abort_transaction(SLICE)).await
+        let denied = self.denied().await?;
+        let aborted = self.call(Call::new("aborting a transaction of"), |handle| handle.abort_transaction(SLICE)).await;
+        denied.map_or(aborted, Err)
+    }
+
+    /// What the brokers hold against the open transaction, where a right is missing or the like. Of its records the
+    /// client says no more than that they went with it; who begins another transaction is told.
+    async fn denied(&self) -> Result<Option<ConnectError>> {
+        let call = Call::new("writing in a transaction of");
+        let failed = self.call_once(&Arc::new(Handle::begin_transaction)).await?.err();
+        let failed = failed.filter(|failed| failed.remedy == Remedy::Abort && kind(&failed.failure) == Kind::Config);
+        Ok(failed.map(|failed| self.explain(&call, &failed)))
     }
 
     async fn call(
         &self,
-        what: &str,
-        verb: impl Fn(&Handle) -> Result<(), TransactionFailure> + Send + Sync + 'static,
-    ) -> Result<()> {
-        self.call_within(what, u64::MAX, verb).await
-    }
-
-    async fn call_within(
-        &self,
-        what: &str,
-        slices: u64,
+        call: Call,
         verb: impl Fn(&Handle) -> Result<(), TransactionFailure> + Send + Sync + 'static,
     ) -> Result<()> {
         let verb = Arc::new(verb);
         for slice in 1.. {
-            let turn = Arc::clone(&self.turn).lock_owned().await;
-            let (shared, once) = (Arc::clone(&self.shared), Arc::clone(&verb));
-            let outcome = tokio::task::spawn_blocking(move || {
-                // Held to the end of the call, even where nobody waits for it any more.
-                let _turn = turn;
-                once(shared.client.handle())
-            });
-            let outcome = outcome.await;
-            match outcome.map_err(|error| ConnectError::fatal("a transaction was cut off").caused_by(error))? {
+            match self.call_once(&verb).await? {
                 Ok(()) => return Ok(()),
-                Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) if slice < slices => {
-                    tracing::debug!(id = self.id, "{what} the transactional id: {}", failure.text);
+                Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) if slice < call.slices => {
+                    tracing::debug!(id = self.id, "{} the transactional id: {}", call.what, failure.text);
                 }
                 Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) => {
-                    return Err(explain(&failure, format!("{what} the transactional id {}", self.id)));
+                    return Err(explain(&failure, format!("{} the transactional id {}", call.what, self.id)));
                 }
-                Err(failure) => return Err(self.explain(what, &failure)),
+                Err(failure) => return Err(self.explain(&call, &failure)),
             }
         }
         Ok(())
     }
 
-    fn explain(&self, what: &str, TransactionFailure { failure, remedy }: &TransactionFailure) -> ConnectError {
-        let what = format!("{what} the transactional id {}", self.id);
+    /// The inner result is the client's answer.
+    async fn call_once(
+        &self,
+        verb: &Arc<impl Fn(&Handle) -> Result<(), TransactionFailure> + Send + Sync + 'static>,
+    ) -> Result<Result<(), TransactionFailure>> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let (shared, once) = (Arc::clone(&self.shared), Arc::clone(verb));
+        let outcome = tokio::task::spawn_blocking(move || {
+            // Held to the end of the call, even where nobody waits for it any more.
+            let _turn = turn;
+            once(shared.client.handle())
+        });
+        outcome.await.map_err(|error| ConnectError::fatal("a transaction was cut off").caused_by(error))
+    }
+
+    fn right(&self, call: &Call, denied: Code) -> String {
+        match denied {
+            Code::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED => {
+                format!("WRITE on transactional id {}", self.id)
+            }
+            Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!("READ on group {}", call.group),
+            _ => call.right.clone(),
+        }
+    }
+
+    fn explain(&self, call: &Call, TransactionFailure { failure, remedy }: &TransactionFailure) -> ConnectError {
+        let what = format!("{} the transactional id {}", call.what, self.id);
         let fatal = self.shared.client.handle().fatal();
         let cause = fatal.as_ref().unwrap_or(failure);
         match (remedy, kind(cause)) {
@@ -136,7 +177,9 @@ impl Transactions {
                     cause.text
                 ),
             ),
-            (_, Kind::Config | Kind::Data | Kind::NotFound) => explain(cause, what),
+            (_, Kind::Config | Kind::Data | Kind::NotFound) => {
+                explain_needing(cause, what, self.right(call, cause.code))
+            }
             (Remedy::Abort, _) if fatal.is_none() => ConnectError::retriable(format!("{what}: {}", cause.text)),
             _ => ConnectError::fatal(format!("{what}: {}", cause.text)),
         }

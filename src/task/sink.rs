@@ -118,7 +118,7 @@ impl SinkLoop {
                     Wanted::Pause => self.pause(true),
                     Wanted::Run => self.pause(false),
                 },
-                result = self.commit.ended() => self.commit_ended(result),
+                result = self.commit.ended() => self.commit_ended(result)?,
                 () = wait_for(self.clock.as_ref(), wait) => self.do_what_is_due().await?,
                 event = self.parts.consumer.next() => self.hear(event).await?,
             }

@@ -15,6 +15,7 @@ mod lake;
 #[path = "../support/topic.rs"]
 mod topic;
 
+mod acl;
 mod back;
 mod crashes;
 mod crossing;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, Place, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::super::error::explain;
+use super::super::error::explain_reading;
 use super::super::ffi::{Code, Entry, Failure, FetchFrom, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::rebalance::{Revocation, UNSTARTED};
@@ -37,6 +37,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct FetchSpec {
     pub(super) handle: Arc<Handle>,
+    pub(super) group: String,
     pub(super) sender: mpsc::Sender<Said>,
     pub(super) orders: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
@@ -445,9 +446,7 @@ impl Fetch {
         }
         self.told_at.retain(|_, at| now.saturating_sub(*at) < REPEAT_AFTER);
         self.told_at.insert(key, now);
-        let what =
-            partition.map_or_else(|| "reading from Kafka".to_owned(), |partition| format!("reading {partition}"));
-        let error = explain(failure, what);
+        let error = explain_reading(failure, partition.as_ref(), &self.spec.group);
         let error = match error.kind() {
             _ if fatal.is_some() => ConnectError::fatal(error.message()),
             // A topic that is not there may come; a record is not meant by any error that ends up here.

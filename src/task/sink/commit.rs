@@ -71,9 +71,20 @@ impl SinkLoop {
     }
 
     /// The commit in flight has its result.
-    pub(super) fn commit_ended(&mut self, result: Result<()>) {
-        let Commit::InFlight { positions, .. } = std::mem::replace(&mut self.commit, Commit::Idle) else { return };
-        self.note_commit(&positions, result);
+    ///
+    /// # Errors
+    /// What no later commit helps against: the group's right was taken away, for example.
+    pub(super) fn commit_ended(&mut self, result: Result<()>) -> Result<()> {
+        let Commit::InFlight { positions, .. } = std::mem::replace(&mut self.commit, Commit::Idle) else {
+            return Ok(());
+        };
+        match result {
+            Err(error) if error.kind() == Kind::Config => Err(unrecoverable(error)),
+            result => {
+                self.note_commit(&positions, result);
+                Ok(())
+            }
+        }
     }
 
     /// The commit in flight takes long. It is still waited for: a second one beside it could be overtaken by it.
@@ -91,7 +102,11 @@ impl SinkLoop {
     pub(super) async fn await_commit(&mut self) {
         let clock = self.clock.clone();
         match within(self.parts.timing.end_patience, clock.as_ref(), self.commit_in_flight()).await {
-            Some(Some(result)) => self.commit_ended(result),
+            Some(Some(result)) => {
+                if let Err(error) = self.commit_ended(result) {
+                    tracing::warn!(error = error.trace(), "offsets were not committed");
+                }
+            }
             Some(None) => {}
             None => {
                 tracing::warn!("the commit of offsets timed out");

@@ -17,8 +17,10 @@ use std::time::Duration;
 pub use distribution::Distribution;
 pub use raw::RawRecord;
 pub use wire::Partition;
+pub use wire::acls::{Operation, Permission, Thing};
 
 use node::Node;
+use wire::acls::Acl;
 
 use super::home::{self, Port};
 use super::java::Java;
@@ -197,6 +199,16 @@ impl Kafka {
         wait_until(&format!("topic {name} is gone"), TOPIC_LIMIT, || {
             self.running().all(|broker| wire::topic(&broker, name).is_ok_and(|topic| topic.is_none()))
         })
+    }
+
+    /// Lets a user do `operation` with `thing`, or forbids it, and waits until every broker goes by it. Only where the
+    /// properties name an authorizer.
+    pub fn rule(&self, user: &str, permission: Permission, rules: &[(Thing<'_>, Operation)]) -> Result<()> {
+        let rules = rules.iter().copied();
+        let acls: Vec<_> = rules.map(|(thing, operation)| Acl { user, thing, operation, permission }).collect();
+        wire::acls::create(&self.address()?, &acls)?;
+        let known = |broker: &str| acls.iter().all(|acl| wire::acls::is_known(broker, acl).unwrap_or(false));
+        wait_until("every broker goes by the rules", TOPIC_LIMIT, || self.running().all(|broker| known(&broker)))
     }
 
     /// Produces records as one batch, byte for byte, whatever client libraries think of them.

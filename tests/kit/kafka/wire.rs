@@ -3,6 +3,8 @@
 //! Called by `Kafka` for readiness, topics and offsets. Only versions without tagged fields are used, all of which
 //! Kafka 4.3 still accepts. One connection per request; it is independent of the client library under test.
 
+pub(super) mod acls;
+
 use std::io::{Read, Write};
 
 use crate::kit::{Error, Result, http};
