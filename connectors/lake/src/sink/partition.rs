@@ -76,14 +76,12 @@ pub(crate) struct Partition {
 enum Phase {
     /// They are taken.
     Reading,
-    /// Something failed; nothing is taken until the chain's end was read again.
+    /// Something failed; nothing is taken until the chain's end was read again: never, where that fails the task.
     Waiting { until: Duration },
     /// The chain's end is being read.
     Restarting(Job<Start>),
     /// The group gave the partition to somebody else; nothing is taken unless the group, asked again, says otherwise.
     Gone { ask_at: Duration, asked: Option<Job<()>> },
-    /// The task fails: nothing more is taken or published. (What came before a record that cannot be written, is.)
-    Failed,
 }
 
 /// Whether this writer's epoch is open.
@@ -312,7 +310,6 @@ impl Partition {
     async fn advance(&mut self) -> Result<()> {
         let now = self.shared.context.clock().monotonic();
         match &mut self.phase {
-            Phase::Failed => return Ok(()),
             Phase::Gone { .. } if sabotage::is(Fault::OpenRaceIsFence) => return Ok(()),
             Phase::Gone { asked: Some(job), .. } => return job.take_if_ended().unwrap_or(Ok(())),
             Phase::Gone { ask_at, .. } if now < *ask_at => return Ok(()),
@@ -473,11 +470,11 @@ impl Partition {
                 self.phase = Phase::Gone { ask_at: again_at, asked: None };
             }
             Kind::Data => return Err(error),
-            Kind::Config | Kind::Fatal => self.phase = Phase::Failed,
+            Kind::Config | Kind::Fatal => self.phase = Phase::Waiting { until: Duration::MAX },
         }
         self.failures += 1;
         self.discard();
-        if matches!(self.phase, Phase::Failed) { Err(error) } else { Ok(()) }
+        if matches!(error.kind(), Kind::Config | Kind::Fatal) { Err(error) } else { Ok(()) }
     }
 
     fn recovered(&mut self) {
