@@ -85,14 +85,14 @@ fn check_chain(
         let live = state.topics.get(&*partition.topic).filter(|topic| topic.id == id);
         let topic = live.or_else(|| state.buried.get(&id));
         let log = topic.and_then(|topic: &Topic| topic.logs.get(partition.partition as usize));
-        let (Some(topic), Some(log)) = (topic, log) else {
+        let Some(log) = log else {
             return Err(format!("lineage {number} is of topic {id}, which never was"));
         };
         let rows = whole(chain, &lineages, number)?;
         let say = |law: String| format!("lineage {number}: {law}");
         check_truth(log, &rows).map_err(say)?;
         for absent in lineages.get(&number).into_iter().flat_map(|lineage| &lineage.absent) {
-            check_absent(log, topic.compacted, absent).map_err(say)?;
+            check_absent(log, absent).map_err(say)?;
         }
         if end["source"]["lineage"] == number && live.is_some() {
             let waived = altered::waived(chain, number, &asked)?;
@@ -146,15 +146,16 @@ fn check_truth(log: &Log, rows: &Rows) -> Verdict {
     Ok(())
 }
 
-/// What is said to have no record had none, or none that anybody can read any more. Of a log that was compacted or cut
-/// back it is not known when.
-fn check_absent(log: &Log, compacted: bool, absent: &Absent) -> Verdict {
+/// What is said to have no record had none, or none that anybody can read any more. Of a record that was removed it is
+/// not known when.
+fn check_absent(log: &Log, absent: &Absent) -> Verdict {
     let count = |reason| absent.count_by_reason.get(reason).copied().unwrap_or(0);
     let (moved, altered) = (count("log_start_moved"), count("altered"));
     let gone = absent.offsets.iter().filter(|offset| **offset < log.start()).count() as i64;
     demand(moved <= gone, || format!("the log begins at {}, which is not behind {absent:?}", log.start()))?;
-    let held = absent.offsets.iter().filter(|offset| log.ever.contains_key(offset)).count() as i64;
-    demand(compacted || log.is_cut() || held <= moved + altered, || format!("{held} records are among {absent:?}"))
+    let is_held = |offset: &&i64| log.ever.contains_key(offset) && !log.has_removed(**offset);
+    let held = absent.offsets.iter().filter(is_held).count() as i64;
+    demand(held <= moved + altered, || format!("{held} records are among {absent:?}"))
 }
 
 /// Every record of the log is archived, and none that was taken back.

@@ -2,7 +2,7 @@
 //! unclean, retention, compaction. It remembers every record that was ever readable, which is what the checker judges
 //! by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -54,8 +54,8 @@ pub(crate) struct Log {
     epochs: Vec<(i32, i64)>,
     /// Whether a transaction was committed; `None` while it is open.
     transactions: BTreeMap<u64, Option<bool>>,
-    /// An election took something back.
-    cut: bool,
+    /// Where the cleaner removed a record, or an election took back what was there.
+    removed: BTreeSet<i64>,
     /// Every record that was ever committed at an offset.
     pub(crate) ever: BTreeMap<i64, Vec<Arc<Rec>>>,
 }
@@ -75,7 +75,7 @@ impl Log {
             slots: Vec::new(),
             epochs: vec![(0, 0)],
             transactions: BTreeMap::new(),
-            cut: false,
+            removed: BTreeSet::new(),
             ever: BTreeMap::new(),
         }
     }
@@ -88,9 +88,9 @@ impl Log {
         self.slots.len() as i64
     }
 
-    /// True where an election took something back.
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut
+    /// True where the cleaner removed a record at `offset`, or an election took back what was there.
+    pub(crate) fn has_removed(&self, offset: i64) -> bool {
+        self.removed.contains(&offset)
     }
 
     /// The last stable offset: below the first record of an open transaction.
@@ -158,7 +158,7 @@ impl Log {
         let epoch = self.epoch() + 1;
         let cut = lost_from.unwrap_or(self.end()).clamp(self.start, self.end());
         let lost: Vec<Slot> = self.slots.drain(cut as usize..).collect();
-        self.cut |= !lost.is_empty();
+        self.removed.extend((cut..).zip(&lost).map(|(offset, _)| offset));
         self.epochs.retain(|(_, start)| *start < cut);
         self.epochs.push((epoch, cut));
         // A coordinator that knows a transaction's end writes the marker again.
@@ -201,6 +201,7 @@ impl Log {
             let is_data = matches!(self.slots[at], Slot::Data { .. });
             if is_data && removes() {
                 self.slots[at] = Slot::Removed;
+                self.removed.insert(at as i64);
             }
         }
     }

@@ -479,18 +479,17 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
         Some(())
     }),
     ("a record that is said to be none", "records are among", |all| {
-        // The last file of a plain log loses its last record, which is said to be a marker.
+        // The last file, whose last record nobody removed, loses its records, which are said to be markers.
         let state = all.broker.lock();
-        let (partition, chain) = all.chains.iter_mut().find(|(partition, chain)| {
-            let plain = state.topics.get(&*partition.topic).is_some_and(|topic| {
+        let (_, chain) = all.chains.iter_mut().find(|(partition, chain)| {
+            let stands = state.topics.get(&*partition.topic).is_some_and(|topic| {
                 let log = topic.logs.get(partition.partition as usize);
-                !topic.compacted
-                    && log.is_some_and(|log| !log.is_cut())
+                let last = chain.get(1).and_then(|entry| entry["files"].as_array()?.last()?["last_offset"].as_i64());
+                log.zip(last).is_some_and(|(log, last)| !log.has_removed(last))
                     && chain.iter().all(|entry| entry["source"]["topic_id"] == topic.id)
             });
-            plain && chain.len() == 2 && is_not_empty(&chain[1]["files"]) && chain[1]["gaps"] == json!([])
+            stands && chain.len() == 2 && chain[1]["gaps"] == json!([])
         })?;
-        let _ = partition;
         let end = chain.get_mut(1)?;
         let file = end["files"].as_array_mut()?.pop()?;
         let offsets = file["span_to"].as_i64()? - file["span_from"].as_i64()? + 1;
