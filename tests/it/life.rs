@@ -143,6 +143,55 @@ fn a_topic_that_is_created_again_is_two_archives_in_one() {
 }
 
 #[test]
+fn a_topic_that_was_deleted_by_mistake_comes_back_though_an_empty_one_has_its_name() {
+    let kafka = need!(kit::kafka());
+    let (topic, lake, all) = ("life-mistake", Lake::new(), records(20));
+    let (url, bootstrap, rename) = (lake.url(), kafka.bootstrap(), format!("{topic}=life-mistake-back"));
+    kafka.create_topic(topic, 2, &[("retention.ms", "-1")]).unwrap();
+    produce(&bootstrap, topic, 0, &all[..12]);
+    produce(&bootstrap, topic, 1, &all[12..]);
+    let mut worker = start(kafka, &lake, topic, &[]);
+    worker.wait_archived(topic, 20, SOON);
+    // As a client does that asks for a topic and lets the broker make it.
+    kafka.delete_topic(topic).unwrap();
+    kafka.create_topic(topic, 2, &[]).unwrap();
+    // The broker is asked for the new id twice, a minute apart.
+    let is_known = |partition| end(&lake, topic, partition).is_some_and(|end| end["source"]["lineage"] == 2);
+    let known = poll_until(SOON * 5, || (0..2).all(is_known).then_some(()));
+    known.unwrap_or_else(|| panic!("{:#?}\n{}", end(&lake, topic, 0), worker.log()));
+    worker.stop();
+    let lines = end(&lake, topic, 0).unwrap()["lineages"].clone();
+    let [old, new] = [0, 1].map(|at| lines[at]["topic_id"].as_str().unwrap().to_owned());
+
+    let plan = |more: &[&str]| {
+        let all =
+            ["restore", &url, "--bootstrap-server", &bootstrap, "--topic", topic, "--rename", &rename, "--dry-run"];
+        let (code, out, err) = run(&[&all, more].concat());
+        assert_eq!(code, 0, "{out}\n{err}");
+        out
+    };
+    let out = plan(&[]);
+    let passed_over = format!("the newest incarnation of the topic, {new}, came up at 20");
+    let chosen =
+        format!("is empty: the newest one that holds records was chosen, {old}; --lineage {new} takes the empty");
+    assert!(out.contains(&passed_over) && out.contains(&chosen) && out.contains("to restore: 20 records"), "{out}");
+    let out: Value = serde_json::from_str(&plan(&["--json"])).unwrap();
+    assert_eq!(
+        (&out["topics"][0]["topic_id"], &out["topics"][0]["passed_over"]["topic_id"]),
+        (&json!(old), &json!(new))
+    );
+    let out = plan(&["--lineage", &new]);
+    let other = format!("holds 20 records: --lineage {old} takes it instead");
+    assert!(out.contains(&other) && out.contains("to restore: 0 records"), "{out}");
+
+    restore(kafka, &lake, topic, "life-mistake-back", &[]);
+    assert_eq!(consume(&bootstrap, "life-mistake-back", 0), all[..12]);
+    assert_eq!(consume(&bootstrap, "life-mistake-back", 1), all[12..]);
+    let (code, out, err) = run(&["verify", &url, "--bootstrap-server", &bootstrap, "--rename", &rename]);
+    assert!(code == 0 && out.contains(&passed_over), "{out}\n{err}");
+}
+
+#[test]
 fn who_wants_no_gap_is_stopped_before_it() {
     let (kafka, python) = (need!(kit::kafka()), need!(kit::python()));
     let (topic, lake, all) = ("life-no-gap", Lake::new(), records(20));

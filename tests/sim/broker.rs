@@ -58,6 +58,8 @@ pub(crate) struct State {
 #[derive(Clone)]
 pub(crate) struct Topic {
     pub(crate) id: String,
+    /// Topics are numbered in the order in which they are made.
+    pub(crate) number: u64,
     pub(crate) logs: Vec<Log>,
     pub(crate) compacted: bool,
 }
@@ -184,11 +186,16 @@ impl State {
         self.topics.get(&*partition.topic)?.logs.get(usize::try_from(partition.partition).ok()?)
     }
 
+    /// The topic of this name that has this id, or had it.
+    pub(crate) fn incarnation(&self, name: &str, id: &str) -> Option<&Topic> {
+        self.topics.get(name).filter(|topic| topic.id == id).or_else(|| self.buried.get(id))
+    }
+
     fn create_topic(&mut self, broker: &Broker, name: &str, partitions: usize, compacted: bool) {
         self.next_topic += 1;
         let id = format!("id-{:04}", self.next_topic);
         broker.diary.note(format!("topic {name} is created with {partitions} partitions, {id}"));
-        let topic = Topic { id, logs: vec![Log::new(); partitions], compacted };
+        let topic = Topic { id, number: self.next_topic, logs: vec![Log::new(); partitions], compacted };
         self.topics.insert(name.to_owned(), topic);
         self.rebalance(broker);
     }

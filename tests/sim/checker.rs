@@ -35,11 +35,11 @@ const ROOT: &str = "topics";
 /// Offsets that need not be in the archive.
 type Waived = Vec<std::ops::Range<i64>>;
 
-/// What was found in order: the rows of each partition, by topic id, and what a restore takes for the newest.
+/// What was found in order: the rows of each partition, by topic id, and what a restore has to take for the newest.
 #[derive(Default)]
 pub(crate) struct Archived {
     pub(crate) rows: BTreeMap<TopicPartition, BTreeMap<String, Rows>>,
-    /// By topic.
+    /// By topic, the id of the incarnation that was made last of those that files are archived of.
     pub(crate) newest: BTreeMap<String, String>,
 }
 
@@ -47,24 +47,31 @@ pub(crate) struct Archived {
 pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict<Archived> {
     let state = broker.lock();
     let mut archived = Archived::default();
-    let mut ends: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     let chains = chain::read_all(objects)?;
     for (partition, chain) in &chains {
         let rows = check_chain(objects, &state, partition, chain).map_err(|law| format!("{partition}: {law}"))?;
         archived.rows.insert(partition.clone(), rows);
-        let end = chain.last().ok_or("a chain without an end")?;
-        let told = (text(end, "written_at")?, text(&end["source"], "topic_id")?);
-        ends.entry(partition.topic.to_string()).or_default().push(told);
     }
-    for (topic, ends) in ends {
-        let live = state.topics.get(&topic).filter(|live| ends.iter().any(|(_, id)| *id == live.id));
-        let last = ends.into_iter().max().map(|(_, id)| id);
-        archived.newest.extend(live.map(|live| live.id.clone()).or(last).map(|id| (topic, id)));
-    }
+    archived.newest = newest(&state, &chains)?;
     for partition in state.partitions() {
         check_reached(&state, &partition, chains.get(&partition).map(Vec::as_slice))?;
     }
     Ok(archived)
+}
+
+/// See [`Archived::newest`]. The cluster knows what was made last; where nothing has files, that is all there is to it.
+fn newest(state: &State, chains: &BTreeMap<TopicPartition, Vec<Value>>) -> Verdict<BTreeMap<String, String>> {
+    let mut newest: BTreeMap<String, (bool, u64, String)> = BTreeMap::new();
+    for (partition, chain) in chains {
+        for entry in chain {
+            let id = text(&entry["source"], "topic_id")?;
+            let topic = state.incarnation(&partition.topic, &id).ok_or("an entry of a topic that never was")?;
+            let found = (!list(entry, "files")?.is_empty(), topic.number, id);
+            let known = newest.entry(partition.topic.to_string()).or_default();
+            *known = found.max(std::mem::take(known));
+        }
+    }
+    Ok(newest.into_iter().map(|(topic, (_, _, id))| (topic, id)).collect())
 }
 
 /// Checks one chain; the rows by the topic's id.
@@ -83,7 +90,7 @@ fn check_chain(
     for line in list(end, "lineages")? {
         let (id, number) = (text(line, "topic_id")?, number(line, "lineage")? as u64);
         let live = state.topics.get(&*partition.topic).filter(|topic| topic.id == id);
-        let topic = live.or_else(|| state.buried.get(&id));
+        let topic = state.incarnation(&partition.topic, &id);
         let log = topic.and_then(|topic: &Topic| topic.logs.get(partition.partition as usize));
         let Some(log) = log else {
             return Err(format!("lineage {number} is of topic {id}, which never was"));

@@ -152,10 +152,29 @@ impl TestArchive {
 
     /// The topic was created anew: a new lineage at offset 0.
     pub(crate) async fn recreate(&mut self, partition: &TopicPartition) {
-        let number = self.ends[partition].source.lineage + 1;
-        let topic_id = Some(format!("Qm9-{number}"));
+        let topic_id = format!("Qm9-{}", self.ends[partition].source.lineage + 1);
+        self.recreate_as(partition, &topic_id).await;
+    }
+
+    /// As [`TestArchive::recreate`], with an id of the caller's; a partition that has no chain begins one.
+    pub(crate) async fn recreate_as(&mut self, partition: &TopicPartition, topic_id: &str) {
+        let number = self.ends.get(partition).map_or(1, |end| end.source.lineage + 1);
+        let topic_id = Some(topic_id.to_owned());
         let lineage = Lineage { lineage: number, topic_id, first: Some(0), continues: None };
         let entry = self.opening(partition, lineage, StartedBy::Created);
+        self.create(partition, entry).await;
+    }
+
+    /// The incarnation of `lineage` is there again, and goes on where its last entry stood.
+    pub(crate) async fn go_back(&mut self, partition: &TopicPartition, lineage: u32) {
+        let chain = self.archive().chain(partition).await.unwrap().unwrap();
+        let entries = chain.links.iter().rev().map(|link| &link.entry);
+        let last = entries.clone().find(|entry| entry.source.lineage == lineage).unwrap().clone();
+        let mut entry = self.next(partition);
+        (entry.kind, entry.epoch) = (EntryKind::Open, entry.epoch + 1);
+        entry.topic = entries.clone().find_map(|entry| entry.topic.clone());
+        (entry.source, entry.totals, entry.log) = (last.source, last.totals, last.log);
+        (entry.resume_offset, entry.ahead) = (last.resume_offset, last.ahead);
         self.create(partition, entry).await;
     }
 

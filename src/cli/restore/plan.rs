@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use lakeferry_api::{Config, Result};
+use lakeferry_lake::source::incarnations::{Other, PassedOver};
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
@@ -27,6 +28,15 @@ pub(super) struct TopicPlan {
     topic: String,
     target: String,
     exists: bool,
+    /// The incarnation that is restored.
+    topic_id: Option<String>,
+    /// The newest incarnation, where it is empty and that is why another is restored.
+    passed_over: Option<PassedOver>,
+    /// Incarnations that hold records and are not restored.
+    others: Vec<Other>,
+    /// The same in words.
+    #[serde(skip)]
+    remarks: Vec<String>,
     partitions: u32,
     records: u64,
     raw_bytes: u64,
@@ -67,6 +77,10 @@ impl Plan {
                 topic: topic.topic.clone(),
                 target: topic.target.clone(),
                 exists: target.existing.is_some(),
+                topic_id: topic.topic_id.clone(),
+                passed_over: topic.passed_over.clone(),
+                others: topic.others.clone(),
+                remarks: topic.remarks("--lineage "),
                 partitions: topic.partitions,
                 records: 0,
                 raw_bytes: 0,
@@ -145,6 +159,9 @@ impl TopicPlan {
             bytes(self.raw_bytes),
             files.sum::<u64>()
         )?;
+        for remark in &self.remarks {
+            writeln!(out, "  {remark}")?;
+        }
         for (partition, why) in &self.left_out {
             writeln!(out, "  partition {partition} is left out: {why}")?;
         }

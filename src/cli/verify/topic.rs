@@ -27,6 +27,8 @@ use crate::kafka::{Admin, admin};
 #[derive(Debug, Serialize)]
 pub(super) struct Comparisons {
     compared: Vec<Compared>,
+    /// What there is besides the incarnations that were compared.
+    remarks: Vec<String>,
     /// Topics and partitions that could not be compared, and why.
     not_compared: Vec<String>,
     differences: u64,
@@ -80,8 +82,8 @@ struct Pair {
 impl Comparisons {
     /// None yet; at most `limit` differences are listed.
     pub(super) fn new(limit: usize) -> Self {
-        let (compared, not_compared, differences_listed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { compared, not_compared, differences: 0, differences_listed, limit }
+        let (compared, remarks, not_compared, differences_listed) = Default::default();
+        Self { compared, remarks, not_compared, differences: 0, differences_listed, limit }
     }
 
     /// True where a topic is not what was archived.
@@ -100,6 +102,9 @@ impl Comparisons {
         }
         for reason in &self.not_compared {
             writeln!(out, "not compared: {reason}")?;
+        }
+        for remark in &self.remarks {
+            writeln!(out, "{remark}")?;
         }
         for compared in &self.compared {
             let Compared { archived, topic, partition, matched_by, equal, differences, .. } = compared;
@@ -159,6 +164,8 @@ impl<'a> Comparing<'a> {
                 Err(error) => return Err(error),
             };
             for topic in chosen {
+                let remarks = topic.remarks("--lineage ");
+                comparisons.remarks.extend(remarks.iter().map(|remark| format!("{}: {remark}", topic.topic)));
                 self.compare_topic(&topic, &cluster_id, progress, comparisons).await?;
             }
         }

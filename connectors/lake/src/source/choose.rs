@@ -1,7 +1,7 @@
 //! Which partitions of which incarnation a replay reads: its settings against what the archive holds.
 //!
-//! Invariant: partitions of one topic are never chosen from different incarnations of it. A partition whose chain ends
-//! with an older one, because nobody has looked at it since, is left out, and said to be.
+//! Invariant: partitions of one topic are never chosen from different incarnations of it. A partition whose chain holds
+//! nothing of the chosen one is left out, and said to be; so are the records of other incarnations.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{ConnectError, Result, TopicPartition};
 
 use super::config::{Incarnation, SourceSettings, Topics};
+use super::incarnations::{Incarnations, Other, PassedOver};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
 use crate::manifest::model::{Lineage, TopicSettings};
@@ -25,6 +26,8 @@ pub struct ChosenTopic {
     pub topic: String,
     /// Its name in the target.
     pub target: String,
+    /// Its id in the chosen incarnation, where that is known.
+    pub topic_id: Option<String>,
     /// How many partitions it had in the chosen incarnation: at least one more than the highest that was archived.
     pub partitions: u32,
     /// Its settings in that incarnation as they were last seen.
@@ -33,6 +36,10 @@ pub struct ChosenTopic {
     pub logs: Vec<ChosenLog>,
     /// Partitions that hold nothing of the chosen incarnation, and why.
     pub left_out: Vec<(i32, String)>,
+    /// Where the newest incarnation is empty and that is why another was chosen: that newest one.
+    pub passed_over: Option<PassedOver>,
+    /// Incarnations that hold records and are not replayed.
+    pub others: Vec<Other>,
 }
 
 /// An archived partition that is replayed.
@@ -48,6 +55,14 @@ pub struct ChosenLog {
     pub plan: LogPlan,
     /// The number of the chain's next entry.
     pub next_seq: u64,
+}
+
+impl ChosenTopic {
+    /// What users should know of its incarnations, in sentences; they set `lineage` by `option`.
+    pub fn remarks(&self, option: &str) -> Vec<String> {
+        let passed_over = self.passed_over.iter().map(|empty| empty.tell(self.topic_id.as_deref(), option));
+        passed_over.chain(self.others.iter().map(|other| other.tell(option))).collect()
+    }
 }
 
 impl ChosenLog {
@@ -144,11 +159,13 @@ async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<Stri
 }
 
 fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Result<ChosenTopic> {
+    let known = Incarnations::of(chains);
     let wanted_id = match &settings.lineage {
-        Incarnation::Latest => latest_id(chains),
+        Incarnation::Latest => known.latest(),
         Incarnation::TopicId(id) => Some(id.clone()),
         Incarnation::Number(_) => None,
     };
+    let is_latest = settings.lineage == Incarnation::Latest;
     let is_asked =
         |chain: &&Chain| settings.offsets.as_ref().is_none_or(|wanted| wanted.contains_key(&chain.partition));
     let mut lineages = Vec::new();
@@ -156,16 +173,21 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         lineages.push((chain, lineage_of(chain, &settings.lineage, wanted_id.as_deref())?));
     }
     check_incarnation(topic, &lineages, settings)?;
-    let chosen_id = lineages.iter().find_map(|(chain, lineage)| topic_id(chain, (*lineage)?));
+    let chosen_ids: BTreeSet<_> =
+        lineages.iter().filter_map(|(chain, lineage)| Some(topic_id(chain, (*lineage)?))).collect();
+    let chosen_id = chosen_ids.iter().flatten().next().cloned();
     let archived = Chain::newest_settings(chains, chosen_id.as_deref()).cloned();
     let at_least = archived_partitions(chains, chosen_id.as_deref());
     let mut chosen = ChosenTopic {
         topic: topic.to_owned(),
         target: settings.target_of(topic).to_owned(),
+        topic_id: chosen_id.clone().or_else(|| wanted_id.clone()),
         partitions: archived.as_ref().map_or(at_least, |settings| settings.partitions.max(at_least)),
         settings: archived,
         logs: Vec::new(),
         left_out: Vec::new(),
+        passed_over: is_latest.then(|| known.passed_over(wanted_id.as_deref())).flatten(),
+        others: known.others(&chosen_ids)?,
     };
     for (chain, lineage) in lineages.into_iter().filter(|(chain, _)| settings.share.has(&chain.partition)) {
         match lineage {
@@ -187,18 +209,6 @@ fn archived_partitions(chains: &[Chain], chosen_id: Option<&str>) -> u32 {
     of_it.map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs()
 }
 
-/// Of the topic ids that chains end with, the one that came up last. Not that of the entry that was written last: a
-/// writer that slept while the topic was created anew may put one more entry behind the old incarnation of a partition
-/// that has nothing of the new one.
-fn latest_id(chains: &[Chain]) -> Option<String> {
-    let came_up_at = |id: Option<&str>| {
-        let entries = chains.iter().flat_map(|chain| &chain.links).map(|link| &link.entry);
-        entries.filter(|entry| entry.source.topic_id.as_deref() == id).map(|entry| entry.written_at).min()
-    };
-    let ids: BTreeSet<_> = chains.iter().map(|chain| chain.end().source.topic_id.as_deref()).collect();
-    ids.into_iter().max_by_key(|id| came_up_at(*id)).flatten().map(str::to_owned)
-}
-
 /// The lineage of `chain` to read; `None` where it holds nothing of the incarnation with `wanted_id`.
 fn lineage_of(chain: &Chain, wanted: &Incarnation, wanted_id: Option<&str>) -> Result<Option<u32>> {
     let latest = chain.latest_lineage();
@@ -208,13 +218,14 @@ fn lineage_of(chain: &Chain, wanted: &Incarnation, wanted_id: Option<&str>) -> R
             .map_err(|error| ConnectError::config(format!("lineage={number}: {}", error.message())))?;
         return Ok(Some(*number));
     }
-    let has =
-        |id: Option<&str>| id == wanted_id || *wanted == Incarnation::Latest && (id.is_none() || wanted_id.is_none());
+    let is_latest = *wanted == Incarnation::Latest;
+    let has = |id: Option<&str>| id == wanted_id || is_latest && id.is_none();
     if has(topic_id(chain, latest).as_deref()) {
         return Ok(Some(latest));
     }
-    let lines = chain.end().lineages.iter().rev();
-    Ok(lines.filter(|line| has(line.topic_id.as_deref())).map(|line| line.lineage).next())
+    let newest_first = chain.end().lineages.iter().rev();
+    let newest = newest_first.filter(|line| has(line.topic_id.as_deref())).map(|line| line.lineage).next();
+    Ok(newest.or((is_latest && wanted_id.is_none()).then_some(latest)))
 }
 
 fn topic_id(chain: &Chain, lineage: u32) -> Option<String> {

@@ -124,7 +124,7 @@ fn topic_keys(def: ConfigDef) -> ConfigDef {
         row(
             "lineage",
             String,
-            "Which incarnation of a re-created topic: latest (the log as it was last known), the number of a lineage, \
+            "Which incarnation of a re-created topic: latest (the newest that holds records), the number of a lineage, \
              or a topic id.",
         )
         .default("latest")

@@ -1,14 +1,18 @@
 //! Following an archive that grows: new entries of known partitions, new partitions, new topics.
 //!
 //! Invariant: what was replayed stays a prefix of the log. A file that appears below what was replayed is an error, and
-//! so is a topic that was created anew: its records are never taken for more records of the old one.
+//! so is a topic that was created anew: its records are never taken for more records of the old one. While it has none
+//! it is no concern of a replay, and nor are incarnations that `lineage` does not ask for.
 
 use lakeferry_api::{ConnectError, Result, TopicPartition};
 
-use super::choose::{ChosenTopic, choose, choose_log, segments_of};
+use super::choose::{ChosenLog, ChosenTopic, choose, choose_log, segments_of};
+use super::config::Incarnation;
+use super::incarnations::newest_lineage;
 use super::read::LogReader;
 use super::replay::Replay;
 use crate::manifest::Entry;
+use crate::manifest::read::Chain;
 
 /// Adds new entries of the partitions that `replay` knows, and returns those that it does not know. Cancel-safe: what
 /// was not added is found again, and a look that is dropped goes on where it was, so that one that takes longer than
@@ -22,7 +26,7 @@ pub(super) async fn look(replay: &mut Replay) -> Result<Vec<ChosenTopic>> {
         let entries = new_entries(replay, at).await?;
         let lineage = replay.lanes[at].log.lineage;
         if entries.iter().any(|entry| entry.source.lineage != lineage) {
-            change_lineage(replay, at).await?;
+            look_at_lineages(replay, at, &entries).await?;
         } else if !entries.is_empty() {
             extend(replay, at, &entries)?;
         }
@@ -43,9 +47,11 @@ async fn new_entries(replay: &Replay, at: usize) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// Takes those of `entries` that are of the lane's lineage, and comes past the others.
 fn extend(replay: &mut Replay, at: usize, entries: &[Entry]) -> Result<()> {
     let lane = &mut replay.lanes[at];
-    let segments: Vec<_> = entries.iter().flat_map(|entry| segments_of(&entry.files)).collect();
+    let own = entries.iter().filter(|entry| entry.source.lineage == lane.log.lineage);
+    let segments: Vec<_> = own.flat_map(|entry| segments_of(&entry.files)).collect();
     let replayed = lane.reader.position();
     if let Some(late) = segments.iter().find(|segment| segment.rows.from < replayed) {
         return Err(ConnectError::fatal(format!(
@@ -60,20 +66,41 @@ fn extend(replay: &mut Replay, at: usize, entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-/// The log was cut back and goes on in another lineage: the same records up to there, other files behind.
-async fn change_lineage(replay: &mut Replay, at: usize) -> Result<()> {
+/// Some of `entries` are of another lineage. Where the log was cut back it goes on in that one: the same records up to
+/// there, other files behind.
+async fn look_at_lineages(replay: &mut Replay, at: usize, entries: &[Entry]) -> Result<()> {
     let lane = &replay.lanes[at];
     let partition = lane.log.plan.partition.clone();
     let Some(chain) = replay.archive.chain(&partition).await? else {
         return Err(ConnectError::fatal(format!("the manifests of {partition} vanished")));
     };
-    let mut log = choose_log(&chain, chain.latest_lineage(), &replay.settings)?;
+    let lineage = goes_on_in(&chain, &lane.log, &replay.settings.lineage);
+    if lineage == lane.log.lineage {
+        return extend(replay, at, entries);
+    }
+    let mut log = choose_log(&chain, lineage, &replay.settings)?;
     log.plan.position = log.position(Some(lane.log.lineage), lane.reader.position())?;
     let lane = &mut replay.lanes[at];
     lane.reader = LogReader::new(replay.access.clone(), log.plan.clone());
     lane.log = log;
     lane.ended = false;
     Ok(())
+}
+
+/// The lineage of `chain` in which what `wanted` asked for goes on: for the latest incarnation that of another one as
+/// soon as there is a record of it behind all that is known of `log`'s.
+fn goes_on_in(chain: &Chain, log: &ChosenLog, wanted: &Incarnation) -> u32 {
+    let newest = newest_lineage(chain, log.topic_id.as_deref()).unwrap_or(log.lineage);
+    match wanted {
+        Incarnation::Number(_) => log.lineage,
+        Incarnation::TopicId(_) => newest,
+        Incarnation::Latest => {
+            let is_ours = |entry: &Entry| entry.source.topic_id == log.topic_id;
+            let mut newest_first = chain.links.iter().rev().map(|link| &link.entry);
+            let telling = newest_first.find(|entry| is_ours(entry) || !entry.files.is_empty());
+            telling.filter(|entry| !is_ours(entry)).map_or(newest, |entry| entry.source.lineage)
+        }
+    }
 }
 
 async fn new_partitions(replay: &Replay) -> Result<Vec<ChosenTopic>> {
@@ -91,7 +118,21 @@ async fn new_partitions(replay: &Replay) -> Result<Vec<ChosenTopic>> {
     let mut topics = choose(&replay.archive, &replay.settings).await?;
     for topic in &mut topics {
         topic.logs.retain(|log| unknown.contains(&log.plan.partition));
+        refuse_another(topic, replay.topic_ids.get(&topic.topic))?;
     }
     topics.retain(|topic| !topic.logs.is_empty());
     Ok(topics)
+}
+
+/// A partition of an incarnation that came later goes with none of the one that is replayed.
+fn refuse_another(found: &ChosenTopic, replayed_id: Option<&String>) -> Result<()> {
+    let is_another = |log: &&ChosenLog| replayed_id.zip(log.topic_id.as_ref()).is_some_and(|(old, new)| old != new);
+    let (Some(log), Some(old)) = (found.logs.iter().find(is_another), replayed_id) else { return Ok(()) };
+    Err(ConnectError::config(format!(
+        "{} was created anew: {} holds records of topic id {}, and what is replayed is topic id {old}; reset the \
+         connector's offsets to replay the new one, or set lineage to one of the two",
+        found.topic,
+        log.plan.partition,
+        log.topic_id.as_deref().unwrap_or_default()
+    )))
 }

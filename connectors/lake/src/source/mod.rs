@@ -1,9 +1,10 @@
 //! From the lake back to Kafka: the replay source.
 //!
-//! Follow a record back: [`choose`] finds the partitions and their files through the manifests, [`plan`] says which
-//! files are read and which rows of them are taken ([`cut`]: by time), [`read`] fetches their blocks ahead, checks each
-//! against its manifest's hash and decodes it, [`replay`] lets the partitions take turns and gives batches with the
-//! offsets to store, [`rewrite`] changes the little that may be changed, and [`task`] hands them to the worker.
+//! Follow a record back: [`choose`] finds the partitions and their files through the manifests, in one of the topic's
+//! [`incarnations`], [`plan`] says which files are read and which rows of them are taken ([`cut`]: by time), [`read`]
+//! fetches their blocks ahead, checks each against its manifest's hash and decodes it, [`replay`] lets the partitions
+//! take turns and gives batches with the offsets to store, [`rewrite`] changes the little that may be changed, and
+//! [`task`] hands them to the worker.
 //! [`prepare`] comes before all that: it finds whatever would make a replay wrong, and makes the [`target`]s.
 //!
 //! Invariant: what arrives is what left, byte for byte, each record in its partition and in order; what cannot be so is
@@ -14,6 +15,7 @@ pub mod config;
 pub mod cut;
 pub(crate) mod fetch;
 mod follow;
+pub mod incarnations;
 pub mod plan;
 pub mod prepare;
 pub mod read;

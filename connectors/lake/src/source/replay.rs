@@ -4,7 +4,7 @@
 //! acknowledged; [`Replay::next`] is cancel-safe, nothing is taken from a reader that is not given out; a record never
 //! changes its partition. What is written where, and whether it was, is the caller's affair.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +47,9 @@ pub struct Replay {
     pub(super) archive: Archive,
     pub(super) settings: SourceSettings,
     pub(super) lanes: Vec<Lane>,
+    /// Of each topic the incarnation that was chosen first, where it has an id: no other is ever added, not even where
+    /// other tasks have all its partitions so far.
+    pub(super) topic_ids: BTreeMap<String, String>,
     clock: Arc<dyn Clock>,
     rewrite: Rewrite,
     turn: usize,
@@ -95,10 +98,20 @@ impl Replay {
         });
         let rewrite = Rewrite { stamp_untimed: settings.stamp_untimed, provenance: settings.provenance };
         let next_look = clock.monotonic() + Duration::from_millis(settings.follow_interval_ms);
-        let pieces = VecDeque::new();
-        let lanes = Vec::new();
-        let mut replay =
-            Self { access, archive, settings, lanes, clock, rewrite, turn: 0, pieces, throttle, next_look, looked: 0 };
+        let mut replay = Self {
+            access,
+            archive,
+            settings,
+            lanes: Vec::new(),
+            topic_ids: BTreeMap::new(),
+            clock,
+            rewrite,
+            turn: 0,
+            pieces: VecDeque::new(),
+            throttle,
+            next_look,
+            looked: 0,
+        };
         for topic in topics {
             replay.add(&topic)?;
         }
@@ -138,6 +151,9 @@ impl Replay {
     /// # Errors
     /// `Data` where the topic's name is no JSON value.
     pub fn add(&mut self, topic: &ChosenTopic) -> Result<()> {
+        if let Some(id) = &topic.topic_id {
+            self.topic_ids.entry(topic.topic.clone()).or_insert_with(|| id.clone());
+        }
         for log in &topic.logs {
             self.lanes.push(Lane::new(&self.access, topic, log.clone())?);
         }

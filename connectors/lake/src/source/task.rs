@@ -113,6 +113,9 @@ impl Running {
     async fn prepare(context: Arc<dyn SourceContext>, settings: SourceSettings) -> Result<Self> {
         let mut prepared = Prepared::new(context.as_ref(), settings.clone()).await?;
         for topic in &prepared.topics {
+            for remark in topic.remarks("lineage=") {
+                tracing::info!(topic = topic.topic, "{remark}");
+            }
             for (partition, why) in &topic.left_out {
                 tracing::info!(topic = topic.topic, partition, why, "left out");
             }

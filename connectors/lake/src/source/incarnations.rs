@@ -1,0 +1,162 @@
+//! The incarnations of an archived topic: which of them is the newest, and what there is besides the one that is read.
+//! An incarnation is all lineages of all partitions that have one topic id. [`choose`](super::choose) asks; nothing is
+//! read here.
+//!
+//! Invariant: an incarnation that holds nothing never hides one that does. A topic that is deleted by mistake is soon
+//! made again, by some client, and empty; whoever restores it then wants the one that was lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lakeferry_api::Result;
+use lakeferry_api::text::iso_timestamp;
+use serde::Serialize;
+
+use crate::manifest::model::FileEntry;
+use crate::manifest::read::Chain;
+
+/// An incarnation that is not read, and holds records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Other {
+    /// What `lineage` has to say for it: its topic id; where the broker gave none, the number of a lineage.
+    pub lineage: String,
+    /// How many records it holds.
+    pub records: u64,
+    /// False where the log was cut back within a file: then it holds so many at most.
+    pub is_exact: bool,
+    /// When the archive first heard of it, in milliseconds since the Unix epoch.
+    pub came_up_at: i64,
+}
+
+/// The newest incarnation where it is empty, and an older one is read for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    /// Its topic id.
+    pub topic_id: Option<String>,
+    /// As [`Other::came_up_at`].
+    pub came_up_at: i64,
+}
+
+/// The topic's id in an incarnation.
+type Id<'a> = Option<&'a str>;
+
+/// What the chains of a topic know of its incarnations.
+pub(super) struct Incarnations<'a> {
+    chains: &'a [Chain],
+    came_up_at: BTreeMap<Id<'a>, i64>,
+    /// Those that files were archived of.
+    full: BTreeSet<Id<'a>>,
+    /// Pairs, earlier and later: a chain has its last entry of the one before its last entry of the other. Not their
+    /// first entries: a broker that lags behind may tell an old id late, and what is there now comes back after that.
+    order: BTreeSet<(Id<'a>, Id<'a>)>,
+}
+
+impl Other {
+    /// A sentence of it, for users who set `lineage` by `option`.
+    pub(super) fn tell(&self, option: &str) -> String {
+        let Self { lineage, records, is_exact, came_up_at } = self;
+        let (most, came_up) = (if *is_exact { "" } else { "up to " }, iso_timestamp(*came_up_at));
+        format!(
+            "another incarnation of the topic, {lineage}, came up at {came_up} and holds {most}{records} records: \
+             {option}{lineage} takes it instead"
+        )
+    }
+}
+
+impl PassedOver {
+    /// A sentence of it, where `chosen` is read.
+    pub(super) fn tell(&self, chosen: Option<&str>, option: &str) -> String {
+        let (newest, came_up) = (self.topic_id.as_deref().unwrap_or("without id"), iso_timestamp(self.came_up_at));
+        let chosen = chosen.unwrap_or("without id");
+        let remedy = self.topic_id.as_ref().map(|id| format!("; {option}{id} takes the empty one"));
+        format!(
+            "the newest incarnation of the topic, {newest}, came up at {came_up} and is empty: the newest one that holds \
+             records was chosen, {chosen}{}",
+            remedy.unwrap_or_default()
+        )
+    }
+}
+
+impl<'a> Incarnations<'a> {
+    pub(super) fn of(chains: &'a [Chain]) -> Self {
+        let (came_up_at, full, order) = Default::default();
+        let mut all = Self { chains, came_up_at, full, order };
+        for chain in chains {
+            let mut last_by_id = BTreeMap::new();
+            for entry in chain.links.iter().map(|link| &link.entry) {
+                let id = entry.source.topic_id.as_deref();
+                let came_up_at = all.came_up_at.entry(id).or_insert(entry.written_at);
+                *came_up_at = entry.written_at.min(*came_up_at);
+                if !entry.files.is_empty() {
+                    all.full.insert(id);
+                }
+                last_by_id.insert(id, entry.seq);
+            }
+            for (later, seq) in &last_by_id {
+                let earlier = last_by_id.iter().filter(|(_, last)| *last < seq);
+                all.order.extend(earlier.map(|(id, _)| (*id, *later)));
+            }
+        }
+        all
+    }
+
+    /// The newest that holds anything; where none does, the newest that a chain ends with.
+    pub(super) fn latest(&self) -> Option<String> {
+        let ends = || self.chains.iter().map(|chain| chain.end().source.topic_id.as_deref()).collect();
+        let latest = self.newest(&self.full).or_else(|| self.newest(&ends()));
+        latest.flatten().map(str::to_owned)
+    }
+
+    /// The newest of all, where it is empty and `chosen` is not.
+    pub(super) fn passed_over(&self, chosen: Id<'_>) -> Option<PassedOver> {
+        let newest = self.newest(&self.came_up_at.keys().copied().collect())?;
+        let is_passed_over = newest != chosen && self.full.contains(&chosen) && !self.full.contains(&newest);
+        let topic_id = newest.map(str::to_owned);
+        is_passed_over.then(|| PassedOver { topic_id, came_up_at: self.came_up_at[&newest] })
+    }
+
+    /// Those that hold records and are none of `chosen`, in the order in which they came up.
+    ///
+    /// # Errors
+    /// As [`Chain::pieces`].
+    pub(super) fn others(&self, chosen: &BTreeSet<Option<String>>) -> Result<Vec<Other>> {
+        let mut others = Vec::new();
+        for id in self.full.iter().filter(|id| !chosen.contains(&id.map(str::to_owned))) {
+            let mut other =
+                Other { lineage: String::new(), records: 0, is_exact: true, came_up_at: self.came_up_at[id] };
+            for chain in self.chains {
+                let Some(lineage) = newest_lineage(chain, *id) else { continue };
+                other.lineage = id.map_or_else(|| lineage.to_string(), str::to_owned);
+                for piece in chain.pieces(lineage)? {
+                    let FileEntry { records, .. } = *piece.file;
+                    other.is_exact &= piece.offsets == piece.file.offsets();
+                    other.records += records.min(piece.offsets.width());
+                }
+            }
+            others.extend((other.records > 0).then_some(other));
+        }
+        others.sort_by_key(|other| other.came_up_at);
+        Ok(others)
+    }
+
+    /// Of `ids` the one that no other is known to follow. Where that is not known of two, or chains contradict each
+    /// other, the one that came up last: not that whose entry was written last, since a writer that slept while the
+    /// topic was created anew may put one more entry behind the old incarnation of a partition.
+    fn newest(&self, ids: &BTreeSet<Id<'a>>) -> Option<Id<'a>> {
+        let follows = |later: &Id<'a>, earlier: &Id<'a>| {
+            self.order.contains(&(*earlier, *later)) && !self.order.contains(&(*later, *earlier))
+        };
+        let last: Vec<_> = ids.iter().filter(|id| !ids.iter().any(|other| follows(other, id))).collect();
+        // In a circle all of them are followed.
+        let last = if last.is_empty() { ids.iter().collect() } else { last };
+        last.into_iter().max_by_key(|id| self.came_up_at[*id]).copied()
+    }
+}
+
+/// The newest lineage of `chain` with this topic id: the log of that incarnation as it was last known.
+pub(super) fn newest_lineage(chain: &Chain, id: Id<'_>) -> Option<u32> {
+    let mut newest_first = chain.end().lineages.iter().rev();
+    newest_first.find(|line| line.topic_id.as_deref() == id).map(|line| line.lineage)
+}
+
+#[cfg(test)]
+mod tests;
