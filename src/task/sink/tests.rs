@@ -76,20 +76,6 @@ async fn the_task_the_group_and_the_reset_policy_say_where_to_begin() {
 }
 
 #[tokio::test]
-async fn a_task_that_says_where_the_end_was_has_that_committed_at_once() {
-    for reset in ["earliest", "latest"] {
-        let world = World::new(&[("consumer.auto.offset.reset", reset)]);
-        world.cluster.set_log(0, 3, 99);
-        let (sink, _handle) = world.sink(RecordForm::Bytes, &[]);
-        sink.on_open(Answer::Give(from(&[(0, 99)]).into()));
-        world.cluster.say(assigned(&[0]));
-        world.until("commit t-0@99").await;
-        // Killed before that it would begin at another end, behind records that nobody took.
-        assert_eq!(world.clock.monotonic_ms() < 1_000, reset == "latest");
-    }
-}
-
-#[tokio::test]
 async fn no_offset_and_no_policy_fails_the_task() {
     let world = World::new(&[]);
     let (sink, _handle) = world.sink(RecordForm::Bytes, &[("consumer.override.auto.offset.reset", "none")]);

@@ -1,5 +1,5 @@
 //! Where a partition goes on when its log is no longer what it was: retention, a log that ends earlier, one that an
-//! unclean election cut back, and a broker that was mistaken.
+//! unclean election cut back, a broker that was mistaken, and an end that is known once only.
 
 use lakeferry_api::{EpochMark, Place, Places, RecordForm};
 
@@ -325,4 +325,18 @@ async fn a_position_that_the_broker_refused_by_mistake_is_kept() {
     world.cluster.say(Event::OutOfRange(partition(0)));
     world.until("start_at t-0@10").await;
     assert_eq!(world.journal.take(), ["start_at t-0@10"]);
+}
+
+#[tokio::test]
+async fn a_task_that_says_where_the_end_was_has_that_committed_at_once() {
+    for reset in ["earliest", "latest"] {
+        let world = World::new(&[("consumer.auto.offset.reset", reset)]);
+        world.cluster.set_log(0, 3, 99);
+        let (sink, _handle) = world.sink(RecordForm::Bytes, &[]);
+        sink.on_open(Answer::Give(from(&[(0, 99)]).into()));
+        world.cluster.say(assigned(&[0]));
+        world.until("commit t-0@99").await;
+        // Killed before that it would begin at another end, behind records that nobody took.
+        assert_eq!(world.clock.monotonic_ms() < 1_000, reset == "latest");
+    }
 }
