@@ -213,8 +213,8 @@ impl Args {
         let identity = Identity::of(self)?;
         let settings = self.settings().await?;
         let mut prepared = Prepared::new(&source, settings.clone()).await?;
-        let targets = prepared.targets(&source).await?;
-        targets.iter().try_for_each(|target| target.check(self.force))?;
+        let mut targets = prepared.targets(&source).await?;
+        let fit = targets.iter().try_for_each(|target| target.check(self.force));
         let patience = patience(&properties);
         let properties = producer_properties(properties, &identity, &targets);
         let parts = LedgerParts {
@@ -231,7 +231,14 @@ impl Args {
         };
         let mut ledger = Arc::new(Ledger::new(parts.clone()));
         source.ledger = Some(Arc::clone(&ledger));
-        prepared.resume(&source).await?;
+        let resumed = prepared.resume(&source).await;
+        if matches!(resumed, Ok(true)) {
+            targets = prepared.targets(&source).await?;
+            targets.iter().try_for_each(|target| target.check(self.force))?;
+        } else {
+            fit?;
+            resumed?;
+        }
         let plan = plan::Plan::new(&prepared, &targets, &identity).await?;
         if self.json {
             plan.tell_json(out)?
@@ -245,7 +252,11 @@ impl Args {
         if !parts.takes_over {
             ledger = Arc::new(Ledger::new(LedgerParts { takes_over: true, ..parts }));
             source.ledger = Some(Arc::clone(&ledger));
-            prepared.resume(&source).await?;
+            if prepared.resume(&source).await? {
+                let why =
+                    "another instance has begun this restore meanwhile, with another incarnation: say it once more";
+                return Err(ConnectError::config(why).into());
+            }
         }
         prepared.make_targets(&source).await?;
         let replay = prepared.replay(&source)?;

@@ -189,6 +189,16 @@ fn a_topic_that_was_deleted_by_mistake_comes_back_though_an_empty_one_has_its_na
     assert_eq!(consume(&bootstrap, "life-mistake-back", 1), all[12..]);
     let (code, out, err) = run(&["verify", &url, "--bootstrap-server", &bootstrap, "--rename", &rename]);
     assert!(code == 0 && out.contains(&passed_over), "{out}\n{err}");
+
+    // Now the new one has a record, and is the newest: the same command once more goes on with what it has begun.
+    let mut worker = start(kafka, &lake, topic, &[]);
+    produce(&bootstrap, topic, 0, &all[..1]);
+    let archived = || end(&lake, topic, 0).filter(|end| end["resume_offset"] == 1 && end["source"]["lineage"] == 2);
+    poll_until(SOON, archived).unwrap_or_else(|| panic!("{}", worker.log()));
+    worker.stop();
+    restore(kafka, &lake, topic, "life-mistake-back", &[]);
+    assert_eq!(consume(&bootstrap, "life-mistake-back", 0), all[..12]);
+    assert_eq!(consume(&bootstrap, "life-mistake-back", 1), all[12..]);
 }
 
 #[test]

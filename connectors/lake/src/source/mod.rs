@@ -5,11 +5,13 @@
 //! fetches their blocks ahead, checks each against its manifest's hash and decodes it, [`replay`] lets the partitions
 //! take turns and gives batches with the offsets to store, [`rewrite`] changes the little that may be changed, and
 //! [`task`] hands them to the worker.
-//! [`prepare`] comes before all that: it finds whatever would make a replay wrong, and makes the [`target`]s.
+//! [`prepare`] comes before all that: it finds whatever would make a replay wrong, goes on with what was [`begun`], and
+//! makes the [`target`]s.
 //!
 //! Invariant: what arrives is what left, byte for byte, each record in its partition and in order; what cannot be so is
 //! refused before anything is written.
 
+mod begun;
 pub mod choose;
 pub mod config;
 pub mod cut;

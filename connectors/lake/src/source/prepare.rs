@@ -11,6 +11,7 @@ use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{ConnectError, Kind, Result, SourceContext, SourceOffset, TopicPartition};
 
+use super::begun;
 use super::choose::{ChosenLog, ChosenTopic, choose};
 use super::config::SourceSettings;
 use super::cut::CutMode;
@@ -61,12 +62,16 @@ impl Prepared {
         Ok(Self { topics, settings, access, archive })
     }
 
-    /// Moves every partition to its stored offset.
+    /// Moves every partition to its stored offset. True where one of the topics goes on with an older incarnation than
+    /// was chosen, because that is what was replayed so far.
     ///
     /// # Errors
-    /// As [`stored_position`].
-    pub async fn resume(&mut self, context: &dyn SourceContext) -> Result<()> {
-        resume(context, &mut self.topics).await
+    /// `Config` where an offset is none of what is chosen; otherwise as [`choose`] and [`SourceContext::offsets`].
+    pub async fn resume(&mut self, context: &dyn SourceContext) -> Result<bool> {
+        let is_another = !sabotage::is(Fault::RestoreFromBeginning)
+            && begun::keep(context, &self.archive, &self.settings, &mut self.topics).await?;
+        resume(context, &mut self.topics).await?;
+        Ok(is_another)
     }
 
     /// Counts what is going to be replayed, by partition, from manifests alone where they can tell.

@@ -1,0 +1,61 @@
+//! A replay that is begun again when its topic was created anew meanwhile.
+
+use super::*;
+
+/// Two partitions of one topic; only the second holds records.
+async fn of_old(name: &str) -> (TestArchive, Config, [TopicPartition; 2], Rows) {
+    let (mut archive, config) = archive(name);
+    let partitions = [archive.open("orders", 0, 0).await, archive.open("orders", 1, 0).await];
+    archive.publish(&partitions[1], &[row(0, 1), row(1, 2)], 1).await;
+    let rows = Rows::from([(partitions[1].clone(), vec![row(0, 1), row(1, 2)])]);
+    (archive, config, partitions, rows)
+}
+
+async fn one_record_of_another(archive: &mut TestArchive, partitions: &[TopicPartition; 2]) -> String {
+    archive.written_at += 60_000;
+    for partition in partitions {
+        archive.recreate(partition).await;
+    }
+    archive.publish(&partitions[0], &[row(0, 11)], 0).await;
+    archive.archive().chain(&partitions[0]).await.unwrap().unwrap().end().source.topic_id.clone().unwrap()
+}
+
+#[tokio::test]
+async fn it_goes_on_with_the_incarnation_that_it_began_with() {
+    let (mut archive, config, partitions, rows) = of_old("begun").await;
+    let context = TestContext::new();
+    let mut task = start(&context, &config).await.unwrap();
+    assert_eq!(drain(&context, &mut task).await.unwrap(), rows);
+
+    let id = one_record_of_another(&mut archive, &partitions).await;
+    let mut again = start(&context, &config).await.unwrap();
+    assert_eq!(drain(&context, &mut again).await.unwrap(), Rows::new(), "nothing of the new one is mixed in");
+    // What is read again after an abort is no other either.
+    again.rewind().await.unwrap();
+    assert_eq!(drain(&context, &mut again).await.unwrap(), Rows::new());
+
+    // One that has stored nothing begins with the newest.
+    let fresh = TestContext::new();
+    let mut task = start(&fresh, &config).await.unwrap();
+    assert_eq!(drain(&fresh, &mut task).await.unwrap(), Rows::from([(partitions[0].clone(), vec![row(0, 11)])]));
+
+    // Whoever asks for another one, or follows, is refused and told what to set.
+    for pairs in [&[("lineage", id.as_str())][..], &[("replay.end", "follow")]] {
+        let error = start(&context, &with(&config, pairs)).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.message().contains("set lineage=Qm9 to go on") && error.message().contains(&id), "{error}");
+    }
+    let mut old = start(&context, &with(&config, &[("lineage", "Qm9")])).await.unwrap();
+    assert_eq!(drain(&context, &mut old).await.unwrap(), Rows::new());
+}
+
+#[tokio::test]
+async fn one_that_was_cut_short_comes_to_its_end() {
+    let (mut archive, config, partitions, rows) = of_old("cut-short").await;
+    let context = TestContext::new();
+    context.offsets.lock().unwrap().insert(source_partition(&partitions[1]).unwrap(), source_offset(1, 1).unwrap());
+    one_record_of_another(&mut archive, &partitions).await;
+    let mut task = start(&context, &config).await.unwrap();
+    let rest = rows[&partitions[1]][1..].to_vec();
+    assert_eq!(drain(&context, &mut task).await.unwrap(), Rows::from([(partitions[1].clone(), rest)]));
+}
