@@ -86,6 +86,11 @@ impl LakeArgs {
         Ok((Archive::new(manifests), lake.leftovers))
     }
 
+    /// True where `topic` is meant.
+    pub(crate) fn is_asked(&self, topic: &String) -> bool {
+        self.topics.is_empty() || self.topics.contains(topic)
+    }
+
     /// The archived topics that are meant, sorted.
     ///
     /// # Errors
@@ -98,9 +103,6 @@ impl LakeArgs {
                 self.url, self.topics_dir
             )));
         }
-        if self.topics.is_empty() {
-            return Ok(archived);
-        }
         if let Some(unknown) = self.topics.iter().find(|topic| !archived.contains(topic)) {
             return Err(ConnectError::config(format!(
                 "--topic {unknown}: not archived in {}; archived are: {}",
@@ -108,6 +110,6 @@ impl LakeArgs {
                 archived.join(", ")
             )));
         }
-        Ok(archived.into_iter().filter(|topic| self.topics.contains(topic)).collect())
+        Ok(archived.into_iter().filter(|topic| self.is_asked(topic)).collect())
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Result};
+use lakeferry_lake::source::choose::refuse_unknown;
 use lakeferry_lake::source::config::SourceSettings;
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::replay::Replay;
@@ -288,6 +289,8 @@ impl Args {
         set("replay.replication.factor", self.replication_factor.map(|factor| factor.to_string()));
         set("replay.force", Some(self.force.to_string()));
         set("lineage", Some(self.lineage.clone()));
+        let renamed = self.renames.iter().filter_map(|pair| Some(pair.split_once('=')?.0.trim()));
+        refuse_unknown("--rename", renamed, &topics)?;
         SourceSettings::parse(&config)
     }
 

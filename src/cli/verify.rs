@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use lakeferry_api::{Budget, Config, ConnectError, Result};
 use lakeferry_lake::manifest::read::Archive;
+use lakeferry_lake::source::choose::refuse_unknown;
 use lakeferry_lake::source::config::SourceSettings;
 use lakeferry_lake::source::read::Access;
 use lakeferry_lake::verify::{Checked, Finding, Verification, verify};
@@ -149,6 +150,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let mut verification = Verification::default();
     let mut comparisons = args.bootstrap_server.as_ref().map(|_| Comparisons::new(args.list));
     let checking = async {
+        args.refuse_unknown_renames(&archive, &settings).await?;
         let progress = Progress::start();
         let asked = (args.lake.topics.as_slice(), args.level.into());
         verify(&access, &archive, asked, &progress, &mut verification).await?;
@@ -206,6 +208,20 @@ impl Args {
         ];
         config.extend(keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         SourceSettings::parse(&config)
+    }
+
+    /// A name that was mistyped would leave its topic to be compared with the one of its own name. Where nothing is
+    /// archived that is asked for, that is what to tell.
+    async fn refuse_unknown_renames(&self, archive: &Archive, settings: &SourceSettings) -> Result<()> {
+        if settings.rename.is_empty() {
+            return Ok(());
+        }
+        let mut chosen = archive.topics().await?;
+        chosen.retain(|topic| self.lake.is_asked(topic));
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        refuse_unknown("--rename", settings.rename.keys().map(String::as_str), &chosen)
     }
 
     /// Kafka client properties.

@@ -288,6 +288,11 @@ async fn the_options_of_a_restore_do_what_they_say() {
     );
     assert_eq!(admin(&bootstrap).topic("options-target").await.unwrap().configs, pairs(&own));
 
+    let typo = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", "topic-optoins=options-typo", "--yes"];
+    let (code, out, err) = run(&typo);
+    assert!(code == 2 && err.contains("topic-optoins is not among") && err.contains("chosen: topic-options;"), "{err}");
+    assert!(out.is_empty() && held(kafka, "topic-options") == 80, "{out}");
+
     kafka.create_topic("options-compacted", 2, &[("cleanup.policy", "compact")]).unwrap();
     let (code, _, err) = restore("options-compacted", &["--yes"]);
     assert!(code == 2 && err.contains("cleanup.policy=compact") && err.contains("--force"), "{code} {err}");

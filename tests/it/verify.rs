@@ -162,11 +162,12 @@ fn wrong_arguments_and_failing_services_have_their_exit_codes() {
     let archived = Archived::new(kafka, "verify-codes");
     let url = archived.url.as_str();
     let nowhere = format!("{url}/nowhere");
-    let usage: [&[&str]; 4] = [
+    let usage: [&[&str]; 5] = [
         &["verify", &nowhere],
         &["verify", url, "--topic", "unknown"],
         &["verify", url, "--bootstrap-server", &archived.bootstrap, "--until", "yesterday"],
         &["verify", url, "--until", "5"],
+        &["verify", url, "--bootstrap-server", &archived.bootstrap, "--rename", "verify-cods=verify-codes"],
     ];
     for arguments in usage {
         let (code, out, err) = run(arguments);

@@ -152,8 +152,8 @@ impl<'a> Comparing<'a> {
     /// Where a service fails.
     pub(super) async fn run(&self, progress: &Progress, comparisons: &mut Comparisons) -> Result<()> {
         let cluster_id = self.admin.cluster_id().await?;
-        let wanted = |topic: &String| self.args.lake.topics.is_empty() || self.args.lake.topics.contains(topic);
-        for topic in self.archive.topics().await?.into_iter().filter(wanted) {
+        let archived = self.archive.topics().await?;
+        for topic in archived.into_iter().filter(|topic| self.args.lake.is_asked(topic)) {
             let settings = SourceSettings { topics: Topics::Names(vec![topic.clone()]), ..self.settings.clone() };
             let chosen = match choose(self.archive, &settings).await {
                 Ok(chosen) => chosen,

@@ -102,8 +102,43 @@ pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<
         let chains: Vec<Chain> = chains.into_iter().flatten().collect();
         chosen.push(choose_topic(&topic, &chains, settings)?);
     }
+    look_for_renamed(&chosen, settings)?;
     refuse_shared_targets(&chosen)?;
     Ok(chosen)
+}
+
+/// A name that was mistyped must not leave its topic to be written under its own. Names beside `topics` were refused
+/// with the settings.
+fn look_for_renamed(chosen: &[ChosenTopic], settings: &SourceSettings) -> Result<()> {
+    if matches!(settings.topics, Topics::Names(_)) {
+        return Ok(());
+    }
+    let archived: Vec<_> = chosen.iter().map(|chosen| chosen.topic.as_str()).collect();
+    match refuse_unknown("topic.rename", settings.rename.keys().map(String::as_str), &archived) {
+        Err(error) if settings.follow => {
+            tracing::warn!("{}, unless it comes later", error.message());
+            Ok(())
+        }
+        outcome => outcome,
+    }
+}
+
+/// Refuses a name in `option` that is none of the topics that are `chosen`.
+///
+/// # Errors
+/// `Config` naming it, and what is chosen.
+pub fn refuse_unknown<'a>(
+    option: &str,
+    mut names: impl Iterator<Item = &'a str>,
+    chosen: &[impl AsRef<str>],
+) -> Result<()> {
+    let is_unknown = |name: &&str| !chosen.iter().any(|topic| topic.as_ref() == *name);
+    let Some(name) = names.find(is_unknown) else { return Ok(()) };
+    let chosen: Vec<_> = chosen.iter().map(AsRef::as_ref).collect();
+    Err(ConnectError::config(format!(
+        "{option}: {name} is not among the archived topics that are chosen: {}; correct the name",
+        chosen.join(", ")
+    )))
 }
 
 /// Records of two topics in one would have no order, and no progress of their own.
@@ -259,4 +294,35 @@ pub(super) fn segments_of(files: &[crate::manifest::model::FileEntry]) -> impl I
 /// The partition's name in the target.
 pub(super) fn target_partition(topic: &ChosenTopic, partition: &TopicPartition) -> TopicPartition {
     TopicPartition::new(topic.target.as_str(), partition.partition)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestArchive;
+
+    async fn choose_by(settings: &[(&str, &str)]) -> Result<Vec<ChosenTopic>> {
+        let mut archive = TestArchive::new();
+        archive.open("orders", 0, 0).await;
+        archive.open("offers", 0, 0).await;
+        let base = [("store.url", "memory:///")];
+        let pairs = base.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        choose(&archive.archive(), &SourceSettings::parse(&pairs.collect()).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_renamed_topic_that_is_not_archived_is_refused_unless_it_may_come() {
+        let mistyped = [("topics.regex", "o.*"), ("topic.rename", "orders:copy,ordres:other")];
+        let error = choose_by(&mistyped).await.unwrap_err();
+        assert_eq!(error.kind(), lakeferry_api::Kind::Config);
+        assert!(error.message().contains("topic.rename: ordres is not among"), "{error}");
+        assert!(error.message().contains("chosen: offers, orders;"), "{error}");
+        let followed = choose_by(&[&mistyped[..], &[("replay.end", "follow")]].concat()).await.unwrap();
+        let targets: Vec<_> = followed.iter().map(|topic| topic.target.as_str()).collect();
+        assert_eq!(targets, ["offers", "copy"]);
+        // One task's share changes nothing about it.
+        let share = [("lakeferry.task.index", "1"), ("lakeferry.task.count", "2")];
+        choose_by(&[&mistyped[..], &share].concat()).await.unwrap_err();
+        choose_by(&[&[("topics.regex", "o.*"), ("topic.rename", "orders:copy")][..], &share].concat()).await.unwrap();
+    }
 }

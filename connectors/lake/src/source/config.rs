@@ -292,6 +292,9 @@ impl SourceSettings {
         }
         let mut targets = BTreeMap::new();
         for (from, to) in &self.rename {
+            if !self.topics.has(from) {
+                return Err(refuse("topic.rename", &not_chosen(from, &self.topics)));
+            }
             if let Some(other) = targets.insert(to, from) {
                 return Err(refuse(
                     "topic.rename",
@@ -323,6 +326,15 @@ impl Topics {
             Self::Names(names) => names.iter().any(|name| name == topic),
             Self::Pattern(pattern) => pattern.is_match(topic).unwrap_or(false),
         }
+    }
+}
+
+fn not_chosen(from: &str, topics: &Topics) -> String {
+    match topics {
+        Topics::Names(names) => {
+            format!("{from} is not among the topics that are chosen: {}; correct the name", names.join(", "))
+        }
+        Topics::Pattern(_) => format!("{from} does not match topics.regex; correct the name"),
     }
 }
 
@@ -392,7 +404,7 @@ mod tests {
         let settings = parse(&[
             ("topics", ""),
             ("topics.regex", "or.*s"),
-            ("topic.rename", "orders:copy, other : next"),
+            ("topic.rename", "orders:copy, oranges : next"),
             ("lineage", "2"),
             ("replay.untimed", "now"),
             ("replay.from", "5"),
@@ -407,7 +419,7 @@ mod tests {
         ]);
         let settings = settings.unwrap();
         assert!(settings.topics.has("orders") && !settings.topics.has("orders2") && !settings.topics.has("xors"));
-        assert_eq!(settings.target_of("other"), "next");
+        assert_eq!(settings.target_of("oranges"), "next");
         assert_eq!(settings.lineage, Incarnation::Number(2));
         let window = Window { from: Some(5), until: Some(9) };
         assert_eq!(settings.cut, Cut { window, mode: CutMode::Log });
@@ -419,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_bad_value_names_its_key() {
-        let bad: [(&str, &str); 12] = [
+        let bad: [(&str, &str); 13] = [
             ("topics.regex", "x"),
             ("replay.from", "yesterday"),
             ("replay.cut", "half"),
@@ -427,7 +439,8 @@ mod tests {
             ("replay.offsets", "orders:1:9:3"),
             ("replay.offsets", "orders:1:0:9,orders:1:9:12"),
             ("topic.rename", "orders"),
-            ("topic.rename", "a:x,b:x"),
+            ("topic.rename", "orders:x,orders:y"),
+            ("topic.rename", "order:x"),
             ("lineage", "0"),
             ("replay.rate.bytes", "0"),
             ("replay.replication.factor", "0"),
@@ -438,6 +451,10 @@ mod tests {
             assert!(error.message().contains(key), "{key}={value}: {error}");
         }
         assert!(parse(&[("replay.from", "9"), ("replay.until", "5")]).is_err());
+        assert!(parse(&[("topics", "a,b"), ("topic.rename", "a:x,b:x")]).is_err());
+        parse(&[("topics", ""), ("topics.regex", "or.*"), ("topic.rename", "ordres:x")]).unwrap();
+        let error = parse(&[("topics", ""), ("topics.regex", "or.*"), ("topic.rename", "Orders:x")]).unwrap_err();
+        assert!(error.message().contains("Orders") && error.message().contains("topics.regex"), "{error}");
         assert!(parse(&[("replay.end", "follow"), ("replay.offsets", "orders:1:0:9")]).is_err());
     }
 
