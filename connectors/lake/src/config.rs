@@ -104,7 +104,7 @@ pub fn lake_def() -> ConfigDef {
                 .doc("Folder of core-site.xml and hdfs-site.xml; without it HADOOP_CONF_DIR counts.")
                 .shown(LAKE, 3, Width::Long, "Hadoop configuration folder"),
         )
-        .define(option("aws_endpoint", String, "Endpoint of an S3-compatible store.", 4))
+        .define(option("aws_endpoint", String, "Endpoint of an S3-compatible store.", 4).check(is_endpoint))
         .define(option("aws_region", String, "Region of the bucket.", 5))
         .define(option("aws_access_key_id", String, "Access key.", 6))
         .define(option("aws_secret_access_key", Password, "Secret of the access key.", 7))
@@ -298,6 +298,13 @@ fn known_timezone(value: &Parsed) -> std::result::Result<(), String> {
     timezone(&value.to_string()).map(drop).map_err(|error| error.message().to_owned())
 }
 
+fn is_endpoint(value: &Parsed) -> std::result::Result<(), String> {
+    match value {
+        Parsed::Text(text) => store::check_endpoint(text),
+        _ => Ok(()),
+    }
+}
+
 fn plain_folder(value: &Parsed) -> std::result::Result<(), String> {
     let text = value.to_string();
     let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
@@ -328,6 +335,11 @@ mod tests {
         assert!(error.message().contains("Mars/Base") && error.message().contains("timezone"), "{error}");
         let error = SinkSettings::parse(&config(&[("store.url", "file:///x"), ("topics.dir", "../up")])).unwrap_err();
         assert!(error.message().contains("topics.dir"), "{error}");
+        let endpoint = [("store.url", "s3://b/p"), ("store.aws_endpoint", "127.0.0.1:25653")];
+        let error = SinkSettings::parse(&config(&endpoint)).unwrap_err();
+        for part in ["store.aws_endpoint", "127.0.0.1:25653", "http://127.0.0.1:25653 or https://"] {
+            assert!(error.message().contains(part), "{error}");
+        }
         assert!(SinkSettings::parse(&Config::new()).unwrap_err().message().contains("store.url"));
     }
 }

@@ -36,6 +36,7 @@ use url::Url;
 use self::leftovers::Leftovers;
 pub use error::explain;
 pub use probe::probe;
+pub use s3::check_endpoint;
 pub use staged::Purpose;
 
 /// An open store, rooted at its URL.

@@ -18,6 +18,14 @@ use super::{Opened, path_of, unknown_option};
 /// How long a request is tried again here; the task tries again after that.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What is the address of a service. The client takes each on trust, and panics where it is none.
+const ENDPOINTS: [AmazonS3ConfigKey; 4] = [
+    AmazonS3ConfigKey::Endpoint,
+    AmazonS3ConfigKey::S3Endpoint,
+    AmazonS3ConfigKey::StsEndpoint,
+    AmazonS3ConfigKey::MetadataEndpoint,
+];
+
 /// Opens the bucket and prefix that `url` names. The usual `AWS_` variables and the credentials of the machine hold
 /// where `options` say nothing else.
 ///
@@ -34,7 +42,16 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     });
     for (option, value) in options {
         let key = option.parse::<AmazonS3ConfigKey>().map_err(|_| unknown_option("s3", option))?;
+        if ENDPOINTS.contains(&key) {
+            refuse_endpoint(&format!("store.{option}"), value)?;
+        }
         builder = builder.with_config(key, value);
+    }
+    for key in &ENDPOINTS {
+        if let Some(value) = builder.get_config_value(key) {
+            // Those of options were looked at above: this one is of a variable.
+            refuse_endpoint(&key.as_ref().to_uppercase(), &value)?;
+        }
     }
     let insecure = |key| builder.get_config_value(&key).is_some_and(|value| value.starts_with("http://"));
     if insecure(AmazonS3ConfigKey::Endpoint) || insecure(AmazonS3ConfigKey::S3Endpoint) {
@@ -51,4 +68,27 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     let uploads = S3Uploads::new(store.clone(), &connector, root.clone()).map(|uploads| Arc::new(uploads) as _);
     let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, root));
     Ok(Opened { store, leftovers: Leftovers { uploads, staging: None } })
+}
+
+/// Looks at the address of a service.
+///
+/// # Errors
+/// The remedy where it is none.
+pub fn check_endpoint(value: &str) -> std::result::Result<(), String> {
+    let has_scheme = ["http://", "https://"].iter().any(|scheme| value.starts_with(scheme));
+    if !has_scheme {
+        let host = value.split_once("://").map_or(value, |(_, host)| host).trim();
+        return Err(format!("must begin with http:// or https://: write http://{host} or https://{host}"));
+    }
+    // The client reads it more narrowly: what a parser of URLs mends or escapes is none there.
+    let url = Url::parse(value).map_err(|error| format!("is no URL ({error}): write it as http://host:port"))?;
+    if value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(format!("holds characters that no address has: write it as {url}"))
+    }
+}
+
+fn refuse_endpoint(name: &str, value: &str) -> Result<()> {
+    check_endpoint(value).map_err(|why| ConnectError::config(format!("{name}={value} cannot be used: it {why}")))
 }

@@ -19,7 +19,7 @@ async fn wrong_settings_are_named_with_the_remedy() {
     let missing = std::env::temp_dir().join("lakeferry-no-such-folder");
     let missing = format!("file://{}", missing.display());
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>, &'a [&'a str]);
-    let cases: [Case; 13] = [
+    let cases: [Case; 17] = [
         ("", &[], None, &["store.url=", "empty", "s3://bucket/prefix"]),
         ("ftp://host/dir", &[], None, &["ftp://", "file, s3"]),
         ("gs://bucket/prefix", &[], None, &["not built in yet"]),
@@ -28,6 +28,15 @@ async fn wrong_settings_are_named_with_the_remedy() {
         ("s3:///prefix", &[], None, &["s3:///prefix"]),
         ("s3://bucket", &[("aws_colour", "blue")], None, &["store.aws_colour", "s3://"]),
         ("s3://bucket", &[("aws_skip_signature", "perhaps")], None, &["store.aws_skip_signature", "perhaps"]),
+        ("s3://b", &[("aws_endpoint", "127.0.0.1:9000")], None, &["store.aws_endpoint=127.0.0.1:9000", "http://127"]),
+        (
+            "s3://b",
+            &[("aws_endpoint_url_s3", "s3:9000")],
+            None,
+            &["store.aws_endpoint_url_s3=s3:9000", "https://s3:9000"],
+        ),
+        ("s3://b", &[("aws_endpoint", "http://")], None, &["store.aws_endpoint=http://", "is no URL"]),
+        ("s3://b", &[("aws_endpoint", "http://h:1 ")], None, &["store.aws_endpoint", "write it as http://h:1/"]),
         ("file:///tmp", &[("aws_region", "eu")], None, &["store.aws_region"]),
         ("file://tmp/dir", &[], None, &["file:///dir"]),
         (&missing, &[], None, &["no such folder", "mkdir -p"]),
