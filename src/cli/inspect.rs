@@ -184,7 +184,8 @@ fn in_words(reason: Reason) -> &'static str {
     }
 }
 
-fn instant(at_ms: i64) -> String {
+/// A time as people read it.
+pub(super) fn instant(at_ms: i64) -> String {
     DateTime::from_timestamp_millis(at_ms)
         .map_or_else(|| format!("{at_ms} ms"), |at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }

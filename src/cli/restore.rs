@@ -7,6 +7,7 @@
 
 mod account;
 mod identity;
+mod nothing;
 mod plan;
 mod run;
 
@@ -180,7 +181,7 @@ pub(super) async fn run_in(
         run.progress.hide();
     }
     let outcome = run.until_end(replay, &context.stop).await;
-    outcome.account.tell(args.json, &mut out)?;
+    outcome.account.tell(args.json, plan.nothing(), &mut out)?;
     if let Err(error) = outcome.result {
         let records = outcome.account.records;
         return Err(anyhow::Error::from(error).context(format!(

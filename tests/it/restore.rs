@@ -112,7 +112,9 @@ fn a_restore_that_is_stopped_tells_the_way_on_and_it_is_true() {
         assert_holds(kafka, target, &expected);
         // Once more there is nothing left to do.
         let (code, out, err) = run(&[&same[..], more].concat());
-        assert!(code == 0 && out.contains("restored 0 records"), "{out}\n{err}");
+        let all: usize = expected.iter().map(Vec::len).sum();
+        let words = format!("nothing was restored: all {all} records that are asked for were restored before");
+        assert!(code == 0 && out.contains(&words), "{out}\n{err}");
         assert_holds(kafka, target, &expected);
     }
 }
@@ -287,6 +289,11 @@ async fn the_options_of_a_restore_do_what_they_say() {
         &truth.iter().map(|one| [one.clone(), one.clone()].concat()).collect::<Vec<_>>(),
     );
     assert_eq!(admin(&bootstrap).topic("options-target").await.unwrap().configs, pairs(&own));
+
+    let (code, out, err) = restore("options-early", &["--until", "2020-01-01T00:00:00Z", "--yes"]);
+    let span = "the timestamps of its archived records are 2023-11-14T22:13:20.000Z to 2023-11-14T22:13:59.000Z";
+    assert!(code == 0 && out.contains(span), "{out}\n{err}");
+    assert!(out.contains("nothing was restored: no archived record lies in the range"), "{out}\n{err}");
 
     let typo = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", "topic-optoins=options-typo", "--yes"];
     let (code, out, err) = run(&typo);

@@ -49,7 +49,8 @@ impl Account {
         Ok(())
     }
 
-    pub(super) fn tell(&self, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    /// Tells it; `nothing` is why there was nothing to restore, where that is so.
+    pub(super) fn tell(&self, as_json: bool, nothing: Option<String>, out: &mut impl Write) -> anyhow::Result<()> {
         let seconds = self.took.as_secs_f64().max(0.001);
         if as_json {
             let account = json!({
@@ -60,6 +61,10 @@ impl Account {
                 "records_by_topic": self.records_by_topic,
             });
             writeln!(out, "{account}")?;
+            return Ok(());
+        }
+        if let Some(why) = nothing.filter(|_| self.is_complete && self.records == 0) {
+            writeln!(out, "nothing was restored: {why}")?;
             return Ok(());
         }
         for (topic, records) in &self.records_by_topic {
@@ -135,5 +140,19 @@ mod tests {
         }
         assert_eq!((account.records, account.raw_bytes), (14, 140));
         assert_eq!(account.records_by_topic, BTreeMap::from([("orders".to_owned(), 14)]));
+    }
+
+    #[test]
+    fn an_account_of_nothing_says_why() {
+        let told = |account: &Account, nothing: Option<&str>| {
+            let mut out = Vec::new();
+            account.tell(false, nothing.map(str::to_owned), &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let complete = Account { is_complete: true, ..Account::default() };
+        assert_eq!(told(&complete, Some("it is empty")), "nothing was restored: it is empty\n");
+        assert!(told(&complete, None).starts_with("restored 0 records"));
+        // What ended early has another reason.
+        assert!(told(&Account::default(), Some("it is empty")).starts_with("restored 0 records"));
     }
 }

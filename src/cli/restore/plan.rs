@@ -10,6 +10,7 @@ use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
 
 use super::identity::Identity;
+use super::nothing::Nothing;
 use crate::cli::inspect::bytes;
 
 /// The plan of all topics.
@@ -41,6 +42,9 @@ pub(super) struct TopicPlan {
     records: u64,
     raw_bytes: u64,
     untimed: u64,
+    /// Why there are no records to restore, where that is so.
+    #[serde(skip)]
+    nothing: Option<Nothing>,
     logs: Vec<LogRow>,
     left_out: Vec<(i32, String)>,
     objections: Vec<String>,
@@ -85,6 +89,7 @@ impl Plan {
                 records: 0,
                 raw_bytes: 0,
                 untimed: 0,
+                nothing: None,
                 logs: Vec::new(),
                 left_out: topic.left_out.clone(),
                 objections: target.objections.iter().map(ToString::to_string).collect(),
@@ -109,6 +114,9 @@ impl Plan {
                     goes_on_at: log.plan.position,
                 });
             }
+            if plan.records == 0 {
+                plan.nothing = Some(Nothing::of(prepared, topic).await?);
+            }
             topics.push(plan);
         }
         let records = topics.iter().map(|topic| topic.records).sum();
@@ -127,6 +135,12 @@ impl Plan {
             settled.extend(archived.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
             (!settled.is_empty()).then_some((topic.target.as_str(), settled))
         })
+    }
+
+    /// Why there is nothing to restore at all, where that is so.
+    pub(super) fn nothing(&self) -> Option<String> {
+        let all: Option<Vec<_>> = self.topics.iter().map(|topic| topic.nothing.as_ref()).collect();
+        all.map(|all| Nothing::sum_up(&all))
     }
 
     pub(super) fn tell_json(&self, out: &mut impl Write) -> anyhow::Result<()> {
@@ -159,6 +173,9 @@ impl TopicPlan {
             bytes(self.raw_bytes),
             files.sum::<u64>()
         )?;
+        if let Some(nothing) = &self.nothing {
+            writeln!(out, "  {}", nothing.tell())?;
+        }
         for remark in &self.remarks {
             writeln!(out, "  {remark}")?;
         }
