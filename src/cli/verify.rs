@@ -288,7 +288,7 @@ impl Report<'_> {
         }
         writeln!(
             out,
-            ": {}",
+            ": {} in the archive",
             if self.findings == 0 { "no fault".to_owned() } else { format!("{} faults", self.findings) }
         )?;
         if unnamed_objects > 0 {
@@ -298,10 +298,16 @@ impl Report<'_> {
                 "{unnamed_objects} objects of {size} that no manifest names: left by a crash, or being written"
             )?;
         }
-        let end = match (self.ok, &self.failure) {
-            (true, _) => "verified",
-            (false, None) => "FAULTS FOUND",
-            (false, Some(_)) => "not fully checked",
+        if let Some(comparisons) = self.comparisons {
+            writeln!(out, "{}", comparisons.sum_up())?;
+        }
+        let differ = self.comparisons.is_some_and(Comparisons::differ);
+        let end = match (&self.failure, self.findings > 0, differ) {
+            (Some(_), ..) => "not fully checked",
+            (None, true, true) => "FAULTS AND DIFFERENCES FOUND",
+            (None, true, false) => "FAULTS FOUND",
+            (None, false, true) => "DIFFERENCES FOUND",
+            (None, false, false) => "verified",
         };
         writeln!(out, "{}: {end}", self.url).and_then(|()| out.flush())
     }

@@ -3,7 +3,7 @@
 //! What a restore with the same arguments would write is what is compared: the same choice, the same cut. Invariant: a
 //! record is counted once, as equal, different, or one of those that need not be on both sides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -121,6 +121,22 @@ impl Comparisons {
             writeln!(out)?;
         }
         Ok(())
+    }
+
+    /// What came of it, in one line.
+    pub(super) fn sum_up(&self) -> String {
+        let mut differing: BTreeMap<&str, u64> = BTreeMap::new();
+        for compared in self.compared.iter().filter(|compared| compared.differences > 0) {
+            *differing.entry(&compared.topic).or_default() += compared.differences;
+        }
+        let mut wrong: Vec<_> =
+            differing.iter().map(|(topic, records)| format!("topic {topic} differs in {records} records")).collect();
+        if !self.not_compared.is_empty() {
+            wrong.push(format!("{} could not be compared", self.not_compared.len()));
+        }
+        let equal: u64 = self.compared.iter().map(|compared| compared.equal).sum();
+        let wrong = if wrong.is_empty() { "no difference".to_owned() } else { wrong.join(", ") };
+        format!("compared {} partitions with their topics, {equal} records equal: {wrong}", self.compared.len())
     }
 
     fn add(&mut self, comparison: &Comparison, compared: Compared) {
@@ -374,5 +390,51 @@ fn write_difference(out: &mut impl Write, difference: &Difference) -> std::io::R
             show(found),
             show(archived)
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Level, Report};
+    use super::*;
+
+    /// The last two lines where so many records of partitions of `copy` differ.
+    fn told(findings: u64, differences: &[u64], not_compared: &[&str]) -> Vec<String> {
+        let mut comparisons = Comparisons::new(10);
+        let topic = "copy".to_owned();
+        let compared =
+            |differences: &u64| Compared { topic: topic.clone(), differences: *differences, ..Compared::default() };
+        comparisons.compared = differences.iter().map(compared).collect();
+        comparisons.differences = differences.iter().sum();
+        comparisons.not_compared = not_compared.iter().map(ToString::to_string).collect();
+        let report = Report {
+            url: "file:///lake",
+            level: Level::Manifest,
+            ok: findings == 0 && !comparisons.differ(),
+            checked: lakeferry_lake::verify::Checked::default(),
+            findings,
+            findings_listed: Vec::new(),
+            comparisons: Some(&comparisons),
+            failure: None,
+        };
+        let mut out = Vec::new();
+        report.write(&mut out).unwrap();
+        let lines: Vec<_> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
+        lines[lines.len() - 3..].to_vec()
+    }
+
+    #[test]
+    fn the_end_says_whether_archive_or_topic_is_wrong() {
+        let lines = told(0, &[2, 0, 3], &[]);
+        assert!(lines[0].ends_with(": no fault in the archive"), "{lines:?}");
+        assert!(lines[1].ends_with(": topic copy differs in 5 records"), "{lines:?}");
+        assert_eq!(lines[2], "file:///lake: DIFFERENCES FOUND");
+        let lines = told(0, &[0], &["orders: the cluster has no topic orders"]);
+        assert!(lines[1].ends_with(": 1 could not be compared"), "{lines:?}");
+        let lines = told(4, &[0], &[]);
+        assert!(lines[0].ends_with(": 4 faults in the archive"), "{lines:?}");
+        assert!(lines[1].ends_with(": no difference") && lines[2].ends_with(": FAULTS FOUND"), "{lines:?}");
+        assert!(told(1, &[1], &[])[2].ends_with(": FAULTS AND DIFFERENCES FOUND"));
+        assert!(told(0, &[0], &[])[2].ends_with(": verified"));
     }
 }
