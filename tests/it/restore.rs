@@ -290,16 +290,6 @@ async fn the_options_of_a_restore_do_what_they_say() {
     );
     assert_eq!(admin(&bootstrap).topic("options-target").await.unwrap().configs, pairs(&own));
 
-    let (code, out, err) = restore("options-early", &["--until", "2020-01-01T00:00:00Z", "--yes"]);
-    let span = "the timestamps of its archived records are 2023-11-14T22:13:20.000Z to 2023-11-14T22:13:59.000Z";
-    assert!(code == 0 && out.contains(span), "{out}\n{err}");
-    assert!(out.contains("nothing was restored: no archived record lies in the range"), "{out}\n{err}");
-
-    let typo = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", "topic-optoins=options-typo", "--yes"];
-    let (code, out, err) = run(&typo);
-    assert!(code == 2 && err.contains("topic-optoins is not among") && err.contains("chosen: topic-options;"), "{err}");
-    assert!(out.is_empty() && held(kafka, "topic-options") == 80, "{out}");
-
     kafka.create_topic("options-compacted", 2, &[("cleanup.policy", "compact")]).unwrap();
     let (code, _, err) = restore("options-compacted", &["--yes"]);
     assert!(code == 2 && err.contains("cleanup.policy=compact") && err.contains("--force"), "{code} {err}");
@@ -309,6 +299,26 @@ async fn the_options_of_a_restore_do_what_they_say() {
     kafka.create_topic("options-narrow", 1, &[("retention.ms", "-1")]).unwrap();
     let (code, _, err) = restore("options-narrow", &["--yes", "--force"]);
     assert!(code == 2 && err.contains("partitions=1"), "{code} {err}");
+}
+
+#[test]
+fn a_range_without_records_and_a_mistyped_topic_are_told() {
+    let kafka = need!(kit::kafka());
+    let lake = Lake::of(kafka, "topic-mistyped", &[thick(40, 10, 1_700_000_000_000)], &[("retention.ms", "-1")]);
+    let (url, bootstrap) = (lake.url(), kafka.bootstrap());
+    let restore = |rename: &str, more: &[&str]| {
+        run(&[&["restore", &url, "--bootstrap-server", &bootstrap, "--yes", "--rename", rename], more].concat())
+    };
+    let (code, out, err) = restore("topic-mistyped=mistyped-early", &["--until", "2020-01-01T00:00:00Z"]);
+    let span = "the timestamps of its archived records are 2023-11-14T22:13:20.000Z to 2023-11-14T22:13:59.000Z";
+    assert!(code == 0 && out.contains(span), "{out}\n{err}");
+    assert!(out.contains("nothing was restored: no archived record lies in the range"), "{out}\n{err}");
+    let (code, out, err) = restore("topic-mistypde=mistyped-typo", &[]);
+    assert!(
+        code == 2 && err.contains("topic-mistypde is not among") && err.contains("chosen: topic-mistyped;"),
+        "{err}"
+    );
+    assert!(out.is_empty() && held(kafka, "topic-mistyped") == 40, "{out}");
 }
 
 #[test]
