@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use lakeferry_api::source::TargetTopic;
 use lakeferry_api::{Config, Result};
 use lakeferry_lake::source::incarnations::{Other, PassedOver};
 use lakeferry_lake::source::prepare::{Prepared, Target};
@@ -29,6 +30,8 @@ pub(super) struct TopicPlan {
     topic: String,
     target: String,
     exists: bool,
+    /// How many offsets the target has in use: at most so many records, none of which goes away.
+    held: u64,
     /// The incarnation that is restored.
     topic_id: Option<String>,
     /// The newest incarnation, where it is empty and that is why another is restored.
@@ -81,6 +84,7 @@ impl Plan {
                 topic: topic.topic.clone(),
                 target: topic.target.clone(),
                 exists: target.existing.is_some(),
+                held: target.existing.as_ref().map_or(0, held),
                 topic_id: topic.topic_id.clone(),
                 passed_over: topic.passed_over.clone(),
                 others: topic.others.clone(),
@@ -173,6 +177,11 @@ impl TopicPlan {
             bytes(self.raw_bytes),
             files.sum::<u64>()
         )?;
+        let goes_on = self.logs.iter().any(|log| log.goes_on_at > 0);
+        if self.held > 0 && !goes_on {
+            let Self { target, held, .. } = self;
+            writeln!(out, "  {target} holds up to {held} records; these are written behind them, whatever they are")?;
+        }
         if let Some(nothing) = &self.nothing {
             writeln!(out, "  {}", nothing.tell())?;
         }
@@ -187,4 +196,8 @@ impl TopicPlan {
         }
         self.objections.iter().try_for_each(|objection| writeln!(out, "  {objection}"))
     }
+}
+
+fn held(target: &TargetTopic) -> u64 {
+    target.offsets.iter().map(|(earliest, latest)| latest.saturating_sub(*earliest).unsigned_abs()).sum()
 }
