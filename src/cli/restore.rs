@@ -233,6 +233,7 @@ impl Args {
         };
         let mut ledger = Arc::new(Ledger::new(parts.clone()));
         source.ledger = Some(Arc::clone(&ledger));
+        // One that goes on with an older incarnation has other demands of its targets; else what they are counts first.
         let resumed = prepared.resume(&source).await;
         if matches!(resumed, Ok(true)) {
             targets = prepared.targets(&source).await?;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use lakeferry_api::{ConnectError, Result, SourceContext, TopicPartition};
 
-use super::choose::{ChosenTopic, choose};
+use super::choose::{ChosenTopic, choose, topic_id};
 use super::config::{Incarnation, SourceSettings, Topics};
 use super::prepare::read_offset;
 use super::replay::source_partition;
@@ -55,11 +55,7 @@ async fn replayed_ids(context: &dyn SourceContext, archive: &Archive, topic: &Ch
         let log = topic.logs.iter().find(|log| log.plan.partition == *partition);
         match log.filter(|log| log.history.iter().any(|(known, _)| *known == lineage)) {
             Some(log) => ids.extend(log.topic_id.clone()),
-            None => {
-                let chain = archive.chain(partition).await?;
-                let lines = chain.iter().flat_map(|chain| &chain.end().lineages);
-                ids.extend(lines.filter(|line| line.lineage == lineage).filter_map(|line| line.topic_id.clone()));
-            }
+            None => ids.extend(archive.chain(partition).await?.and_then(|chain| topic_id(&chain, lineage))),
         }
     }
     Ok(ids)

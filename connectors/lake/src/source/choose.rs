@@ -263,7 +263,8 @@ fn lineage_of(chain: &Chain, wanted: &Incarnation, wanted_id: Option<&str>) -> R
     Ok(newest.or((is_latest && wanted_id.is_none()).then_some(latest)))
 }
 
-fn topic_id(chain: &Chain, lineage: u32) -> Option<String> {
+/// The topic's id in that lineage.
+pub(super) fn topic_id(chain: &Chain, lineage: u32) -> Option<String> {
     chain.end().lineages.iter().find(|line| line.lineage == lineage)?.topic_id.clone()
 }
 
