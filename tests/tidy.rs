@@ -104,8 +104,9 @@ impl Source {
 
     fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
-        let inside =
-            ["tests", "benches", "examples"].iter().any(|folder| self.path.split('/').any(|part| part == *folder));
+        let inside = ["tests", "testing", "benches", "examples"]
+            .iter()
+            .any(|folder| self.path.split('/').any(|part| part == *folder));
         inside || matches!(name, "tests.rs" | "testing.rs" | "reference.rs" | "fake.rs")
     }
 

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use crate::backing::OffsetLog as _;
 use crate::task::testing::batch;
-use crate::task::testing::fake::{Answer, BUSY, SourceScript, World};
+use crate::task::testing::fake::{Answer, SourceScript, World};
+use crate::task::testing::text::BUSY;
 
 fn file() -> SourcePartition {
     SourcePartition::new(json!({"file": "f"}).as_object().unwrap()).unwrap()

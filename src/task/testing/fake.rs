@@ -7,17 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use lakeferry_api::connector::{ConnectorType, Task};
-use lakeferry_api::convert::{Converter, HeaderConverter, Usage};
 use lakeferry_api::executor::Inline;
 use lakeferry_api::{
-    Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Datum, Opened, Positions, RecordForm, Result,
-    Routes, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask,
-    TopicPartition, Value,
+    Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Opened, Positions, RecordForm, Result, Routes,
+    SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask, TopicPartition,
+    Value,
 };
 use tokio::sync::Notify;
 
+use super::text::Text;
 use super::{Cluster, Journal, ManualClock, names, shown, shown_batches};
 use crate::backing::memory::MemoryOffsetLog;
 use crate::backing::{OffsetLog, SourceOffsets};
@@ -253,75 +252,6 @@ thread_local! {
 
 thread_local! {
     static FORM: RefCell<RecordForm> = const { RefCell::new(RecordForm::Bytes) };
-}
-
-/// UTF-8 text both ways. Text that begins with `bad` is a data error, with `busy` a retriable one the first times.
-struct Text;
-
-thread_local! {
-    /// How often text that begins with `busy` is still refused.
-    pub(crate) static BUSY: RefCell<u32> = const { RefCell::new(0) };
-}
-
-fn examine(text: &str) -> Result<()> {
-    if text.starts_with("bad") {
-        return Err(ConnectError::data(format!("'{text}' is no text")));
-    }
-    let busy = text.starts_with("busy") && BUSY.with(|left| *left.borrow() > 0);
-    if busy {
-        BUSY.with(|left| *left.borrow_mut() -= 1);
-        return Err(ConnectError::retriable("the registry is busy"));
-    }
-    Ok(())
-}
-
-fn decode(bytes: Option<&Bytes>) -> Result<Datum> {
-    let Some(bytes) = bytes else { return Ok(Datum::NULL) };
-    let text = String::from_utf8_lossy(bytes);
-    examine(&text)?;
-    Ok(Datum::schemaless(Value::String(text.as_ref().into())))
-}
-
-fn encode(datum: &Datum) -> Result<Option<Bytes>> {
-    let Value::String(text) = &datum.value else { return Ok(None) };
-    examine(text)?;
-    Ok(Some(Bytes::copy_from_slice(text.as_bytes())))
-}
-
-impl Converter for Text {
-    fn config_def(&self) -> ConfigDef {
-        ConfigDef::new()
-    }
-
-    fn configure(&mut self, _: &Config, _: Usage) -> Result<()> {
-        Ok(())
-    }
-
-    fn decode(&self, _: &str, bytes: Option<&Bytes>) -> Result<Datum> {
-        decode(bytes)
-    }
-
-    fn encode(&self, _: &str, datum: &Datum) -> Result<Option<Bytes>> {
-        encode(datum)
-    }
-}
-
-impl HeaderConverter for Text {
-    fn config_def(&self) -> ConfigDef {
-        ConfigDef::new()
-    }
-
-    fn configure(&mut self, _: &Config) -> Result<()> {
-        Ok(())
-    }
-
-    fn decode(&self, _: &str, _: &str, bytes: Option<&Bytes>) -> Result<Datum> {
-        decode(bytes)
-    }
-
-    fn encode(&self, _: &str, _: &str, datum: &Datum) -> Result<Option<Bytes>> {
-        encode(datum)
-    }
 }
 
 /// A sink that does what it is told; by default it takes everything and calls it durable.

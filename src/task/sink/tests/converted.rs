@@ -4,7 +4,8 @@ use lakeferry_api::{ConnectError, RecordForm};
 
 use super::assigned;
 use crate::kafka::Event;
-use crate::task::testing::fake::{BUSY, SinkScript, World};
+use crate::task::testing::fake::{SinkScript, World};
+use crate::task::testing::text::BUSY;
 use crate::task::testing::{at, partition};
 
 /// A typed sink with a dead letter queue.
