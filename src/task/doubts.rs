@@ -95,6 +95,10 @@ struct Known {
     doubt_by_partition: BTreeMap<TopicPartition, Doubt>,
     /// The topic id that the broker gave last.
     topic_id_by_partition: BTreeMap<TopicPartition, Option<String>>,
+    /// Where the log begins, as the broker said last.
+    log_start_by_partition: BTreeMap<TopicPartition, i64>,
+    /// What of that was known when the partition began last.
+    log_start_believed: BTreeMap<TopicPartition, i64>,
 }
 
 impl Doubts {
@@ -147,9 +151,24 @@ impl Doubts {
         known.topic_id_by_partition.insert(partition.clone(), topic_id);
     }
 
+    /// The broker says where the log of `partition` begins.
+    pub(super) fn log_starts_at(&self, partition: &TopicPartition, log_start: i64) {
+        self.known().log_start_by_partition.insert(partition.clone(), log_start);
+    }
+
+    /// True where `partition` began at `position` because a broker said that the log has it: one that lagged behind, if
+    /// the log begins later.
+    pub(super) fn is_misled(&self, partition: &TopicPartition, position: i64) -> bool {
+        self.known().log_start_believed.get(partition).is_some_and(|log_start| *log_start <= position)
+    }
+
     /// `partition` begins where the log has something. A position that was refused may be so again.
     pub(super) fn settle(&self, partition: &TopicPartition) {
         let mut known = self.known();
+        match known.log_start_by_partition.get(partition).copied() {
+            Some(log_start) => known.log_start_believed.insert(partition.clone(), log_start),
+            None => known.log_start_believed.remove(partition),
+        };
         if !matches!(known.doubt_by_partition.get(partition), Some(Doubt::Refused { .. })) {
             known.doubt_by_partition.remove(partition);
         }
@@ -166,6 +185,8 @@ impl Doubts {
         let mut known = self.known();
         known.doubt_by_partition.remove(partition);
         known.topic_id_by_partition.remove(partition);
+        known.log_start_by_partition.remove(partition);
+        known.log_start_believed.remove(partition);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

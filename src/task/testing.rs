@@ -137,6 +137,8 @@ struct Shared {
     commit_answers: VecDeque<Result<()>>,
     commits_hang: bool,
     views: BTreeMap<TopicPartition, PartitionView>,
+    /// Views to be told before the true ones.
+    lagging: VecDeque<PartitionView>,
     /// Answers of questions to come before the true one.
     question_answers: VecDeque<ConnectError>,
     topics: BTreeMap<String, u32>,
@@ -157,6 +159,7 @@ impl Cluster {
             commit_answers: VecDeque::new(),
             commits_hang: false,
             views: BTreeMap::new(),
+            lagging: VecDeque::new(),
             question_answers: VecDeque::new(),
             topics: BTreeMap::new(),
             create_answers: VecDeque::new(),
@@ -208,6 +211,14 @@ impl Cluster {
             ..PartitionView::default()
         };
         self.lock().views.insert(partition(number), view);
+    }
+
+    /// The next questions about a partition are answered by a broker that lags behind, for which the log begins there.
+    pub(crate) fn lag(&self, number: i32, log_starts: &[i64]) {
+        let mut shared = self.lock();
+        let view = shared.views[&partition(number)].clone();
+        let lagging = log_starts.iter().map(|&log_start_offset| PartitionView { log_start_offset, ..view.clone() });
+        shared.lagging.extend(lagging);
     }
 
     /// The broker gives this topic id with what [`Cluster::set_log`] set.
@@ -395,7 +406,8 @@ impl Admin for Cluster {
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         self.ask()?;
-        let view = self.lock().views.get(partition).cloned();
+        let mut shared = self.lock();
+        let view = shared.lagging.pop_front().or_else(|| shared.views.get(partition).cloned());
         view.ok_or_else(|| ConnectError::not_found(format!("{partition} does not exist")))
     }
 

@@ -3,8 +3,9 @@
 //! while it is open and placed; only then its records are put.
 //!
 //! A position that the broker has no more is looked for again. Below the log's start (retention) a task that keeps its
-//! own positions publishes what it has and is opened anew, so that it can account for the gap; where it insists, and
-//! for every other task, the position moves on by a batch without records. Within the log it was refused a moment ago:
+//! own positions publishes what it has and is opened anew, so that it can account for the gap, again and again while a
+//! broker that lags behind tells it that nothing is lost; where it insists, and for every other task, the position moves
+//! on by a batch without records. Within the log it was refused a moment ago:
 //! whoever keeps positions is opened anew, once. Beyond the log's end (it was cut or made anew) the partition is opened
 //! anew. So it is where an unclean election took back records that were read: the task is told where the log parted
 //! from them, and whoever keeps no positions goes on there. What is known against a position meanwhile is one
@@ -249,8 +250,11 @@ impl SinkLoop {
         (beyond_end, view): (bool, &PartitionView),
     ) -> Result<()> {
         let log_start = view.log_start_offset;
-        // Who keeps positions and insists on this one is asked no second time.
-        let may_place_itself = self.opening.keeps(partition) && !self.doubts().is_refused(partition, position);
+        // Who keeps positions and insists on this one is asked no second time, unless that was for the word of a broker
+        // that lags behind: what lies below the log's start would be passed over, and nobody told that it is lost.
+        let insists = self.doubts().is_refused(partition, position)
+            && !(position < log_start && self.doubts().is_misled(partition, position));
+        let may_place_itself = self.opening.keeps(partition) && !insists;
         if beyond_end {
             tracing::warn!(%partition, position, log_end = view.end_offset, "the log ends before the position: opened anew");
             let since = self.clock.monotonic();

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use lakeferry_api::connector::{ConnectorType, Task};
 use lakeferry_api::executor::Inline;
 use lakeferry_api::{
-    Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Opened, Positions, RecordForm, Result, Routes,
-    SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask, TopicPartition,
+    Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Opened, Places, Positions, RecordForm, Result,
+    Routes, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask, TopicPartition,
     Value,
 };
 use tokio::sync::Notify;
@@ -271,6 +271,8 @@ struct SinkShared {
     flush: VecDeque<Answer<Positions>>,
     close: VecDeque<Answer<Positions>>,
     ticks: usize,
+    /// Where it begins, or where the log does, if that is later.
+    position: Option<i64>,
 }
 
 impl SinkScript {
@@ -301,6 +303,11 @@ impl SinkScript {
 
     pub(crate) fn on_open(&self, answer: Answer<Opened>) {
         self.lock().open.push_back(answer);
+    }
+
+    /// Whatever it opens it begins at `position`, or where the broker says that the log begins, if that is later.
+    pub(crate) fn begin_at(&self, position: i64) {
+        self.lock().position = Some(position);
     }
 
     pub(crate) fn on_put(&self, answer: Answer<()>) {
@@ -334,8 +341,19 @@ impl SinkTask for SinkScript {
 
     async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Opened> {
         self.journal.note(format!("open {}", names(partitions)));
-        let answer = self.lock().open.pop_front();
-        answer.unwrap_or(Answer::Give(Opened::default())).play().await
+        let (answer, position) = {
+            let mut shared = self.lock();
+            (shared.open.pop_front(), shared.position)
+        };
+        let Some(position) = position else {
+            return answer.unwrap_or(Answer::Give(Opened::default())).play().await;
+        };
+        let (context, mut places) = (self.context(), Places::new());
+        for partition in partitions {
+            let log_start = context.partition(partition).await?.log_start_offset;
+            places.insert(partition.clone(), position.max(log_start).into());
+        }
+        Ok(places.into())
     }
 
     async fn put(&mut self, batches: &[Batch]) -> Result<()> {

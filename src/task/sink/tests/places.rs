@@ -56,6 +56,28 @@ async fn a_task_that_keeps_its_position_is_asked_where_to_go_on_after_retention(
 }
 
 #[tokio::test]
+async fn what_retention_took_is_not_passed_over_for_the_word_of_a_broker_that_lags_behind() {
+    let (world, sink, _handle) = reading().await;
+    sink.begin_at(5);
+    world.cluster.set_log(2, 0, 200);
+    world.cluster.say(assigned(&[2]));
+    world.until("start_at t-2@5").await;
+    world.journal.take();
+    // Who looks for the position hears how it is, and the task does not.
+    world.cluster.set_log(2, 100, 200);
+    for nth in 1..=3 {
+        world.cluster.lag(2, &[100, 0]);
+        world.cluster.say(Event::OutOfRange(partition(2)));
+        world.until("start_at t-2@5").await;
+        assert_eq!(world.journal.take().last().unwrap(), "start_at t-2@5", "{nth}");
+    }
+    world.cluster.say(Event::OutOfRange(partition(2)));
+    world.until("start_at t-2@100").await;
+    let journal = world.journal.take();
+    assert!(!journal.iter().any(|line| line.starts_with("put")), "the task says itself what is lost: {journal:?}");
+}
+
+#[tokio::test]
 async fn a_log_that_ends_before_the_position_is_opened_anew() {
     let (world, sink, _handle) = reading().await;
     world.cluster.set_log(0, 0, 5);
