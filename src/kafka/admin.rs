@@ -203,6 +203,7 @@ impl Admin for BlockingAdmin {
         let replicas = described.partitions.iter().map(|partition| partition.replicas).max().unwrap_or_default();
         let set = self.configs(topic).await?.into_iter().filter(|entry| entry.is_set_on_topic);
         Ok(TopicView {
+            topic_id: described.topic_id,
             partitions: described.partitions.len() as u32,
             replication_factor: replicas as u32,
             configs: set.filter_map(|entry| Some((entry.name, entry.value?))).collect(),

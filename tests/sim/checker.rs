@@ -84,6 +84,7 @@ fn check_chain(
     chain::check(partition, chain)?;
     let asked = state.altered.get(partition).cloned().unwrap_or_default();
     altered::check(chain, &asked)?;
+    check_shape(state, partition, chain)?;
     let lineages = account::check(objects, partition, chain)?;
     let end = chain.last().ok_or("a chain without an end")?;
     let mut rows_by_id = BTreeMap::new();
@@ -109,6 +110,20 @@ fn check_chain(
         rows_by_id.insert(id, rows);
     }
     Ok(rows_by_id)
+}
+
+/// What an entry says of its topic is of that incarnation: one that was there before or came after may have had more
+/// partitions.
+fn check_shape(state: &State, partition: &TopicPartition, chain: &[Value]) -> Verdict {
+    for (at, entry) in chain.iter().enumerate().filter(|(_, entry)| entry["kind"] != "commit") {
+        let id = text(&entry["source"], "topic_id")?;
+        let topic = state.incarnation(&partition.topic, &id).ok_or("an entry of a topic that never was")?;
+        let (said, most) = (number(&entry["topic"], "partitions")?, topic.logs.len() as i64);
+        demand(said <= most, || {
+            format!("entry {at}: topic {id} has {said} partitions, but never had more than {most}")
+        })?;
+    }
+    Ok(())
 }
 
 /// A partition that holds records is archived, under the id that its topic has now. Exempt is what a user had passed

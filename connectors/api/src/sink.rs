@@ -145,6 +145,8 @@ pub struct PartitionView {
 /// What Kafka knows of a topic; what a restore needs to make it again.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TopicView {
+    /// Which topic of this name it is, where the broker tells.
+    pub topic_id: Option<String>,
     /// Number of partitions.
     pub partitions: u32,
     /// Replication factor.

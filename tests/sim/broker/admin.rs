@@ -27,8 +27,8 @@ impl Admin for SimAdmin {
         let (partition, member) = (partition.clone(), self.member.clone());
         self.clients
             .request("asks about a partition", move |state, broker| {
-                if let Some(view) = stale_view(state, broker, &partition, &member) {
-                    return Ok(view);
+                if let Some(stale) = stale_view(state, broker, &partition, &member) {
+                    return stale;
                 }
                 let topic = state.topics.get(&*partition.topic).ok_or_else(|| absent(&partition.topic))?;
                 let log = topic.logs.get(partition.partition as usize).ok_or_else(|| absent(&partition.topic))?;
@@ -44,6 +44,7 @@ impl Admin for SimAdmin {
                 let found = state.topics.get(&topic).ok_or_else(|| absent(&topic))?;
                 let policy = if found.compacted { "compact" } else { "delete" };
                 Ok(TopicView {
+                    topic_id: Some(found.id.clone()),
                     partitions: found.logs.len() as u32,
                     replication_factor: 1,
                     configs: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
@@ -160,14 +161,19 @@ fn view(topic_id: &str, log: &Log) -> PartitionView {
 
 /// For a while after a topic was made anew, a broker that lags behind may answer the first questions of whoever opens
 /// one of its partitions, but not those that come before an entry.
-fn stale_view(state: &mut State, broker: &Broker, partition: &TopicPartition, member: &str) -> Option<PartitionView> {
+fn stale_view(
+    state: &mut State,
+    broker: &Broker,
+    partition: &TopicPartition,
+    member: &str,
+) -> Option<Result<PartitionView>> {
     let asking = state.group.members.values_mut().find(|known| known.name == member)?;
     let fetching = asking.fetched.get_mut(partition).filter(|fetching| fetching.stale_answers > 0)?;
     fetching.stale_answers -= 1;
-    let (until, old) = state.stale_until_ms.get(&*partition.topic)?;
-    let log = old.logs.get(partition.partition as usize).filter(|_| broker.clock.ms() <= *until)?;
+    let (_, old) = state.stale_until_ms.get(&*partition.topic).filter(|(until, _)| broker.clock.ms() <= *until)?;
     broker.diary.note(format!("a lagging broker answers {member} about {partition}"));
-    Some(view(&old.id, log))
+    let log = old.logs.get(partition.partition as usize);
+    Some(log.map(|log| view(&old.id, log)).ok_or_else(|| absent(&partition.topic)))
 }
 
 fn absent(topic: &str) -> ConnectError {

@@ -432,6 +432,9 @@ const DAMAGES: &[(&str, &str, Damage)] = &[
     ("a total of files", "totals are", |all| add(&mut all.commit()?["totals"]["files"], 1)),
     ("a total of stored bytes", "totals are", |all| add(&mut all.commit()?["totals"]["stored_bytes"], 1)),
     ("a total of raw bytes", "totals are", |all| add(&mut all.commit()?["totals"]["raw_bytes"], 1)),
+    ("more partitions than there were", "never had more than", |all| {
+        add(&mut all.entry(|entry| entry["kind"] == "open")?["topic"]["partitions"], 9)
+    }),
     ("files in an opening", "files in an entry that is no commit", |all| {
         let commits = |entry: &Value| entry["kind"] == "commit" && is_not_empty(&entry["files"]);
         let fits = |pair: &[Value]| pair[0]["kind"] == "open" && commits(&pair[1]);

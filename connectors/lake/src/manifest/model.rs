@@ -354,7 +354,7 @@ impl FileEntry {
 
 impl From<TopicView> for TopicSettings {
     fn from(view: TopicView) -> Self {
-        let TopicView { partitions, replication_factor, configs } = view;
+        let TopicView { partitions, replication_factor, configs, .. } = view;
         Self { partitions, replication_factor, configs }
     }
 }

@@ -15,7 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::connector::SinkAlteration;
 use lakeferry_api::{ConnectError, Kind, PartitionView, Result, SinkContext, TopicPartition, TopicView};
 
-use super::commit::{Identity, check_laws};
+use super::commit::{Identity, check_laws, check_same_topic};
 use crate::manifest::invariants::Before;
 use crate::manifest::model::{
     Continues, EntryKind, Gap, Lineage, Missing, OffsetRange, OffsetSet, Reason, Source, StartedBy, Totals,
@@ -127,7 +127,9 @@ impl Chains<'_> {
     }
 
     async fn ask(&self, name: &TopicPartition) -> Result<(PartitionView, TopicView)> {
-        Ok((self.context.partition(name).await?, self.context.topic(&name.topic).await?))
+        let (view, topic) = (self.context.partition(name).await?, self.context.topic(&name.topic).await?);
+        check_same_topic(name, view.topic_id.as_deref(), &topic)?;
+        Ok((view, topic))
     }
 
     async fn write(&self, Planned { name, seq, frozen }: &Planned) -> Result<()> {

@@ -112,6 +112,7 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
         )));
     }
     let topic = shared.context.topic(&name.topic).await?;
+    check_same_topic(&name, topic_id, &topic)?;
     let entry = open_entry(&shared, &start, &view, topic);
     check_laws(&entry, &before_opening(&start))?;
     match create(&shared, &name, entry).await? {
@@ -126,6 +127,21 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
             Err(ConnectError::fenced(format!("{name}: another writer won")))
         }
         None => Err(ConnectError::retriable(format!("{name}: another writer opened the archive at the same moment"))),
+    }
+}
+
+/// What is written down of a topic is of the incarnation with `topic_id`, and not of another that has its name.
+///
+/// # Errors
+/// `Retriable` where the broker tells of another.
+pub(super) fn check_same_topic(name: &TopicPartition, topic_id: Option<&str>, topic: &TopicView) -> Result<()> {
+    match topic.topic_id.as_deref() {
+        Some(id) if Some(id) != topic_id => Err(ConnectError::retriable(format!(
+            "{name}: one broker tells of topic id {}, another of {id}: the topic was made anew just now, or a broker \
+             lags behind; asked again before anything is written down of it",
+            topic_id.unwrap_or("none")
+        ))),
+        _ => Ok(()),
     }
 }
 

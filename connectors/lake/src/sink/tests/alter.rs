@@ -86,8 +86,12 @@ async fn a_broker_that_tells_of_the_topic_that_was_is_not_believed() {
         assert_eq!(error.kind(), Kind::Retriable);
         assert!(error.message().contains("id-1") && error.message().contains("try again"), "{error:?}");
     }
-    assert_eq!(rig.chain().await.len(), length);
     make_anew(&rig, "id-2");
+    rig.kafka.lock().unwrap().topic_id_of_configs = Some("id-1".to_owned());
+    let error = rig.alter(Some(5)).await.unwrap_err();
+    assert!(error.kind() == Kind::Retriable && error.message().contains("another of id-1"), "{error:?}");
+    assert_eq!(rig.chain().await.len(), length);
+    rig.kafka.lock().unwrap().topic_id_of_configs = None;
     rig.alter(Some(5)).await.unwrap();
     assert_eq!(archive(&rig, 3).await, 5);
 }

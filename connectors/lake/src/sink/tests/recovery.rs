@@ -133,6 +133,23 @@ async fn a_log_s_start_that_another_broker_told_is_not_believed() {
 }
 
 #[tokio::test]
+async fn the_settings_of_another_incarnation_are_not_written_down() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    assert_eq!(writer.open().await, 0);
+    rig.kafka.lock().unwrap().topic_id_of_configs = Some("id-2".to_owned());
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
+    assert!(rig.chain().await.is_empty(), "{:?}", rig.chain().await);
+    let told = rig.kafka.lock().unwrap().trouble.clone();
+    assert!(told.iter().flatten().any(|trouble| trouble.contains("another of id-2")), "{told:?}");
+    rig.kafka.lock().unwrap().topic_id_of_configs = None;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    assert_eq!(rig.chain().await[0].source.topic_id.as_deref(), Some("id-1"));
+}
+
+#[tokio::test]
 async fn a_question_about_what_is_believed_no_more_harms_nothing() {
     let rig = Rig::new(&[("flush.size", "10"), ("rotate.age.ms", "60000")]);
     let mut writer = rig.writer(1);

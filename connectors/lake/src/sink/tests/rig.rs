@@ -88,6 +88,8 @@ pub(super) struct Kafka {
     pub(super) configs_unanswered: u32,
     pub(super) configs_asked: u32,
     pub(super) configs_denied: bool,
+    /// Whoever tells of the topic's configs tells of a topic with this id.
+    pub(super) topic_id_of_configs: Option<String>,
     pub(super) live: bool,
     pub(super) commits: Vec<Positions>,
     pub(super) seeks: Vec<(TopicPartition, Place)>,
@@ -165,7 +167,8 @@ impl SinkContext for Context {
             return Err(ConnectError::not_found(format!("{topic} does not exist")));
         }
         let configs = BTreeMap::from([("cleanup.policy".to_owned(), kafka.cleanup_policy.clone())]);
-        Ok(TopicView { partitions: 4, replication_factor: 1, configs })
+        let topic_id = kafka.topic_id_of_configs.clone().or_else(|| kafka.view.topic_id.clone());
+        Ok(TopicView { topic_id, partitions: 4, replication_factor: 1, configs })
     }
     async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
         let committed = self.kafka.lock().unwrap().committed;
@@ -346,6 +349,7 @@ impl Rig {
             configs_unanswered: 0,
             configs_asked: 0,
             configs_denied: false,
+            topic_id_of_configs: None,
             live: true,
             commits: Vec::new(),
             seeks: Vec::new(),
