@@ -8,6 +8,7 @@
 
 use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
 use crate::plan::{Plan, Settings, Step};
+use crate::rare::Rare;
 use crate::restore::setbacks::Conditions;
 use crate::world::LARGE_BYTES;
 
@@ -51,6 +52,7 @@ pub(crate) fn of(seed: u64) -> Option<Plan> {
         store_faults: 0,
         broker_faults: 0,
         encode_ms: 2,
+        rare: Rare::default(),
     };
     let steps = script(|worker| Step::Trap { worker, stretch, nth, blow }, early, in_parts);
     Some(Plan { seed, settings, conditions: Conditions::calm(), steps })

@@ -15,6 +15,7 @@ mod clock;
 mod drill;
 mod plan;
 mod process;
+mod rare;
 mod reduce;
 mod restore;
 mod saboteur;

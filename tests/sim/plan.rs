@@ -6,6 +6,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
 use crate::drill;
+use crate::rare::Rare;
 use crate::restore::setbacks::{Conditions, Setback};
 use crate::store::{Accident, Point};
 use crate::world::LARGE_BYTES;
@@ -37,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) broker_faults: u64,
     /// Milliseconds that a job of the encode pool takes.
     pub(crate) encode_ms: u64,
+    pub(crate) rare: Rare,
 }
 
 /// Something happens. Numbers are taken modulo what there is.
@@ -153,7 +155,7 @@ impl Plan {
             return Self::torrent(seed, settings, &mut dice);
         }
         let theme = THEMES[(seed % THEMES.len() as u64) as usize];
-        let settings = settings.suited(theme);
+        let settings = Settings { rare: Rare::of(seed), ..settings.suited(theme) };
         let steps = (0..dice.random_range(10..60)).map(|_| {
             let gap_ms = if dice.random_bool(0.3) { dice.random_range(0..8_000) } else { dice.random_range(0..400) };
             (gap_ms, step(&mut dice, theme))
@@ -254,6 +256,7 @@ impl Settings {
             store_faults: if dice.random_bool(0.3) { 0 } else { dice.random_range(0..120) },
             broker_faults: if dice.random_bool(0.4) { 0 } else { dice.random_range(0..100) },
             encode_ms: dice.random_range(0..3),
+            rare: Rare::default(),
         };
         // No dice: the other draws of all seeds stay what they are.
         settings.untimed = settings.flush_size.is_multiple_of(3);

@@ -32,6 +32,8 @@ const SIGHTS: &[Sight] = &[
     sight("an entry is written and the answer is lost", &["/_manifests/", ", the answer is lost"], 50),
     sight("a request is refused", &[": refused"], 4000),
     sight("a topic is deleted", &["topic t", " is deleted"], 150),
+    sight("a topic comes back with more partitions", &["topic t", " comes back with more partitions"], 30),
+    sight("a topic comes back with fewer partitions", &["topic t", " comes back with fewer partitions"], 15),
     sight("an election takes records back", &[" loses what it had from "], 50),
     sight("records are gone before they are archived", &[" loses its oldest records"], 250),
     sight("offsets are altered", &[" is asked for "], 250),

@@ -13,6 +13,9 @@ use crate::plan::Step;
 use crate::process::Process;
 use crate::store::{Accident, Point, spawn};
 
+/// A topic that is made anew has so many at most.
+const MOST_PARTITIONS: u64 = 4;
+
 impl World {
     pub(super) async fn take(&mut self, step: Step) {
         self.diary.note(format!("step {step:?}"));
@@ -227,12 +230,18 @@ impl World {
         let rested = |name: &String| self.recreated.get(name).is_none_or(|at| now > at + RECREATED_AGAIN_MS);
         let Some(name) = self.topic(topic).filter(rested) else { return };
         self.recreated.insert(name.clone(), now);
-        let (partitions, compacted) = {
+        let (before, compacted) = {
             let state = self.broker.lock();
             let topic = &state.topics[&name];
             (topic.logs.len(), topic.compacted)
         };
+        let partitions =
+            if self.plan.settings.rare.resizes { self.dice.between(1, MOST_PARTITIONS) as usize } else { before };
         self.broker.delete_topic(&name);
+        if partitions != before {
+            let more = if partitions > before { "more" } else { "fewer" };
+            self.diary.note(format!("topic {name} comes back with {more} partitions: {partitions}, not {before}"));
+        }
         let (clock, broker) = (Arc::clone(&self.clock), Arc::clone(&self.broker));
         spawn(async move {
             clock.wait(after_ms).await;
