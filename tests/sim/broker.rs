@@ -20,6 +20,7 @@ use self::log::{Log, Rec};
 use self::transactions::Coordinator;
 use crate::chance::{Diary, Dice};
 use crate::clock::SimClock;
+use crate::rare::Reset;
 use crate::store::SimStore;
 
 /// See the module's documentation.
@@ -52,6 +53,12 @@ pub(crate) struct State {
     pub(crate) torrent: bool,
     /// Until when a broker that lags behind answers the first questions of whoever opens a partition, by topic.
     pub(crate) stale_until_ms: BTreeMap<String, (u64, Topic)>,
+    pub(crate) reset: Reset,
+    /// What whoever asked about a partition was told of its end, by the topic's id.
+    pub(crate) told_ends: BTreeMap<(TopicPartition, String), BTreeSet<i64>>,
+    /// Where reading began of what has no archive yet, by the topic's id: the group was told, and nobody has altered
+    /// that since.
+    pub(crate) begun: BTreeMap<(TopicPartition, String), i64>,
 }
 
 /// One incarnation of a topic.
@@ -80,6 +87,9 @@ impl Broker {
             away: false,
             torrent: false,
             stale_until_ms: BTreeMap::new(),
+            reset: Reset::Earliest,
+            told_ends: BTreeMap::new(),
+            begun: BTreeMap::new(),
         };
         Arc::new(Self { clock, dice, diary, store, state: Mutex::new(state), changed: Notify::new() })
     }
@@ -105,7 +115,13 @@ impl Broker {
         let until = self.clock.ms() + 20_000;
         state.stale_until_ms.insert(name.to_owned(), (until, topic.clone()));
         state.buried.insert(topic.id.clone(), topic);
-        state.committed.retain(|partition, _| *partition.topic != *name);
+        let of_topic = |partition: &TopicPartition| *partition.topic == *name;
+        if state.reset == Reset::None {
+            // Its user says at once that what comes under this name is to be read from the beginning.
+            state.committed.iter_mut().filter(|(partition, _)| of_topic(partition)).for_each(|(_, offset)| *offset = 0);
+        } else {
+            state.committed.retain(|partition, _| !of_topic(partition));
+        }
         drop(state);
         self.tell();
     }
@@ -115,6 +131,7 @@ impl Broker {
         if let Some(topic) = state.topics.get_mut(name) {
             topic.logs.push(Log::new());
             self.diary.note(format!("{name} has {} partitions", topic.logs.len()));
+            state.begin_at_0(name);
             state.rebalance(self);
         }
         drop(state);
@@ -197,7 +214,36 @@ impl State {
         broker.diary.note(format!("topic {name} is created with {partitions} partitions, {id}"));
         let topic = Topic { id, number: self.next_topic, logs: vec![Log::new(); partitions], compacted };
         self.topics.insert(name.to_owned(), topic);
+        self.begin_at_0(name);
         self.rebalance(broker);
+    }
+
+    /// Without a reset policy a user says where new partitions begin.
+    fn begin_at_0(&mut self, name: &str) {
+        if self.reset == Reset::None {
+            let count = self.topics.get(name).map_or(0, |topic| topic.logs.len());
+            for number in 0..count {
+                self.committed.entry(TopicPartition::new(name, number as i32)).or_insert(0);
+            }
+        }
+    }
+
+    /// The offsets of `partitions` are altered or forgotten by somebody: what was begun counts no more.
+    pub(crate) fn forget_begun(&mut self, is_altered: impl Fn(&TopicPartition) -> bool) {
+        self.begun.retain(|(partition, _), _| !is_altered(partition));
+    }
+
+    /// The greatest end of `partition` that anybody was told, of the topic with `id` or of any.
+    pub(crate) fn told_end(&self, partition: &TopicPartition, id: Option<&str>) -> Option<i64> {
+        let of_it = |(known, of): &(TopicPartition, String)| known == partition && id.is_none_or(|id| id == of);
+        self.told_ends.iter().filter(|(key, _)| of_it(key)).filter_map(|(_, ends)| ends.last().copied()).max()
+    }
+
+    /// Where reading begins, if the group is told so before there is an archive.
+    fn note_begun(&mut self, partition: &TopicPartition, offset: i64) {
+        let Some(topic) = self.topics.get(&*partition.topic) else { return };
+        let begun = self.begun.entry((partition.clone(), topic.id.clone())).or_insert(offset);
+        *begun = offset.min(*begun);
     }
 
     pub(crate) fn partitions(&self) -> BTreeSet<TopicPartition> {
@@ -208,7 +254,16 @@ impl State {
     }
 
     /// A4: what is committed is in the archive, or was never to be.
-    fn check_commit(&self, broker: &Broker, partition: &TopicPartition, offset: i64) {
+    fn check_commit(&mut self, broker: &Broker, partition: &TopicPartition, offset: i64) {
+        if self.reset == Reset::Latest && broker.store.resume(partition).is_none() {
+            let end = self.told_end(partition, None);
+            if broker.store.end(partition).is_none() {
+                self.note_begun(partition, offset);
+            }
+            if end.is_some_and(|end| offset <= end) {
+                return;
+            }
+        }
         let durable = match broker.store.resume_lately(partition) {
             Some(resume) if broker.store.resume(partition).is_some() => resume,
             // Without a chain, or reset: what is not in the log is not there to be archived.

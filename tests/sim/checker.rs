@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use self::account::{Absent, Lineage};
 use crate::broker::log::{Log, Rec};
 use crate::broker::{Broker, State, Topic};
+use crate::rare::Reset;
 
 pub(crate) type Objects = BTreeMap<String, Bytes>;
 pub(crate) type Rows = BTreeMap<i64, Rec>;
@@ -103,13 +104,36 @@ fn check_chain(
             check_absent(log, absent).map_err(say)?;
         }
         if end["source"]["lineage"] == number && live.is_some() {
-            let waived = altered::waived(chain, number, &asked)?;
+            let (told, begun) = beginning(state, partition, &id);
+            let mut waived = altered::waived(chain, number, (&asked, told))?;
+            check_begun(line, told.and(begun))?;
+            if let (true, Some(committed)) = (altered::is_reset(end), state.committed.get(partition)) {
+                // Nothing came since, so the group's offset is all there is.
+                waived.extend(told.filter(|told| committed <= told).map(|_| 0..*committed));
+            }
             check_complete(log, &rows, chain, &waived).map_err(|law| format!("the newest lineage: {law}"))?;
         }
         // A later lineage of the same topic is the log as it went on.
         rows_by_id.insert(id, rows);
     }
     Ok(rows_by_id)
+}
+
+/// Where reading begins at the end: the greatest end of the log that anybody was told, and where the group was told
+/// that reading begins, before there was an archive.
+fn beginning(state: &State, partition: &TopicPartition, id: &str) -> (Option<i64>, Option<i64>) {
+    if state.reset != Reset::Latest {
+        return (None, None);
+    }
+    (state.told_end(partition, Some(id)), state.begun.get(&(partition.clone(), id.to_owned())).copied())
+}
+
+/// From where reading began everything is archived, even if a worker dies before the first entry.
+fn check_begun(line: &Value, begun: Option<i64>) -> Verdict {
+    let (Some(begun), Some(first), true) = (begun, line["first"].as_i64(), line["continues"].is_null()) else {
+        return Ok(());
+    };
+    demand(first <= begun, || format!("reading began at {begun}, the archive begins at {first}"))
 }
 
 /// What an entry says of its topic is of that incarnation: one that was there before or came after may have had more
@@ -133,7 +157,10 @@ fn check_reached(state: &State, partition: &TopicPartition, chain: Option<&[Valu
     let present = log.present();
     let Some(end) = chain.and_then(<[Value]>::last) else {
         let asked = state.altered.get(partition);
-        let committed = state.committed.get(partition).filter(|at| asked.is_some_and(|all| all.contains(&Some(**at))));
+        let told = beginning(state, partition, &topic.id).0;
+        let is_begun = |at: &&i64| told.is_some_and(|told| **at <= told);
+        let is_asked = |at: &&i64| asked.is_some_and(|all| all.contains(&Some(**at)));
+        let committed = state.committed.get(partition).filter(|at| is_asked(at) || is_begun(at));
         let due = present.range(committed.copied().unwrap_or(0)..).count();
         return demand(due == 0, || format!("{partition} holds {due} records and has no archive"));
     };

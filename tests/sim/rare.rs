@@ -8,12 +8,40 @@ use rand::{Rng as _, SeedableRng as _};
 pub(crate) struct Rare {
     /// A topic that is made anew has another number of partitions.
     pub(crate) resizes: bool,
+    /// Where a partition begins that has neither archive nor offset.
+    pub(crate) reset: Reset,
+}
+
+/// `auto.offset.reset`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reset {
+    #[default]
+    Earliest,
+    /// At the end: there are records before anybody archives.
+    Latest,
+    /// The group holds an offset of every partition from the beginning on, and a user keeps it so.
+    None,
+}
+
+impl Reset {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Earliest => "earliest",
+            Self::Latest => "latest",
+            Self::None => "none",
+        }
+    }
 }
 
 impl Rare {
     /// Those of `seed`.
     pub(crate) fn of(seed: u64) -> Self {
         let dice = |salt: u64| StdRng::seed_from_u64(seed ^ salt);
-        Self { resizes: dice(0x7e512e).random_bool(0.4) }
+        let reset = match dice(0x4e5e7).random_range(0..20) {
+            0..3 => Reset::Latest,
+            3 => Reset::None,
+            _ => Reset::Earliest,
+        };
+        Self { resizes: dice(0x7e512e).random_bool(0.4), reset }
     }
 }

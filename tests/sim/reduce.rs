@@ -95,7 +95,7 @@ mod tests {
         let failing = |seed: u64| {
             let plan = Plan::of(seed);
             let law = run(&plan, Some(FAULT)).broken?;
-            (plan.steps.len() >= 10).then_some((plan, law))
+            (plan.steps.len() >= 20).then_some((plan, law))
         };
         let (plan, law) = (0..100).find_map(failing).expect("no seed notices");
         let reduced = Reduced::of(&plan, &law, Some(FAULT));

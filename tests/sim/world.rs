@@ -29,6 +29,7 @@ use crate::chance::{Diary, Dice};
 use crate::clock::{self, SimClock};
 use crate::plan::{Plan, Step};
 use crate::process::Process;
+use crate::rare::Reset;
 use crate::store::{SimStore, spawn};
 
 /// How long everything may take to come to rest, once the faults have ceased.
@@ -40,6 +41,8 @@ const RECREATED_AGAIN_MS: u64 = 60_000;
 /// A record of so many bytes is large: a few of them make a file that is stored in parts.
 pub(crate) const LARGE_BYTES: u64 = 1 << 20;
 const CONNECTOR: &str = "sink";
+/// Where reading begins at the end there are so many records that nobody archives.
+const BEFORE_ANYBODY: u64 = 7;
 
 /// See the module's documentation.
 pub(crate) struct World {
@@ -127,8 +130,14 @@ impl World {
     pub(crate) async fn live(&mut self) {
         self.watch_writers();
         self.watch_group();
+        self.broker.lock().reset = self.plan.settings.rare.reset;
         for (name, partitions, compacted) in self.plan.settings.topics.clone() {
             self.broker.create_topic(&name, partitions, compacted);
+        }
+        if self.plan.settings.rare.reset == Reset::Latest {
+            for partition in self.broker.partitions() {
+                self.produce(&partition, BEFORE_ANYBODY);
+            }
         }
         self.set_faults(true);
         let is_of_restore = |(_, step): &(u64, Step)| matches!(step, Step::Restore(_));
@@ -271,6 +280,9 @@ impl World {
     /// What is not archived to its last stable offset, or whose chain does not end with the incarnation of now.
     fn unfinished(&self) -> Vec<String> {
         let state = self.broker.lock();
+        let begins_at = |partition: &TopicPartition, stable| {
+            state.reset == Reset::Latest && state.committed.get(partition) == Some(&stable)
+        };
         let behind = |partition: TopicPartition| {
             let topic = &state.topics[&*partition.topic];
             let log = &topic.logs[partition.partition as usize];
@@ -280,6 +292,7 @@ impl World {
                 None if stable == 0 || log.start() == stable => None,
                 None if state.committed.get(&partition) == Some(&stable) => None,
                 Some((id, None)) if id.as_deref() == Some(&topic.id) && log.start() == stable => None,
+                Some((id, None)) if id.as_deref() == Some(&topic.id) && begins_at(&partition, stable) => None,
                 Some((id, Some(resume))) if id.as_deref() == Some(&topic.id) && resume == stable => None,
                 end => Some(format!("{partition} ({}) stands at {end:?}, stable is {stable}", topic.id)),
             }
@@ -335,6 +348,10 @@ impl World {
                 return;
             };
             let partition = TopicPartition::new(topic, number as i32);
+            let (why, first) = (&entry["source"]["started_by"], &entry["source"]["first"]);
+            if entry["kind"] == "open" && (*why == "latest" || broker.lock().reset == Reset::None) {
+                broker.diary.note(format!("{worker} opens {partition}, begun at {first} by {why}"));
+            }
             let member = format!("{worker}/connector-consumer-{CONNECTOR}-{}", entry["writer"]["task"]);
             if broker.lock().group.has_handed_over(&member, &partition) {
                 broker.diary.accuse(format!("{member} writes an entry of {partition} after it handed it over"));

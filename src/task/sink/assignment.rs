@@ -4,8 +4,8 @@
 //!
 //! A position that the broker has no more is looked for again. Below the log's start (retention) a task that keeps its
 //! own positions publishes what it has and is opened anew, so that it can account for the gap, again and again while a
-//! broker that lags behind tells it that nothing is lost; where it insists, and for every other task, the position moves
-//! on by a batch without records. Within the log it was refused a moment ago:
+//! broker that lags behind tells it that nothing is lost; where it insists, and for every other task, the position
+//! moves on by a batch without records. Within the log it was refused a moment ago:
 //! whoever keeps positions is opened anew, once. Beyond the log's end (it was cut or made anew) the partition is opened
 //! anew. So it is where an unclean election took back records that were read: the task is told where the log parted
 //! from them, and whoever keeps no positions goes on there. What is known against a position meanwhile is one

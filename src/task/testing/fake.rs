@@ -11,8 +11,8 @@ use lakeferry_api::connector::{ConnectorType, Task};
 use lakeferry_api::executor::Inline;
 use lakeferry_api::{
     Batch, Budget, Closing, Config, ConfigDef, ConnectError, Connector, Opened, Places, Positions, RecordForm, Result,
-    Routes, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask, TopicPartition,
-    Value,
+    Routes, SinkContext, SinkTask, SourceBatch, SourceContext, SourceOffset, SourcePartition, SourceTask,
+    TopicPartition, Value,
 };
 use tokio::sync::Notify;
 

@@ -27,12 +27,13 @@ impl Admin for SimAdmin {
         let (partition, member) = (partition.clone(), self.member.clone());
         self.clients
             .request("asks about a partition", move |state, broker| {
-                if let Some(stale) = stale_view(state, broker, &partition, &member) {
-                    return stale;
-                }
-                let topic = state.topics.get(&*partition.topic).ok_or_else(|| absent(&partition.topic))?;
-                let log = topic.logs.get(partition.partition as usize).ok_or_else(|| absent(&partition.topic))?;
-                Ok(view(&topic.id, log))
+                let answer = match stale_view(state, broker, &partition, &member) {
+                    Some(stale) => stale?,
+                    None => fresh_view(state, &partition)?,
+                };
+                let told = (partition, answer.topic_id.clone().unwrap_or_default());
+                state.told_ends.entry(told).or_default().insert(answer.last_stable_offset);
+                Ok(answer)
             })
             .await
     }
@@ -85,16 +86,20 @@ impl Admin for SimAdmin {
 
     async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()> {
         let offsets = offsets.clone();
-        self.alter(group, move |committed| committed.extend(offsets)).await
+        let altered = offsets.keys().cloned().collect::<Vec<_>>();
+        self.alter(group, altered, move |committed| committed.extend(offsets)).await
     }
 
     async fn delete_group_offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<()> {
         let partitions = partitions.to_vec();
-        self.alter(group, move |committed| committed.retain(|partition, _| !partitions.contains(partition))).await
+        let altered = partitions.clone();
+        self.alter(group, altered, move |committed| committed.retain(|partition, _| !partitions.contains(partition)))
+            .await
     }
 
     async fn delete_group(&self, group: &str) -> Result<()> {
-        self.alter(group, Positions::clear).await
+        let all = self.clients.broker.lock().committed.keys().cloned().collect();
+        self.alter(group, all, Positions::clear).await
     }
 
     async fn group_commits(&self, group: &str, pending: Pending) -> Result<Commits> {
@@ -126,7 +131,12 @@ impl Admin for SimAdmin {
 
 impl SimAdmin {
     /// Changes the offsets of a group without members.
-    async fn alter(&self, group: &str, change: impl FnOnce(&mut Positions) + Send + 'static) -> Result<()> {
+    async fn alter(
+        &self,
+        group: &str,
+        altered: Vec<TopicPartition>,
+        change: impl FnOnce(&mut Positions) + Send + 'static,
+    ) -> Result<()> {
         let group = group.to_owned();
         self.clients
             .request("alters the group's offsets", move |state, broker| {
@@ -134,6 +144,7 @@ impl SimAdmin {
                     return Err(ConnectError::conflict(format!("the group {group} has members")));
                 }
                 change(&mut state.committed);
+                state.forget_begun(|partition| altered.contains(partition));
                 broker.diary.note("the group's offsets are altered");
                 Ok(())
             })
@@ -147,6 +158,12 @@ fn target(topic: &Topic) -> TargetTopic {
         configs: BTreeMap::from([("cleanup.policy".to_owned(), "delete".to_owned())]),
         offsets: topic.logs.iter().map(|log| (log.start(), log.stable())).collect(),
     }
+}
+
+fn fresh_view(state: &State, partition: &TopicPartition) -> Result<PartitionView> {
+    let topic = state.topics.get(&*partition.topic).ok_or_else(|| absent(&partition.topic))?;
+    let log = topic.logs.get(partition.partition as usize).ok_or_else(|| absent(&partition.topic))?;
+    Ok(view(&topic.id, log))
 }
 
 fn view(topic_id: &str, log: &Log) -> PartitionView {

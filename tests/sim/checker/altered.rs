@@ -34,8 +34,9 @@ pub(super) fn check(chain: &[Value], asked: &Asked) -> Verdict {
     Ok(())
 }
 
-/// What a reader of `lineage` may miss: what users passed over, in it and in what it inherits.
-pub(super) fn waived(chain: &[Value], lineage: u64, asked: &Asked) -> Verdict<Waived> {
+/// What a reader of `lineage` may miss: what users passed over, in it and in what it inherits; and where reading begins
+/// at the end, `told` by a broker, what was there before.
+pub(super) fn waived(chain: &[Value], lineage: u64, (asked, told): (&Asked, Option<i64>)) -> Verdict<Waived> {
     let own = || chain.iter().filter(|entry| entry["source"]["lineage"] == lineage);
     let mut waived = Waived::new();
     for entry in own() {
@@ -47,14 +48,23 @@ pub(super) fn waived(chain: &[Value], lineage: u64, asked: &Asked) -> Verdict<Wa
     let continues = &source["continues"];
     if !continues.is_null() {
         let (old, before) = (number(continues, "lineage")? as u64, number(continues, "before")?);
-        let inherited = self::waived(chain, old, asked)?.into_iter();
+        let inherited = self::waived(chain, old, (asked, told))?.into_iter();
         waived.extend(inherited.map(|range| range.start..range.end.min(before)));
         // Behind a reset that nothing was archived after, an offset is all that is known.
         let reset = chain.iter().filter(|entry| entry["source"]["lineage"] == old).all(is_reset);
         if reset {
             waived.push(0..before);
         }
-    } else if let Some(first) = integer(source, "first")?.filter(|first| asked.contains(&Some(*first))) {
+    } else if let Some(first) = integer(source, "first")? {
+        // Where reading begins at the end, at one that a broker told.
+        let anew = source["started_by"] == "altered" && own().any(is_reset);
+        let begins = anew || source["started_by"] == "latest" || source["started_by"] == "committed";
+        if begins && told.is_some_and(|told| first <= told) {
+            waived.push(0..first);
+        }
+        if !asked.contains(&Some(first)) {
+            return Ok(waived);
+        }
         // Where no archive was, the group's offset is what was altered; where one was, but of a topic that was made
         // anew since, the lineage begins at what was altered. One that was reset does not.
         if source["started_by"] == "committed" || source["started_by"] == "altered" && !own().any(is_reset) {

@@ -22,6 +22,7 @@ use crate::awaits::{Blow, Stretch, Trap};
 use crate::broker::client::SimClients;
 use crate::clock;
 use crate::process::Process;
+use crate::rare::Reset;
 
 /// How long a user waits for an answer.
 const PATIENCE_MS: u64 = 90_000;
@@ -55,6 +56,11 @@ pub(crate) enum To {
 
 impl World {
     pub(super) async fn alter(&mut self, alteration: Alteration) {
+        let mut alteration = alteration;
+        if self.plan.settings.rare.reset == Reset::None && !matches!(alteration.to, To::Offset { .. }) {
+            // A reset would leave nothing that says where to begin.
+            alteration.to = To::Offset { per_mille: 0 };
+        }
         let zombie = alteration.zombie.map(|(worker, for_ms)| (self.slot(worker), for_ms));
         for at in 0..self.workers.len() {
             match zombie {

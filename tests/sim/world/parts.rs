@@ -15,6 +15,7 @@ use crate::chance::Diary;
 use crate::clock::SimClock;
 use crate::plan::Settings;
 use crate::process::Process;
+use crate::rare::Reset;
 use crate::store::spawn;
 
 const JOIN: Duration = Duration::from_secs(30);
@@ -46,6 +47,10 @@ pub(super) fn connector_config(settings: &Settings, url: &str) -> Config {
     connector.insert("format".to_owned(), format.to_owned());
     connector.insert("flush.size".to_owned(), settings.flush_size.to_string());
     connector.insert("rotate.age.ms".to_owned(), settings.age_ms.to_string());
+    if settings.rare.reset != Reset::Earliest {
+        let reset = settings.rare.reset.name().to_owned();
+        connector.insert("consumer.override.auto.offset.reset".to_owned(), reset);
+    }
     connector
 }
 

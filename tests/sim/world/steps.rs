@@ -11,6 +11,7 @@ use crate::broker::log::{Rec, Stamp};
 use crate::clock::SimClock;
 use crate::plan::Step;
 use crate::process::Process;
+use crate::rare::Reset;
 use crate::store::{Accident, Point, spawn};
 
 /// A topic that is made anew has so many at most.
@@ -58,7 +59,7 @@ impl World {
             }
             Step::Alter(alteration) => self.alter(alteration).await,
             Step::Sweep { partition } => self.sweep_beside(partition).await,
-            Step::ForgetOffsets => self.broker.lock().committed.clear(),
+            Step::ForgetOffsets => self.forget_offsets(),
             Step::Rebalance => {
                 self.broker.lock().rebalance(&self.broker);
                 self.broker.tell();
@@ -180,6 +181,14 @@ impl World {
                 }
             }
         })
+    }
+
+    /// The group forgets its offsets: all of them, or where nothing else says where to begin those of what is archived.
+    fn forget_offsets(&self) {
+        let mut state = self.broker.lock();
+        let needs_them = state.reset == Reset::None;
+        state.committed.retain(|partition, _| needs_them && self.store.end(partition).is_none());
+        state.forget_begun(|_| true);
     }
 
     async fn doubt(&mut self, partition: u64, for_ms: u64) {
