@@ -1,12 +1,14 @@
 //! How a [`Batch`] is made: rows are pushed one after the other into growing arenas, which become unchangeable at the
-//! end. The only place that writes an arena.
+//! end; or whole columns become the arenas, without a copy. The only place that makes an arena.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Arena, Batch, Column, Headers, NO_TIMESTAMP, Row};
 use crate::budget::Permit;
+use crate::error::{ConnectError, Result};
 use crate::record::{TimestampType, TopicPartition};
 
 /// Fills the arenas of one [`Batch`].
@@ -145,7 +147,6 @@ impl BatchBuilder {
     /// The finished batch, holding `permit` until its last clone and slice are gone.
     pub fn build_with(self, next_offset: i64, permit: Option<Permit>) -> Batch {
         debug_assert!(self.offsets.last().is_none_or(|last| *last < next_offset), "the position is past the records");
-        let rows = 0..self.offsets.len();
         let headers = Headers {
             row_ends: self.header_row_ends,
             keys: self.header_keys.build(),
@@ -160,12 +161,114 @@ impl BatchBuilder {
             values: self.values.build(),
             headers,
         };
-        Batch {
+        Batch::of(arena, self.partition, self.base_offset..next_offset, permit)
+    }
+}
+
+/// What a [`Batch`] is made of where somebody has whole columns: a file's reader. One entry a record each.
+#[derive(Debug)]
+pub struct Columns {
+    /// Ascending.
+    pub offsets: Vec<i64>,
+    /// Milliseconds, [`NO_TIMESTAMP`] where there is none.
+    pub timestamps: Vec<i64>,
+    /// Who stamped.
+    pub timestamp_types: Vec<Option<TimestampType>>,
+    /// Keys.
+    pub keys: Column,
+    /// Values.
+    pub values: Column,
+    /// Headers.
+    pub headers: Headers,
+}
+
+impl Columns {
+    /// The batch of `partition` that these are, from position `base_offset` to `next_offset`.
+    ///
+    /// # Errors
+    /// `Fatal` where they are not of one length, or offsets do not ascend between the positions.
+    pub fn into_batch(self, partition: TopicPartition, base_offset: i64, next_offset: i64) -> Result<Batch> {
+        let rows = self.offsets.len();
+        let lens = [
+            self.timestamps.len(),
+            self.timestamp_types.len(),
+            self.keys.len(),
+            self.values.len(),
+            self.headers.row_ends.len().saturating_sub(1),
+        ];
+        if lens.iter().any(|len| *len != rows) {
+            return Err(ConnectError::fatal(format!("columns of {lens:?} rows beside {rows} offsets of {partition}")));
+        }
+        if !self.offsets.is_sorted_by(|before, after| before < after)
+            || self.offsets.first().is_some_and(|first| *first < base_offset)
+            || self.offsets.last().is_some_and(|last| *last >= next_offset)
+        {
+            let message = format!("offsets of {partition} that do not ascend from {base_offset} to {next_offset}");
+            return Err(ConnectError::fatal(message));
+        }
+        let arena = Arena {
+            offsets: self.offsets,
+            timestamps: self.timestamps,
+            timestamp_types: self.timestamp_types,
+            leader_epoch: None,
+            keys: self.keys,
+            values: self.values,
+            headers: self.headers,
+        };
+        Ok(Batch::of(arena, partition, base_offset..next_offset, None))
+    }
+}
+
+impl Column {
+    /// A column as [`Column::ends`], [`Column::bytes`] and [`Column::validity`] show it.
+    ///
+    /// # Errors
+    /// `Fatal` where the ends do not ascend within the bytes, or a row lacks its bit.
+    pub fn new(ends: Vec<i32>, values: Bytes, validity: Vec<u8>, nulls: usize) -> Result<Self> {
+        let fits = check_ends(&ends, values.len()) && validity.len() >= (ends.len() - 1).div_ceil(8);
+        if !fits {
+            let message =
+                format!("a column of {} ends, {} bytes, {} octets of bits", ends.len(), values.len(), validity.len());
+            return Err(ConnectError::fatal(format!("{message} whose parts do not fit each other")));
+        }
+        Ok(Self { ends, values, validity, nulls })
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len().saturating_sub(1)
+    }
+}
+
+impl Headers {
+    /// Headers as [`Headers::row_ends`], [`Headers::keys`] and [`Headers::values`] show them. Keys are UTF-8.
+    ///
+    /// # Errors
+    /// `Fatal` where keys and values are not one for one, or rows own entries that are not there.
+    pub fn new(row_ends: Vec<i32>, keys: Column, values: Column) -> Result<Self> {
+        let entries = keys.len();
+        if entries != values.len() || !check_ends(&row_ends, entries) {
+            let message =
+                format!("{entries} header keys, {} header values and rows that do not fit them", values.len());
+            return Err(ConnectError::fatal(message));
+        }
+        Ok(Self { row_ends, keys, values })
+    }
+}
+
+/// True where the ends ascend from 0 or above to `len` at most.
+fn check_ends(ends: &[i32], len: usize) -> bool {
+    let within = |(first, last): (&i32, &i32)| *first >= 0 && usize::try_from(*last).is_ok_and(|last| last <= len);
+    ends.is_sorted() && ends.first().zip(ends.last()).is_some_and(within)
+}
+
+impl Batch {
+    fn of(arena: Arena, partition: TopicPartition, positions: Range<i64>, permit: Option<Permit>) -> Self {
+        Self {
+            rows: 0..arena.offsets.len(),
             arena: Arc::new(arena),
-            partition: self.partition,
-            rows,
-            base_offset: self.base_offset,
-            next_offset,
+            partition,
+            base_offset: positions.start,
+            next_offset: positions.end,
             permit: permit.map(Arc::new),
             records: None,
         }

@@ -4,6 +4,7 @@
 //! Invariant: block `i` holds row group `i` and nothing else (block 0 the magic too), the last block holds the page
 //! indexes and the footer. Statistics stand on `offset` and `timestamp` alone: those are what readers cut by.
 
+mod arrays;
 mod chunk;
 mod claims;
 mod columns;

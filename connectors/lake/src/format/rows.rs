@@ -67,17 +67,43 @@ impl RowOrder {
     }
 }
 
+/// The offsets of decoded rows, which ascend.
+#[derive(Default)]
+pub(super) struct Offsets {
+    last: Option<i64>,
+}
+
+impl Offsets {
+    /// Notes `offsets`. Gives the positions before and after them; `None` where there are none.
+    ///
+    /// # Errors
+    /// `Fatal` where one does not come after the one before.
+    pub(super) fn follow(&mut self, offsets: &[i64], partition: &TopicPartition) -> Result<Option<Range<i64>>> {
+        let Some(first) = offsets.first() else { return Ok(None) };
+        let start = self.last.map_or(*first, |last| last + 1);
+        for offset in offsets {
+            if !(self.last.unwrap_or(-1) + 1..i64::MAX).contains(offset) {
+                let before = self.last;
+                let message = format!("the file holds offset {offset} of {partition} after {before:?}");
+                return Err(ConnectError::fatal(message));
+            }
+            self.last = Some(*offset);
+        }
+        Ok(self.last.map(|last| start..last + 1))
+    }
+}
+
 /// Gathers decoded rows into batches of about [`STEP_BYTES`] or [`STEP_ROWS`].
 pub(super) struct Gatherer {
     partition: TopicPartition,
     builder: BatchBuilder,
-    last_offset: Option<i64>,
+    offsets: Offsets,
 }
 
 impl Gatherer {
     /// Rows of `partition`, none yet.
     pub(super) fn new(partition: TopicPartition) -> Self {
-        Self { builder: BatchBuilder::new(partition.clone(), 0), partition, last_offset: None }
+        Self { builder: BatchBuilder::new(partition.clone(), 0), partition, offsets: Offsets::default() }
     }
 
     /// The partition of the rows.
@@ -96,20 +122,14 @@ impl Gatherer {
         key: Option<&[u8]>,
         value: Option<&[u8]>,
     ) -> Result<Option<Batch>> {
-        if !(self.last_offset.unwrap_or(-1) + 1..i64::MAX).contains(&offset) {
-            let before = self.last_offset;
-            let message = format!("the file holds offset {offset} of {} after {before:?}", self.partition);
-            return Err(ConnectError::fatal(message));
-        }
+        let base_offset = self.offsets.follow(&[offset], &self.partition)?.map_or(offset, |positions| positions.start);
         let row_bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
         let full = self.builder.len() == STEP_ROWS || self.builder.raw_bytes() + row_bytes > STEP_BYTES;
         let batch = if full { self.finish() } else { None };
         if self.builder.is_empty() {
-            let base_offset = self.last_offset.map_or(offset, |last| last + 1);
             self.builder = BatchBuilder::new(self.partition.clone(), base_offset);
         }
         self.builder.push(offset, timestamp, key, value);
-        self.last_offset = Some(offset);
         Ok(batch)
     }
 

@@ -4,16 +4,12 @@
 //! so that the reader below never looks outside the block it was given; every row is held to the partition and to
 //! ascending offsets. What the parquet crate panics at in damaged pages becomes an error here.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, Int64Type, TimestampMillisecondType};
-use arrow_array::{Array, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-use arrow_buffer::OffsetBuffer;
 use bytes::{Buf, Bytes};
-use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::error::Context;
 use lakeferry_api::{Batch, ConnectError, Kind, Result, TopicPartition};
 use parquet::arrow::arrow_reader::{
@@ -23,9 +19,9 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::super::rows::{Gatherer, STEP_BYTES, STEP_ROWS, timestamp_type};
+use super::super::rows::{Offsets, STEP_BYTES, STEP_ROWS, steps};
 use super::super::{Batches, Block, FileDecoder, FileMetadata};
-use super::{claims, schema};
+use super::{arrays, claims, schema};
 
 const MAGIC: &[u8] = b"PAR1";
 
@@ -44,7 +40,7 @@ pub(super) fn decoder(prelude: Bytes, blocks: &[Block], partition: &TopicPartiti
         let pair = pairs.into_iter().flatten().find(|pair| pair.key == key);
         pair.and_then(|pair| pair.value.as_deref())
     })?;
-    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let options = ArrowReaderOptions::new().with_schema(arrays::schema());
     let reader = guarded(|| ArrowReaderMetadata::try_new(Arc::new(footer), options))?;
     Ok(Box::new(ParquetDecoder { partition: partition.clone(), blocks: blocks.to_vec(), reader, metadata }))
 }
@@ -75,32 +71,30 @@ impl FileDecoder for ParquetDecoder {
                 .with_batch_size(rows_at_once(group))
                 .build()
         })?;
-        let gatherer = Gatherer::new(self.partition.clone());
-        Ok(Box::new(Rows { rows, current: None, gatherer, ended: false }))
+        let (partition, offsets) = (self.partition.clone(), Offsets::default());
+        Ok(Box::new(Rows { rows, partition, offsets, decoded: VecDeque::new(), ended: false }))
     }
 }
 
-/// The rows of one row group, gathered into batches.
+/// The rows of one row group, in batches.
 struct Rows {
     rows: ParquetRecordBatchReader,
-    current: Option<Cursor>,
-    gatherer: Gatherer,
+    partition: TopicPartition,
+    offsets: Offsets,
+    /// What was decoded and not given yet.
+    decoded: VecDeque<Batch>,
     ended: bool,
 }
 
 impl Rows {
     fn next_batch(&mut self) -> Result<Option<Batch>> {
         loop {
-            if let Some(cursor) = &mut self.current {
-                while cursor.at < cursor.offsets.len() {
-                    if let Some(batch) = cursor.gather_row(&mut self.gatherer)? {
-                        return Ok(Some(batch));
-                    }
-                }
+            if let Some(batch) = self.decoded.pop_front() {
+                return Ok(Some(batch));
             }
-            match guarded(|| self.rows.next().transpose())? {
-                Some(columns) => self.current = Some(Cursor::new(&columns, self.gatherer.partition())?),
-                None => return Ok(self.gatherer.finish()),
+            let Some(arrays) = guarded(|| self.rows.next().transpose())? else { return Ok(None) };
+            if let Some(batch) = arrays::batch(&arrays, &self.partition, &mut self.offsets)? {
+                self.decoded.extend(steps(&batch, STEP_BYTES, STEP_ROWS).map(|rows| batch.slice(rows)));
             }
         }
     }
@@ -116,66 +110,6 @@ impl Iterator for Rows {
         let batch = self.next_batch().transpose();
         self.ended = !matches!(batch, Some(Ok(_)));
         batch
-    }
-}
-
-/// Some decoded rows and how many of them were gathered.
-struct Cursor {
-    at: usize,
-    offsets: Int64Array,
-    timestamps: TimestampMillisecondArray,
-    timestamp_types: StringArray,
-    keys: BinaryArray,
-    values: BinaryArray,
-    header_ends: OffsetBuffer<i32>,
-    header_keys: StringArray,
-    header_values: BinaryArray,
-}
-
-impl Cursor {
-    fn new(columns: &RecordBatch, partition: &TopicPartition) -> Result<Self> {
-        let (topics, partitions) =
-            (columns.column(0).as_string::<i32>(), columns.column(1).as_primitive::<Int32Type>());
-        for (topic, number) in topics.iter().flatten().zip(partitions.values()) {
-            if topic != &*partition.topic || *number != partition.partition {
-                let message = format!("the file holds rows of {topic}-{number}, but {partition} is read");
-                return Err(ConnectError::fatal(message));
-            }
-        }
-        let headers = columns.column(7).as_list::<i32>();
-        let entries = headers.values().as_struct();
-        Ok(Self {
-            at: 0,
-            offsets: columns.column(2).as_primitive::<Int64Type>().clone(),
-            timestamps: columns.column(3).as_primitive::<TimestampMillisecondType>().clone(),
-            timestamp_types: columns.column(4).as_string::<i32>().clone(),
-            keys: columns.column(5).as_binary::<i32>().clone(),
-            values: columns.column(6).as_binary::<i32>().clone(),
-            header_ends: headers.offsets().clone(),
-            header_keys: entries.column(0).as_string::<i32>().clone(),
-            header_values: entries.column(1).as_binary::<i32>().clone(),
-        })
-    }
-
-    /// Gathers the row it stands at and moves on.
-    fn gather_row(&mut self, gatherer: &mut Gatherer) -> Result<Option<Batch>> {
-        let at = self.at;
-        self.at += 1;
-        let timestamp = if self.timestamps.is_null(at) { NO_TIMESTAMP } else { self.timestamps.value(at) };
-        let stamped = self.timestamp_types.is_valid(at).then(|| self.timestamp_types.value(at));
-        let key = self.keys.is_valid(at).then(|| self.keys.value(at));
-        let value = self.values.is_valid(at).then(|| self.values.value(at));
-        let full = gatherer.push(
-            self.offsets.value(at),
-            (timestamp, timestamp_type(stamped.map(str::as_bytes))?),
-            key,
-            value,
-        )?;
-        for entry in self.header_ends[at] as usize..self.header_ends[at + 1] as usize {
-            let value = self.header_values.is_valid(entry).then(|| self.header_values.value(entry));
-            gatherer.header(self.header_keys.value(entry), value);
-        }
-        Ok(full)
     }
 }
 
