@@ -131,12 +131,13 @@ impl Fetched {
 impl Fetches {
     /// No requests yet.
     pub(crate) fn new(access: Access) -> Self {
-        // A few readers side by side leave most of the budget to those who decode and send.
-        let limit_bytes = (access.budget.limit() / 16).clamp(1 << 20, 32 << 20);
+        // A few readers side by side leave most of the budget to those who decode and send: one large request ahead of
+        // the one that is read is enough.
+        let limit_bytes = (access.budget.limit() / 32).clamp(1 << 20, 16 << 20);
         Self { access, pending: VecDeque::new(), limit_bytes }
     }
 
-    /// Starts to fetch those of `wanted` that follow what is under way, as far as the budget allows.
+    /// Starts to fetch those of `wanted` that follow what is under way: one at least, unless the budget is exhausted.
     pub(crate) fn ahead(&mut self, wanted: impl Iterator<Item = Stretch>) {
         let pending = self.pending.iter().map(|(stretch, _)| stretch.len());
         let mut bytes = pending.fold(0, u64::saturating_add);
@@ -149,7 +150,7 @@ impl Fetches {
         }
         for stretch in wanted {
             bytes = bytes.saturating_add(stretch.len());
-            let full = bytes > self.limit_bytes || self.access.budget.is_exhausted();
+            let full = bytes > self.limit_bytes && !self.pending.is_empty() || self.access.budget.is_exhausted();
             if full || self.pending.len() >= MAX_REQUESTS {
                 return;
             }
