@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{Clock, Config, ConnectError, Kind, PartitionView, Positions, Result, TopicPartition, TopicView};
 
-use super::error::{explain, explain_needing};
+use super::error::{explain, explain_needing, named};
 use super::ffi::{Code, ConfigEntry, Described, Entry, Failure, Handle, OffsetSpec, Role};
 use super::{Admin, Commits, Committed, Pending, Stretches, reader, security};
 
@@ -46,7 +46,7 @@ struct BlockingAdmin {
     handle: Arc<Handle>,
     clock: Arc<dyn Clock>,
     timeout: Duration,
-    /// For readers of the same cluster.
+    /// Its own, and those of readers of the same cluster.
     properties: Config,
 }
 
@@ -61,8 +61,8 @@ impl BlockingAdmin {
         answer.map_err(|failure| explain_needing(&failure, what, right))
     }
 
-    /// The answer as librdkafka gives it. Asked again while a group's coordinator, or one of its offsets, is on the
-    /// move.
+    /// The answer as librdkafka gives it, with the brokers' address where none gave one. Asked again while a group's
+    /// coordinator, or one of its offsets, is on the move.
     async fn ask_raw<R: Send + 'static>(
         &self,
         call: impl Fn(&Handle, Duration) -> Result<R, Failure> + Send + Sync + 'static,
@@ -78,7 +78,14 @@ impl BlockingAdmin {
                 Err(failure) if is_moving(failure.code) && self.clock.monotonic() < deadline => {
                     self.clock.sleep(COORDINATOR_POLL).await;
                 }
-                answer => return Ok(answer),
+                Err(failure) => {
+                    let servers = self.properties.get("bootstrap.servers").map_or("", String::as_str);
+                    return Ok(Err(named(failure, servers, self.handle.unreached())));
+                }
+                answer => {
+                    self.handle.forget_unreached();
+                    return Ok(answer);
+                }
             }
         }
     }

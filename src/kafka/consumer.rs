@@ -66,6 +66,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     let fetch = fetch::Fetch::new(fetch::FetchSpec {
         handle: Arc::clone(&handle),
         group: group.clone(),
+        servers: spec.properties.get("bootstrap.servers").cloned().unwrap_or_default(),
         sender,
         orders: Arc::clone(&orders),
         clock: spec.clock,

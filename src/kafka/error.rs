@@ -22,6 +22,31 @@ pub(super) fn explain(failure: &Failure, what: impl Display) -> ConnectError {
     ConnectError::new(kind, format!("{what}: {}{remedy}", failure.text))
 }
 
+/// `failure`, told with the brokers that were asked (`bootstrap.servers`) and with the last words about one that cannot
+/// be reached, where that none of them answers is what it says.
+pub(super) fn named(mut failure: Failure, servers: &str, unreached: Option<String>) -> Failure {
+    use Code::*;
+    let is_silence = matches!(
+        failure.code,
+        RD_KAFKA_RESP_ERR__TRANSPORT
+            | RD_KAFKA_RESP_ERR__RESOLVE
+            | RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN
+            | RD_KAFKA_RESP_ERR__TIMED_OUT
+    );
+    if is_silence && kind(&failure) == Kind::Retriable {
+        // How long and how often the client tried says nothing of why.
+        let why = unreached.as_deref().and_then(|why| why.split(" (after ").next());
+        let why = why.filter(|why| !failure.text.contains(why)).map(|why| format!(" ({why})"));
+        failure.text = format!(
+            "{}: no answer came from the brokers at bootstrap.servers={servers}{}; correct it, or see that they run and \
+             that this machine reaches the addresses that they advertise",
+            failure.text,
+            why.unwrap_or_default()
+        );
+    }
+    failure
+}
+
 /// As [`explain`], of something that needs `right`, "READ on topic orders" for example: where the brokers deny it, that
 /// is what to grant.
 pub(super) fn explain_needing(failure: &Failure, what: impl Display, right: impl Display) -> ConnectError {
@@ -32,8 +57,16 @@ pub(super) fn explain_needing(failure: &Failure, what: impl Display, right: impl
     }
 }
 
-/// As [`explain`], of reading as a member of `group`, perhaps of one partition.
-pub(super) fn explain_reading(failure: &Failure, partition: Option<&TopicPartition>, group: &str) -> ConnectError {
+/// As [`explain`], of reading as a member of `group` from the brokers at `servers`, perhaps one partition.
+pub(super) fn explain_reading(
+    failure: &Failure,
+    partition: Option<&TopicPartition>,
+    group: &str,
+    servers: &str,
+) -> ConnectError {
+    // Of one that is away the client says itself which one it is.
+    let all_down = failure.code == Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+    let failure = if all_down { &named(failure.clone(), servers, None) } else { failure };
     let what = partition.map_or_else(|| "reading from Kafka".to_owned(), |partition| format!("reading {partition}"));
     let right = match partition {
         _ if failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!("READ on group {group}"),
@@ -126,5 +159,26 @@ mod tests {
         assert!(ours.message().contains("ssl.keystore.location"), "{ours}");
         assert_eq!(kind(&ssl("SSL handshake failed: Disconnected")), Kind::Retriable);
         assert_eq!(kind(&transport("Disconnected while the certificate was read")), Kind::Retriable);
+    }
+
+    #[test]
+    fn brokers_that_do_not_answer_are_named_with_what_keeps_them() {
+        let failure = |code, text: &str| Failure { code, text: text.to_owned() };
+        let why = || Some("Connection refused (after 0ms in state CONNECT)".to_owned());
+        let named = |failure| named(failure, "kafka:9092", why()).text;
+        let silent = named(failure(Code::RD_KAFKA_RESP_ERR__TIMED_OUT, "Local: Timed out"));
+        let says =
+            "Local: Timed out: no answer came from the brokers at bootstrap.servers=kafka:9092 (Connection refused)";
+        assert!(silent.starts_with(says), "{silent}");
+        assert!(silent.contains("; correct it, or see that"), "{silent}");
+        let unresolved = named(failure(Code::RD_KAFKA_RESP_ERR__RESOLVE, "Connection refused, or so"));
+        assert!(unresolved.contains("bootstrap.servers=kafka:9092;"), "nothing is said twice: {unresolved}");
+        // What a broker answers, and what has another remedy, is not about where they are.
+        for told in [
+            failure(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, "Unknown topic"),
+            failure(Code::RD_KAFKA_RESP_ERR__TRANSPORT, "SSL alert bad certificate"),
+        ] {
+            assert_eq!(named(told.clone()), told.text);
+        }
     }
 }

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka_sys as sys;
@@ -73,6 +74,8 @@ pub(super) struct Handle {
     // Field order is drop order: a queue goes before its client.
     events: Queue,
     client: Client,
+    /// What was said last of a broker that cannot be reached.
+    unreached: Mutex<Option<String>>,
 }
 
 struct Client(NonNull<sys::rd_kafka_t>);
@@ -141,7 +144,7 @@ impl Handle {
         };
         let no_queue =
             || Failure { code: Code::RD_KAFKA_RESP_ERR__UNKNOWN_GROUP, text: "a consumer needs a group.id".to_owned() };
-        Ok(Self { events: events.ok_or_else(no_queue)?, client })
+        Ok(Self { events: events.ok_or_else(no_queue)?, client, unreached: Mutex::default() })
     }
 
     /// Ends a wait in [`Handle::poll`] at once.
@@ -156,6 +159,21 @@ impl Handle {
         // SAFETY: the buffer outlives the call.
         let code = unsafe { sys::rd_kafka_fatal_error(self.raw(), reason.as_mut_ptr().cast(), reason.len()) };
         (code != Code::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| Failure { code, text: buffer_text(&reason) })
+    }
+
+    /// What [`Handle::check_login`] heard last of a broker that cannot be reached. The client does not repeat itself,
+    /// so it holds until somebody [`forgets`](Handle::forget_unreached) it.
+    pub(super) fn unreached(&self) -> Option<String> {
+        self.unreached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A broker has answered.
+    pub(super) fn forget_unreached(&self) {
+        self.note_unreached(None);
+    }
+
+    fn note_unreached(&self, why: Option<String>) {
+        *self.unreached.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     fn raw(&self) -> *mut sys::rd_kafka_t {
@@ -203,6 +221,11 @@ impl Event<'_> {
 impl Failure {
     fn new(code: Code, text: Option<String>) -> Self {
         Self { code, text: text.filter(|text| !text.is_empty()).unwrap_or_else(|| describe(code)) }
+    }
+
+    /// True where it says why a broker cannot be reached.
+    fn is_unreached(&self) -> bool {
+        matches!(self.code, Code::RD_KAFKA_RESP_ERR__TRANSPORT | Code::RD_KAFKA_RESP_ERR__RESOLVE)
     }
 
     /// True where the broker refused our login.

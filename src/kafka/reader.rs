@@ -11,7 +11,7 @@ use lakeferry_api::{Batch, Clock, Config, ConnectError, Result, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::consumer::{BATCH_BYTES, BATCH_RECORDS, NotUtf8, Slot};
-use super::error::{explain, explain_reading, kind};
+use super::error::{explain, explain_reading, kind, named};
 use super::ffi::{Code, Failure, FetchFrom, Handle, Message, Polled, Role};
 use super::security;
 
@@ -56,8 +56,9 @@ pub fn open(properties: &Config, stretches: Stretches, clock: Arc<dyn Clock>) ->
         slot.started(from.into());
         (partition, Stretch { slot, to })
     });
-    let reading =
-        Reading { handle, sender, stretches: stretches.collect(), heard: clock.monotonic(), clock, last: None };
+    let servers = properties.get("bootstrap.servers").cloned().unwrap_or_default();
+    let (stretches, heard) = (stretches.collect(), clock.monotonic());
+    let reading = Reading { handle, sender, stretches, heard, clock, servers, last: None };
     std::thread::Builder::new()
         .name("reader".to_owned())
         .spawn(move || reading.run())
@@ -94,6 +95,8 @@ struct Reading {
     stretches: BTreeMap<TopicPartition, Stretch>,
     clock: Arc<dyn Clock>,
     heard: Duration,
+    /// The brokers that were asked.
+    servers: String,
     /// What the client said last, to explain a silence.
     last: Option<Failure>,
 }
@@ -131,7 +134,8 @@ impl Reading {
         let now = self.clock.monotonic();
         let Some(polled) = self.handle.poll(POLL_WAIT) else {
             if now.saturating_sub(self.heard) > SILENCE {
-                let why = self.last.as_ref().map_or_else(String::new, |failure| format!(": {}", failure.text));
+                let named = |failure| format!(": {}", named(failure, &self.servers, None).text);
+                let why = self.last.take().map_or_else(String::new, named);
                 return Err(ConnectError::retriable(format!("the brokers have given nothing for a minute{why}")));
             }
             return Ok(None);
@@ -209,7 +213,7 @@ impl Reading {
         // Refused logins and missing rights do not mend themselves; a group's rights are not needed here.
         let of_group = failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
         if kind(&failure) == lakeferry_api::Kind::Config && !of_group {
-            return Err(explain_reading(&failure, partition.as_ref(), ""));
+            return Err(explain_reading(&failure, partition.as_ref(), "", &self.servers));
         }
         self.last = Some(failure);
         Ok(())
@@ -280,7 +284,8 @@ mod tests {
         sender.try_send(Ok(Batch::position_only(orders.clone(), 0, 0))).unwrap();
         let stretches = BTreeMap::from([(orders.clone(), Stretch { slot, to: 5 })]);
         let heard = clock.monotonic();
-        let reading = Reading { handle, sender, stretches, clock: clock.clone(), heard, last: None };
+        let reading =
+            Reading { handle, sender, stretches, clock: clock.clone(), heard, servers: String::new(), last: None };
         let thread = std::thread::spawn(move || {
             let mut reading = reading;
             reading.settle(&orders);

@@ -336,15 +336,37 @@ async fn an_unreachable_broker_is_retriable_and_is_named() {
     let properties = Config::from([
         ("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned()),
         ("group.id".to_owned(), "g".to_owned()),
-        ("default.api.timeout.ms".to_owned(), "500".to_owned()),
+        ("default.api.timeout.ms".to_owned(), "3000".to_owned()),
     ]);
     let mut consumer = clients.consumer(&properties, &topics(&["t"])).unwrap();
     let Event::Error(error) = next(&mut *consumer).await else { panic!("no error") };
     assert!(error.is_retriable(), "{}", error.trace());
     assert!(error.message().contains("127.0.0.1:1") || error.message().contains("brokers are down"), "{error}");
     consumer.close().await;
-    let error = clients.admin(&properties).unwrap().topics().await.expect_err("no broker");
-    assert!(error.is_retriable(), "{}", error.trace());
+    let admin = clients.admin(&properties).unwrap();
+    let partition = TopicPartition::new("t", 0);
+    let (id, view, offsets, removed) = tokio::join!(
+        admin.cluster_id(),
+        admin.partition(&partition),
+        admin.group_offsets("g"),
+        admin.delete_group("g")
+    );
+    let errors = [id.err(), admin.topics().await.err(), view.err(), offsets.err(), removed.err()];
+    for error in errors.map(|error| error.expect("no broker")) {
+        assert!(error.is_retriable(), "{}", error.trace());
+        assert!(error.message().contains("bootstrap.servers=127.0.0.1:1 ("), "{error}");
+        assert!(error.message().contains("refused"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_has_no_address_is_named() {
+    let clients = KafkaClients::new(Budget::new(BUDGET_BYTES), clock());
+    let host = "kafka.invalid:9092";
+    let properties = [("bootstrap.servers", host), ("default.api.timeout.ms", "1000")];
+    let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let error = clients.admin(&Config::from(properties)).unwrap().cluster_id().await.expect_err("no broker");
+    assert!(error.is_retriable() && error.message().contains(&format!("bootstrap.servers={host}")), "{error}");
 }
 
 #[tokio::test]

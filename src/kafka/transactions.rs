@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::Commits;
 use super::admin::rows;
-use super::error::{explain, explain_needing, kind};
+use super::error::{explain, explain_needing, kind, named};
 use super::ffi::{Code, Handle, Remedy, TransactionFailure};
 use super::producer::Shared;
 use super::security::Settings;
@@ -46,14 +46,16 @@ impl Call {
 pub(super) struct Transactions {
     shared: Arc<Shared>,
     id: String,
+    servers: String,
     turn: Arc<Mutex<()>>,
 }
 
 impl Transactions {
     /// Those of a producer with these properties.
     pub(super) fn of(properties: &Config, shared: Arc<Shared>) -> Self {
-        let id = properties.get("transactional.id").cloned().unwrap_or_default();
-        Self { shared, id, turn: Arc::default() }
+        let property = |key| properties.get(key).cloned().unwrap_or_default();
+        let (id, servers) = (property("transactional.id"), property("bootstrap.servers"));
+        Self { shared, id, servers, turn: Arc::default() }
     }
 
     /// What transactions need of a producer's settings: a record that is not acknowledged within the time of a
@@ -131,6 +133,7 @@ impl Transactions {
                     tracing::debug!(id = self.id, "{} the transactional id: {}", call.what, failure.text);
                 }
                 Err(TransactionFailure { failure, remedy: Remedy::CallAgain }) => {
+                    let failure = named(failure, &self.servers, None);
                     return Err(explain(&failure, format!("{} the transactional id {}", call.what, self.id)));
                 }
                 Err(failure) => return Err(self.explain(&call, &failure)),

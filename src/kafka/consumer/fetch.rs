@@ -38,6 +38,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct FetchSpec {
     pub(super) handle: Arc<Handle>,
     pub(super) group: String,
+    pub(super) servers: String,
     pub(super) sender: mpsc::Sender<Said>,
     pub(super) orders: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
@@ -446,7 +447,7 @@ impl Fetch {
         }
         self.told_at.retain(|_, at| now.saturating_sub(*at) < REPEAT_AFTER);
         self.told_at.insert(key, now);
-        let error = explain_reading(failure, partition.as_ref(), &self.spec.group);
+        let error = explain_reading(failure, partition.as_ref(), &self.spec.group, &self.spec.servers);
         let error = match error.kind() {
             _ if fatal.is_some() => ConnectError::fatal(error.message()),
             // A topic that is not there may come; a record is not meant by any error that ends up here.

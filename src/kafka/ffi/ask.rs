@@ -21,11 +21,13 @@ pub(super) struct Options(pub(super) NonNull<sys::rd_kafka_AdminOptions_t>);
 
 impl Handle {
     /// What was said of our login, or of the broker's certificate, since the last look. A refused one shows nowhere
-    /// else but as a time-out.
+    /// else but as a time-out; nor does what keeps a broker from being reached, which is kept for who tells of that.
     pub(super) fn check_login(&self) -> Result<(), Failure> {
         while let Some(event) = self.take_event(Duration::ZERO) {
-            if let Some(failure) = event.failure().filter(|failure| failure.is_login() || failure.is_certificate()) {
-                return Err(failure);
+            match event.failure() {
+                Some(failure) if failure.is_login() || failure.is_certificate() => return Err(failure),
+                Some(failure) if failure.is_unreached() => self.note_unreached(Some(failure.text)),
+                _ => {}
             }
         }
         Ok(())
