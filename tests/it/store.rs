@@ -217,17 +217,29 @@ async fn s3_says_what_is_wrong_and_the_remedy() {
     let s3 = need!(kit::s3());
     s3.create_bucket("store-wrong").unwrap();
     let cases = [
-        ("store-wrong", [("aws_secret_access_key", "wrong")], "store.aws_secret_access_key"),
-        ("store-wrong", [("aws_access_key_id", "nobody")], "store.aws_access_key_id"),
-        ("store-none", [("aws_region", "us-east-1")], "create it, or correct the bucket in store.url"),
+        ("store-wrong", [("aws_secret_access_key", "wrong")], "SignatureDoesNotMatch: ", "store.aws_secret_access_key"),
+        ("store-wrong", [("aws_access_key_id", "nobody")], "UserNotFound: ", "store.aws_access_key_id"),
+        (
+            "store-none",
+            [("aws_region", "us-east-1")],
+            "NoSuchBucket: ",
+            "create it, or correct the bucket in store.url",
+        ),
     ];
-    for (bucket, wrong, remedy) in cases {
+    let is_xml = |text: &str| ["<?xml", "<Error", "<Code"].iter().any(|tag| text.contains(tag));
+    for (bucket, wrong, code, remedy) in cases {
         let lake = open_s3(&s3.endpoint(), bucket, &wrong);
         let error = store::probe(&lake.store, &layout(), probe_id()).await.unwrap_err();
-        assert!(error.kind() == Kind::Config && error.message().contains(remedy), "{error}");
+        assert_eq!(error.kind(), Kind::Config, "{error}");
+        // The one line says all, and nobody is shown XML.
+        let request = format!("(PUT {}/{bucket}/pre/fix/topics/.probe-", s3.endpoint());
+        for part in ["cannot write topics/.probe-", code, &request, remedy] {
+            assert!(error.message().contains(part), "{part}: {error}");
+        }
+        assert!(!is_xml(&error.trace()) && error.message().len() < 600, "{}", error.trace());
         // Whoever meets it later is told the same.
         let error = manifests(&lake).end(&orders()).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Config, "{error}");
+        assert!(error.kind() == Kind::Config && !is_xml(&error.trace()), "{}", error.trace());
     }
 }
 

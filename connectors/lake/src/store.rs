@@ -12,6 +12,7 @@
 //! one writer of a name win. An error, and `AlreadyExists` too, may stand for a write that happened: whoever must know
 //! reads the object. Every request ends within a bounded time. Requests are retried here, and by nobody below.
 
+mod answer;
 mod deadline;
 mod error;
 mod hdfs;
@@ -35,6 +36,7 @@ use url::Url;
 
 use self::leftovers::Leftovers;
 pub use error::explain;
+pub(crate) use error::words;
 pub use probe::probe;
 pub use s3::check_endpoint;
 pub use staged::Purpose;

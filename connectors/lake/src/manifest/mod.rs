@@ -24,7 +24,7 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, Pu
 pub use self::digest::Digest;
 pub use self::model::Entry;
 use crate::layout::Layout;
-use crate::store::explain;
+use crate::store::{explain, words};
 
 /// An entry beyond this size is refused unread: nothing that writes one comes near it.
 const MAX_ENTRY_BYTES: u64 = 64 << 20;
@@ -154,16 +154,20 @@ impl ManifestStore {
                 Ok(Some(_)) => return Ok(Outcome::Lost),
                 Ok(None) => {}
                 Err(unread) => {
-                    return Err(unread.context(format!("whether {path} was written is not known yet: {error}")));
+                    let why = format!("whether {path} was written is not known yet: {}", words(&error));
+                    return Err(unread.context(why));
                 }
             }
             let error = match error {
                 // The number was taken a moment ago and is free now: somebody writes there this very moment.
-                StoreError::AlreadyExists { .. } => ConnectError::retriable(format!("cannot create {path}: {error}")),
+                error @ StoreError::AlreadyExists { .. } => {
+                    ConnectError::retriable(format!("cannot create {path}: {}", words(&error)))
+                }
                 error => explain(&format!("create {path}"), error),
             };
             if tries == CREATE_TRIES || !error.is_retriable() {
-                return Err(error.context(format!("{path} was not written in {tries} tries")));
+                let why = format!("{path} was not written in {tries} tries: {}", error.message());
+                return Err(error.context(why));
             }
             tracing::warn!(%path, tries, %error, "a manifest was not written; trying again");
             self.clock.sleep(backoff).await;

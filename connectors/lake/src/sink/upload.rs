@@ -18,7 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::spill::Spilled;
 use crate::job::Job;
-use crate::store::explain;
+use crate::store::{explain, words};
 
 /// Chunks that may wait between the loop and the job. More wait in [`Upload::feed`]'s caller, paid from the budget.
 const QUEUED_CHUNKS: usize = 2;
@@ -159,7 +159,7 @@ impl Carrier {
         // A part that comes in after the abort would stay.
         parts.in_flight.shutdown().await;
         if let Err(error) = parts.upload.abort().await {
-            tracing::warn!(path = %self.path, %error, "parts of an upload that was given up stay in the store");
+            tracing::warn!(path = %self.path, error = words(&error), "parts of an upload that was given up stay in the store");
         }
     }
 

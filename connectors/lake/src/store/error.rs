@@ -1,8 +1,9 @@
 //! What a store's error means for the worker: the one mapping from `object_store::Error` to a [`ConnectError`].
 //!
 //! Called wherever the lake talks to a store. Invariant: the message says what was being done, to which object, and
-//! the remedy where the user has one; wrong settings are `Config`, whatever may pass is `Retriable`, and an absent
-//! object is `NotFound`. It never says "absent" of an error: only [`object_store::Error::NotFound`] is.
+//! the remedy where the user has one, all in its first line and none of it in XML; wrong settings are `Config`,
+//! whatever may pass is `Retriable`, and an absent object is `NotFound`. It never says "absent" of an error: only
+//! [`object_store::Error::NotFound`] is.
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,14 +12,26 @@ use hdfs_native::HdfsError;
 use lakeferry_api::{ConnectError, Kind};
 use object_store::Error;
 
+use super::answer::Answer;
+
 /// The error of `doing` (for example "list topics/orders") in the worker's terms.
 pub fn explain(doing: &str, error: Error) -> ConnectError {
     let (kind, remedy) = classify(&error);
-    let message = match remedy {
-        Some(remedy) => format!("cannot {doing}: {error}; {remedy}"),
-        None => format!("cannot {doing}: {error}"),
-    };
-    ConnectError::new(kind, message).caused_by(error)
+    let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    let text = error.to_string();
+    match Answer::of(&text) {
+        Some(answer) => {
+            tracing::debug!(text, "cannot {doing}");
+            ConnectError::new(kind, format!("cannot {doing}: {answer}{remedy}"))
+        }
+        None => ConnectError::new(kind, format!("cannot {doing}: {text}{remedy}")).caused_by(error),
+    }
+}
+
+/// The error for people: what the store answered, where that is what it tells of.
+pub(crate) fn words(error: &Error) -> String {
+    let text = error.to_string();
+    Answer::of(&text).map_or(text, |answer| answer.to_string())
 }
 
 /// What S3 and its like say in the `Code` of an answer, whatever status and error they end up as (an error of a listing
@@ -169,5 +182,20 @@ mod tests {
             assert!(explained.message().starts_with("cannot write topics/a: "), "{}", explained.message());
             assert!(explained.message().contains(remedy), "{}", explained.message());
         }
+    }
+
+    #[test]
+    fn the_first_line_says_it_all_and_nothing_says_xml() {
+        let body = "<?xml version=\"1.0\"?><Error><Code>NoSuchBucket</Code><Message>The specified bucket does not \
+            exist</Message><BucketName>lake</BucketName></Error>";
+        let text = format!(
+            "Error performing PUT http://s/lake/a in 2ms - Server returned non-2xx status code: 404 Not Found: {body}"
+        );
+        let error = || Error::NotFound { path: "a".into(), source: text.clone().into() };
+        let explained = explain("write a", error());
+        let expected = "cannot write a: NoSuchBucket: The specified bucket does not exist (PUT http://s/lake/a: 404 Not \
+            Found); there is no such bucket: create it, or correct the bucket in store.url";
+        assert_eq!(explained.trace(), expected);
+        assert!(words(&error()).starts_with("NoSuchBucket: The specified bucket"), "{}", words(&error()));
     }
 }
