@@ -6,7 +6,7 @@ use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat};
 use lakeferry_api::{Result, TopicPartition};
-use lakeferry_lake::inspect::{LineageSummary, LogSummary, TopicSummary, inspect};
+use lakeferry_lake::inspect::{Incarnation, LineageSummary, LogSummary, TopicSummary, inspect};
 use lakeferry_lake::manifest::model::{Lineage, Reason, StartedBy, TopicSettings};
 use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind};
 
@@ -63,6 +63,7 @@ fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
     if silent > 0 {
         writeln!(out, "  nothing is archived of {silent} of them: they had no record when a task last looked")?;
     }
+    topic.incarnations.iter().try_for_each(|it| writeln!(out, "  {}", incarnation(it, topic.incarnations.len())))?;
     for partition in &topic.partitions {
         let name = TopicPartition::new(topic.topic.as_str(), partition.partition);
         match (&partition.log, &partition.problem) {
@@ -78,14 +79,19 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
     let offset = |offset: Option<i64>| offset.map_or("?".to_owned(), |offset| offset.to_string());
     writeln!(
         out,
-        "  {name}: offsets {} to {} (next), {} records in {} files, {} stored ({} raw)",
+        "  {name}: offsets {} to {} (next), {}{} records in {} files, {} stored ({} raw)",
         offset(log.first_offset),
         offset(log.resume_offset),
+        at_most(log.is_exact),
         log.records,
         log.files,
         bytes(log.stored_bytes),
         bytes(log.raw_bytes),
     )?;
+    if log.superseded > 0 {
+        let (least, count) = (if log.is_exact { "" } else { "at least " }, log.superseded);
+        writeln!(out, "    {least}{count} more are superseded: the offsets were set back, or the log was cut back")?;
+    }
     if let (Some(min), Some(max)) = (log.min_timestamp, log.max_timestamp) {
         writeln!(out, "    record times {} to {}", instant(min), instant(max))?;
     }
@@ -126,6 +132,25 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
         writeln!(out, "    unfinished uploads were not looked at: {why}")?;
     }
     Ok(())
+}
+
+/// What an incarnation, one of so many, holds, and what a restore makes of it.
+fn incarnation(it: &Incarnation, count: usize) -> String {
+    let Incarnation { topic_id, lineage, came_up_at, records, is_exact, superseded, is_latest } = it;
+    let id = topic_id.as_ref().map_or("without topic id".to_owned(), |id| format!("with topic id {id}"));
+    let fate = match (is_latest, records) {
+        (true, _) if count == 1 => "what a restore brings back".to_owned(),
+        (true, _) => "what a restore brings back (--lineage latest)".to_owned(),
+        (false, 0) => "nothing to restore".to_owned(),
+        (false, _) => format!("restored by --lineage {lineage}"),
+    };
+    let superseded = if *superseded > 0 { format!(", {superseded} more superseded") } else { String::new() };
+    let (most, since) = (at_most(*is_exact), instant(*came_up_at));
+    format!("incarnation {id}, since {since}: {most}{records} records{superseded}: {fate}")
+}
+
+fn at_most(is_exact: bool) -> &'static str {
+    if is_exact { "" } else { "up to " }
 }
 
 /// Something that no manifest names, and its size.
@@ -204,6 +229,26 @@ pub(super) fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_incarnation_says_what_a_restore_makes_of_it() {
+        let old = Incarnation {
+            topic_id: Some("Qm9".to_owned()),
+            lineage: "Qm9".to_owned(),
+            came_up_at: 1_372_636_799_999,
+            records: 15,
+            is_exact: true,
+            superseded: 6,
+            is_latest: false,
+        };
+        let words = "incarnation with topic id Qm9, since 2013-06-30T23:59:59.999Z: 15 records, 6 more superseded: \
+                     restored by --lineage Qm9";
+        assert_eq!(incarnation(&old, 2), words);
+        let latest = Incarnation { is_latest: true, superseded: 0, is_exact: false, ..old.clone() };
+        assert!(incarnation(&latest, 2).ends_with(": up to 15 records: what a restore brings back (--lineage latest)"));
+        assert!(incarnation(&latest, 1).ends_with("brings back"));
+        assert!(incarnation(&Incarnation { records: 0, ..old }, 2).ends_with("nothing to restore"));
+    }
 
     #[test]
     fn sizes_and_times_read_well() {

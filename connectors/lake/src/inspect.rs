@@ -9,8 +9,11 @@ use serde::Serialize;
 
 use crate::manifest::model::{Gap, Lineage, Missing, StartedBy, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
+use crate::source::incarnations::{Count, summaries};
 use crate::store::leftovers::Leftovers;
 use crate::sweep::{Found, Leftover};
+
+pub use crate::source::incarnations::Summary as Incarnation;
 
 /// Partitions that are read at once.
 const PARALLEL_PARTITIONS: usize = 8;
@@ -22,6 +25,8 @@ pub struct TopicSummary {
     pub topic: String,
     /// Its settings as they were last seen.
     pub settings: Option<TopicSettings>,
+    /// All its incarnations that can be read, in the order in which they came up.
+    pub incarnations: Vec<Incarnation>,
     /// Its partitions, sorted.
     pub partitions: Vec<PartitionSummary>,
 }
@@ -60,9 +65,16 @@ pub struct LogSummary {
     pub resume_offset: Option<i64>,
     /// The end of the log, for readers of committed records, when the last entry was written.
     pub last_stable_offset: i64,
-    /// Records; a file that a later lineage continues only in part counts whole.
+    /// Records: those that a replay of this lineage brings back.
     pub records: u64,
-    /// Of these, those without a timestamp.
+    /// False where a later lineage continues a file only in part and not every offset of it has a record: then there
+    /// are so many records at most.
+    pub is_exact: bool,
+    /// Records in files of this incarnation that the newest lineage does not have: the log was cut back, or the offsets
+    /// were set back, and what was archived since stands in their place.
+    pub superseded: u64,
+    /// Records without a timestamp. Here and below a file counts whole, even where a later lineage continues only a
+    /// part.
     pub untimed: u64,
     /// Files.
     pub files: usize,
@@ -106,10 +118,10 @@ pub async fn inspect(archive: &Archive, leftovers: &Leftovers, topic: &str) -> R
     let partitions = archive.partitions(topic).await?;
     let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, leftovers, partition)));
     let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
-    let whole = read.iter().filter_map(|(_, chain)| chain.as_ref());
-    let settings = Chain::newest_settings(whole, None).cloned();
-    let partitions = read.into_iter().map(|(summary, _)| summary).collect();
-    Ok(TopicSummary { topic: topic.to_owned(), settings, partitions })
+    let (partitions, chains): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+    let whole: Vec<Chain> = chains.into_iter().flatten().collect();
+    let settings = Chain::newest_settings(&whole, None).cloned();
+    Ok(TopicSummary { topic: topic.to_owned(), settings, incarnations: summaries(&whole)?, partitions })
 }
 
 async fn read(
@@ -137,6 +149,7 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
     let history: Vec<_> = chain.history(lineage)?.into_iter().map(|(number, _)| number).collect();
     let oldest = end.lineages.iter().find(|line| Some(&line.lineage) == history.last());
     let pieces = chain.pieces(lineage)?;
+    let Count { records, is_exact, superseded } = Count::of(chain, lineage)?;
     let files = || pieces.iter().map(|piece| piece.file);
     Ok(LogSummary {
         owner: end.owner.to_string(),
@@ -148,7 +161,9 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
         first_offset: oldest.and_then(|line| line.first),
         resume_offset: end.resume_offset,
         last_stable_offset: end.log.last_stable_offset,
-        records: sum(files().map(|file| file.records)),
+        records,
+        is_exact,
+        superseded,
         untimed: sum(files().map(|file| file.untimed)),
         files: pieces.len(),
         stored_bytes: sum(files().map(|file| file.stored_bytes)),
@@ -218,11 +233,42 @@ mod tests {
         assert_eq!(archived_to, [Some(9 + 1), Some(9)]);
         assert_eq!((log.first_offset, log.resume_offset), (Some(3), Some(9)));
         assert_eq!((log.records, log.files, log.untimed), (3, 2, 0), "what was cut from the log does not count");
+        assert_eq!((log.is_exact, log.superseded), (true, 1), "but it is told apart");
         assert_eq!((log.min_timestamp, log.max_timestamp), (Some(20), Some(90)));
         assert_eq!(log.missing, Missing::from([(Reason::Transaction, 3)]));
         let path = archive.layout.relative(&orphan).unwrap();
         let left = Leftover { kind: LeftoverKind::Object, path, bytes: Some(1), kept: Some(Kept::ForeignName) };
         assert_eq!(log.unreferenced, [left]);
+    }
+
+    #[tokio::test]
+    async fn records_that_are_archived_again_count_once_and_every_incarnation_is_listed() {
+        let mut archive = TestArchive::new();
+        let rows = |offsets: std::ops::Range<i64>| offsets.map(|offset| row(offset, 1)).collect::<Vec<_>>();
+        let [first, second] = [archive.open("orders", 0, 0).await, archive.open("orders", 1, 0).await];
+        archive.publish(&first, &rows(0..10), 9).await;
+        archive.publish(&second, &rows(0..5), 4).await;
+        // Set back to 4, and what stands there is archived once more.
+        archive.truncate(&first, 4).await;
+        archive.publish(&first, &rows(4..10), 9).await;
+        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let log = found.partitions[0].log.as_ref().unwrap();
+        assert_eq!((log.records, log.is_exact, log.superseded, log.files), (10, true, 6, 2));
+        let of = |found: &TopicSummary| {
+            let each =
+                found.incarnations.iter().map(|it| (it.lineage.clone(), it.records, it.superseded, it.is_latest));
+            each.collect::<Vec<_>>()
+        };
+        assert_eq!(of(&found), [("Qm9".to_owned(), 15, 6, true)]);
+
+        archive.written_at += 60_000;
+        archive.recreate_as(&first, "B").await;
+        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let (old, empty) = (("Qm9".to_owned(), 15, 6, true), ("B".to_owned(), 0, 0, false));
+        assert_eq!(of(&found), [old, empty], "the empty one is not what a restore takes");
+        archive.publish(&first, &rows(0..2), 1).await;
+        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        assert_eq!(of(&found), [("Qm9".to_owned(), 15, 6, false), ("B".to_owned(), 2, 0, true)]);
     }
 
     #[tokio::test]

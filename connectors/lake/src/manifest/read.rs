@@ -46,6 +46,18 @@ pub struct Piece<'a> {
     pub offsets: OffsetRange,
 }
 
+impl Piece<'_> {
+    /// How many records of the file belong, and whether that is exact: where some do not, and not every offset of the
+    /// file has a record, they are so many at most.
+    pub fn records(&self) -> (u64, bool) {
+        let (records, whole) = (self.file.records, self.file.offsets());
+        if self.offsets == whole {
+            return (records, true);
+        }
+        (records.min(self.offsets.width()), records == whole.width())
+    }
+}
+
 impl Archive {
     /// The archive whose chains are `manifests`.
     pub fn new(manifests: ManifestStore) -> Self {

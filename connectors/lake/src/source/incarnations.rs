@@ -1,6 +1,6 @@
 //! The incarnations of an archived topic: which of them is the newest, and what there is besides the one that is read.
-//! An incarnation is all lineages of all partitions that have one topic id. [`choose`](super::choose) asks; nothing is
-//! read here.
+//! An incarnation is all lineages of all partitions that have one topic id. [`choose`](super::choose) asks, and
+//! [`inspect`](crate::inspect); nothing is read here.
 //!
 //! Invariant: an incarnation that holds nothing never hides one that does. A topic that is deleted by mistake is soon
 //! made again, by some client, and empty; whoever restores it then wants the one that was lost.
@@ -11,8 +11,26 @@ use lakeferry_api::Result;
 use lakeferry_api::text::iso_timestamp;
 use serde::Serialize;
 
-use crate::manifest::model::FileEntry;
-use crate::manifest::read::Chain;
+use crate::manifest::read::{Chain, Piece};
+
+/// An incarnation, summed up from manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Its topic id.
+    pub topic_id: Option<String>,
+    /// What `lineage` has to say for it: its topic id; where the broker gave none, the number of a lineage.
+    pub lineage: String,
+    /// When the archive first heard of it, in milliseconds since the Unix epoch.
+    pub came_up_at: i64,
+    /// How many records its log holds as it was last known: what a replay of it brings back.
+    pub records: u64,
+    /// False where the log was cut back, or set back, within a file: then it holds so many at most.
+    pub is_exact: bool,
+    /// How many more are in its files, and in its log no more.
+    pub superseded: u64,
+    /// True for the one that `lineage=latest` means.
+    pub is_latest: bool,
+}
 
 /// An incarnation that is not read, and holds records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -48,6 +66,18 @@ pub(super) struct Incarnations<'a> {
     /// Pairs, earlier and later: a chain has its last entry of the one before its last entry of the other. Not their
     /// first entries: a broker that lags behind may tell an old id late, and what is there now comes back after that.
     order: BTreeSet<(Id<'a>, Id<'a>)>,
+}
+
+/// All incarnations of the topic whose partitions `chains` are, in the order in which they came up.
+///
+/// # Errors
+/// As [`Chain::pieces`].
+pub fn summaries(chains: &[Chain]) -> Result<Vec<Summary>> {
+    let known = Incarnations::of(chains);
+    let latest = known.latest();
+    let mut all = known.came_up_at.keys().map(|id| known.sum_up(*id, latest.as_deref())).collect::<Result<Vec<_>>>()?;
+    all.sort_by_key(|summary| summary.came_up_at);
+    Ok(all)
 }
 
 impl Other {
@@ -121,21 +151,32 @@ impl<'a> Incarnations<'a> {
     pub(super) fn others(&self, chosen: &BTreeSet<Option<String>>) -> Result<Vec<Other>> {
         let mut others = Vec::new();
         for id in self.full.iter().filter(|id| !chosen.contains(&id.map(str::to_owned))) {
-            let mut other =
-                Other { lineage: String::new(), records: 0, is_exact: true, came_up_at: self.came_up_at[id] };
-            for chain in self.chains {
-                let Some(lineage) = newest_lineage(chain, *id) else { continue };
-                other.lineage = id.map_or_else(|| lineage.to_string(), str::to_owned);
-                for piece in chain.pieces(lineage)? {
-                    let FileEntry { records, .. } = *piece.file;
-                    other.is_exact &= piece.offsets == piece.file.offsets();
-                    other.records += records.min(piece.offsets.width());
-                }
-            }
-            others.extend((other.records > 0).then_some(other));
+            let Summary { lineage, records, is_exact, came_up_at, .. } = self.sum_up(*id, None)?;
+            others.extend((records > 0).then_some(Other { lineage, records, is_exact, came_up_at }));
         }
         others.sort_by_key(|other| other.came_up_at);
         Ok(others)
+    }
+
+    fn sum_up(&self, id: Id<'_>, latest: Id<'_>) -> Result<Summary> {
+        let mut summary = Summary {
+            topic_id: id.map(str::to_owned),
+            lineage: String::new(),
+            came_up_at: self.came_up_at.get(&id).copied().unwrap_or_default(),
+            records: 0,
+            is_exact: true,
+            superseded: 0,
+            is_latest: id == latest,
+        };
+        for chain in self.chains {
+            let Some(lineage) = newest_lineage(chain, id) else { continue };
+            summary.lineage = id.map_or_else(|| lineage.to_string(), str::to_owned);
+            let count = Count::of(chain, lineage)?;
+            summary.records = summary.records.saturating_add(count.records);
+            summary.is_exact &= count.is_exact;
+            summary.superseded = summary.superseded.saturating_add(count.superseded);
+        }
+        Ok(summary)
     }
 
     /// Of `ids` the one that no other is known to follow. Where that is not known of two, or chains contradict each
@@ -149,6 +190,38 @@ impl<'a> Incarnations<'a> {
         // In a circle all of them are followed.
         let last = if last.is_empty() { ids.iter().collect() } else { last };
         last.into_iter().max_by_key(|id| self.came_up_at[*id]).copied()
+    }
+}
+
+/// The records of one partition in one incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// As [`Summary::records`].
+    pub(crate) records: u64,
+    /// As [`Summary::is_exact`].
+    pub(crate) is_exact: bool,
+    /// As [`Summary::superseded`].
+    pub(crate) superseded: u64,
+}
+
+impl Count {
+    /// Those of the incarnation that `lineage` of `chain` belongs to, as that lineage has it.
+    ///
+    /// # Errors
+    /// As [`Chain::pieces`].
+    pub(crate) fn of(chain: &Chain, lineage: u32) -> Result<Self> {
+        let mut count = Self { records: 0, is_exact: true, superseded: 0 };
+        for (records, is_exact) in chain.pieces(lineage)?.iter().map(Piece::records) {
+            count.records = count.records.saturating_add(records);
+            count.is_exact &= is_exact;
+        }
+        let line = chain.end().lineages.iter().find(|line| line.lineage == lineage);
+        let id = line.and_then(|line| line.topic_id.as_deref());
+        let entries = chain.links.iter().map(|link| &link.entry);
+        let of_it = entries.filter(|entry| entry.source.topic_id.as_deref() == id).flat_map(|entry| &entry.files);
+        let all = of_it.fold(0_u64, |sum, file| sum.saturating_add(file.records));
+        count.superseded = all.saturating_sub(count.records);
+        Ok(count)
     }
 }
 
