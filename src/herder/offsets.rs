@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt as _;
 use lakeferry_api::connector::{AlteredOffsets, Connector, ConnectorType, SinkAlteration};
-use lakeferry_api::{Config, ConnectError, Kind, Result, SourceOffset, SourcePartition, TopicPartition};
+use lakeferry_api::{Config, ConnectError, Kind, PartitionView, Result, SourceOffset, SourcePartition, TopicPartition};
 use serde_json::{Map, Value};
 
 use super::Parts;
@@ -17,6 +19,7 @@ use super::stopped_sink::StoppedSink;
 use crate::backing::SourceOffsets;
 use crate::config::overrides::{Client, client_config};
 use crate::kafka::Admin;
+use crate::spawn::within;
 
 /// The offsets of a connector as they are stored.
 ///
@@ -105,7 +108,10 @@ async fn alter_sink(
     let context = Arc::new(StoppedSink::new(Arc::clone(parts), name, &group)?);
     let completely = connector.alter_sink_offsets(context, config, &alteration).await.map_err(refused)?;
     match group.alter(&alteration).await {
-        Ok(()) => Ok(Altered { completely }),
+        Ok(()) => {
+            warn_of_offsets_beyond(parts, name, &group, &alteration).await;
+            Ok(Altered { completely })
+        }
         Err(error) if error.kind() == Kind::Conflict => Err(fatal(still_live(verb, name), error)),
         Err(error) => {
             // Connect says no more than this; what somebody has to set right is said, too.
@@ -113,6 +119,37 @@ async fn alter_sink(
             Err(fatal(format!("Failed to {verb} consumer group offsets for connector {name}{why}"), error))
         }
     }
+}
+
+/// Connect takes any offset, and so it is taken here; what has no record to go on with is told of all the same. Brokers
+/// that do not say in time how long their logs are keep nobody waiting.
+async fn warn_of_offsets_beyond(parts: &Parts, name: &str, group: &Group, alteration: &SinkAlteration) {
+    let SinkAlteration::Some(offsets) = alteration else { return };
+    let set = offsets.iter().filter_map(|(partition, offset)| Some((partition, (*offset)?)));
+    let asked: Vec<_> =
+        set.map(|(partition, offset)| async move {
+            beyond(partition, offset, &group.admin.partition(partition).await.ok()?)
+        })
+        .collect();
+    let warned = futures::stream::iter(asked).buffer_unordered(CONCURRENT_QUESTIONS).for_each(|warning| async move {
+        warning.into_iter().for_each(|warning| tracing::warn!(connector = name, "{warning}"));
+    });
+    within(LOGS_WITHIN, parts.clock.as_ref(), warned).await;
+}
+
+const CONCURRENT_QUESTIONS: usize = 16;
+const LOGS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What there is to say of `offset`, where the log is not that long.
+fn beyond(partition: &TopicPartition, offset: i64, view: &PartitionView) -> Option<String> {
+    let end = view.end_offset.unwrap_or(view.last_stable_offset);
+    (offset > end).then(|| {
+        format!(
+            "the offset {offset} that was set for {partition} lies beyond the end {end} of its log: records before it are \
+             passed over, and where the log is still shorter when the connector is resumed, it begins at another \
+             offset; set {end} to go on with the next record"
+        )
+    })
 }
 
 /// A sink connector's consumer group.
@@ -257,4 +294,24 @@ fn still_live(verb: &str, name: &str) -> String {
          completed. If the connector is in a stopped state, this operation can be safely retried. If it doesn't \
          eventually succeed, the Connect cluster may need to be restarted to get rid of the zombie sink tasks."
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_offset_beyond_the_end_is_told_of() {
+        let (orders, view) = (TopicPartition::new("orders", 0), |end_offset| PartitionView {
+            last_stable_offset: 8,
+            end_offset,
+            ..PartitionView::default()
+        });
+        for (offset, end, told) in [(10, Some(10), false), (11, Some(10), true), (8, None, false), (9, None, true)] {
+            let words = beyond(&orders, offset, &view(end));
+            assert_eq!(words.is_some(), told, "{offset} {end:?}");
+            let words = words.unwrap_or_default();
+            assert!(!told || words.contains("orders-0") && words.contains(&format!("set {} to", end.unwrap_or(8))));
+        }
+    }
 }

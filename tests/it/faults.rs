@@ -217,6 +217,30 @@ fn a_topic_that_appears_later_is_archived_and_a_deleted_one_kept() {
 }
 
 #[test]
+fn an_offset_beyond_the_end_of_its_log_is_taken_and_told() {
+    let kafka = need!(kit::kafka());
+    let (topic, lake) = ("beyond-the-end", Lake::new());
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &records(10));
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[lake.sink(topic, topic)]);
+    worker.wait_archived(topic, 10, SOON);
+    assert_eq!(worker.request("PUT", &format!("/connectors/{topic}/stop"), &Value::Null).0, 204);
+    let set = |offset: i64| {
+        let partition = json!({ "kafka_topic": topic, "kafka_partition": 0 });
+        let body = json!({ "offsets": [{ "partition": partition, "offset": { "kafka_offset": offset } }] });
+        let (code, answer) = worker.request("PATCH", &format!("/connectors/{topic}/offsets"), &body);
+        (code == 200).then(|| answer["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let told = format!("the offset 11 that was set for {topic}-0 lies beyond the end 10 of its log");
+    wait_until("an offset within the log is set", SOON, || set(10).is_some()).unwrap();
+    assert!(!worker.log().contains("lies beyond the end"), "{}", worker.log());
+    // As Kafka Connect has it, word for word; the log says the rest.
+    assert_eq!(set(11).as_deref(), Some("The offsets for this connector have been altered successfully"));
+    wait_until("the log tells of it", SOON, || worker.log().contains(&told)).unwrap();
+    worker.stop();
+}
+
+#[test]
 fn a_damaged_truncated_or_newer_manifest_is_never_overwritten() {
     let kafka = need!(kit::kafka());
     type Harm = fn(Vec<u8>) -> Vec<u8>;
