@@ -183,12 +183,18 @@ impl Admin for BlockingAdmin {
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         const SPECS: &[OffsetSpec] = &[OffsetSpec::Earliest, OffsetSpec::Stable, OffsetSpec::End];
         let absent = || ConnectError::not_found(format!("partition {partition} does not exist"));
-        let before = self.describe(&partition.topic).await?.ok_or_else(absent)?;
+        let no_topic = || {
+            let topic = &partition.topic;
+            ConnectError::not_found(format!(
+                "partition {partition} does not exist: the brokers know no topic {topic}, it was deleted or never created"
+            ))
+        };
+        let before = self.describe(&partition.topic).await?.ok_or_else(no_topic)?;
         if before.partitions.iter().all(|shape| shape.partition != partition.partition) {
             return Err(absent());
         }
         let offsets = self.offsets(vec![partition.clone()], SPECS).await?;
-        let after = self.describe(&partition.topic).await?.ok_or_else(absent)?;
+        let after = self.describe(&partition.topic).await?.ok_or_else(no_topic)?;
         if before.topic_id != after.topic_id {
             let topic = &partition.topic;
             return Err(ConnectError::retriable(format!("topic {topic} was made anew while it was asked about")));

@@ -68,6 +68,20 @@ pub(super) fn explain_reading(
     let all_down = failure.code == Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
     let failure = if all_down { &named(failure.clone(), servers, None) } else { failure };
     let what = partition.map_or_else(|| "reading from Kafka".to_owned(), |partition| format!("reading {partition}"));
+    if kind(failure) == Kind::NotFound {
+        let text = &failure.text;
+        return ConnectError::not_found(match partition {
+            // The client says no more than that its metadata has no such partition, and no topic ever has fewer.
+            Some(partition) => format!(
+                "{what}: topic {} was deleted, the brokers know no {partition} any more ({text}); create it again, or \
+                 take it out of the connector's topics",
+                partition.topic
+            ),
+            None => format!(
+                "{what}: {text}; it was deleted, or never created: create it, or take it out of the connector's topics"
+            ),
+        });
+    }
     let right = match partition {
         _ if failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!("READ on group {group}"),
         Some(partition) => format!("READ on topic {}", partition.topic),
@@ -159,6 +173,24 @@ mod tests {
         assert!(ours.message().contains("ssl.keystore.location"), "{ours}");
         assert_eq!(kind(&ssl("SSL handshake failed: Disconnected")), Kind::Retriable);
         assert_eq!(kind(&transport("Disconnected while the certificate was read")), Kind::Retriable);
+    }
+
+    #[test]
+    fn a_deleted_topic_is_told_as_that() {
+        use Code::*;
+        let orders = TopicPartition::new("orders", 3);
+        for code in [RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART] {
+            let failure = Failure { code, text: "desired partition is no longer available".to_owned() };
+            let error = explain_reading(&failure, Some(&orders), "g", "b:1");
+            assert_eq!(error.kind(), Kind::NotFound);
+            for words in ["reading orders-3: topic orders was deleted", "create it again, or take it out of"] {
+                assert!(error.message().contains(words), "{error}");
+            }
+        }
+        let text = "Subscribed topic not available: orders: Broker: Unknown topic or partition".to_owned();
+        let failure = Failure { code: RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, text };
+        let error = explain_reading(&failure, None, "g", "b:1");
+        assert!(error.message().contains("orders: Broker") && error.message().contains("it was deleted, or never"));
     }
 
     #[test]

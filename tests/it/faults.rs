@@ -217,6 +217,28 @@ fn a_topic_that_appears_later_is_archived_and_a_deleted_one_kept() {
 }
 
 #[test]
+fn a_topic_that_is_deleted_is_told_as_that_until_it_is_back() {
+    let kafka = need!(kit::kafka());
+    let (topic, lake, all) = ("deleted-and-told", Lake::new(), records(20));
+    let refresh = ("consumer.override.metadata.max.age.ms", "500");
+    let connector = sink(topic, topic, &[("store.url", &lake.url()), refresh]);
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &all[..10]);
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
+    worker.wait_archived(topic, 10, SOON);
+    kafka.delete_topic(topic).unwrap();
+    // The client tells of the topic or of its partition, whichever it misses first.
+    wait_trace(&worker, topic, "or take it out of the connector's topics");
+    let trace = task_trace(&worker, topic);
+    assert!(trace.contains(topic) && trace.contains("deleted") && trace.contains("create it"), "{trace}");
+    assert_eq!(task_state(&worker, topic), "RUNNING");
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &all[10..]);
+    wait_until("the trouble is over", SOON * 2, || task_trace(&worker, topic).is_empty()).unwrap();
+    worker.stop();
+}
+
+#[test]
 fn an_offset_beyond_the_end_of_its_log_is_taken_and_told() {
     let kafka = need!(kit::kafka());
     let (topic, lake) = ("beyond-the-end", Lake::new());
