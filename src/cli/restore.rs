@@ -116,7 +116,8 @@ pub(super) struct Args {
 /// A restore that has passed every check.
 struct Begun {
     run: run::Run,
-    replay: Replay,
+    /// `None` where nothing is to be written, nor a topic made for it.
+    replay: Option<Replay>,
     plan: plan::Plan,
 }
 
@@ -249,10 +250,10 @@ impl Args {
             plan.tell(out)?
         };
         prepared.refuse_untimed().await?;
-        if self.dry_run || !self.is_confirmed().await? {
+        if self.dry_run || plan.writes() && !self.is_confirmed().await? {
             return Ok(None);
         }
-        if !parts.takes_over {
+        if plan.writes() && !parts.takes_over {
             ledger = Arc::new(Ledger::new(LedgerParts { takes_over: true, ..parts }));
             source.ledger = Some(Arc::clone(&ledger));
             if prepared.resume(&source).await? {
@@ -261,8 +262,13 @@ impl Args {
                 return Err(ConnectError::config(why).into());
             }
         }
-        prepared.make_targets(&source).await?;
-        let replay = prepared.replay(&source)?;
+        let replay = match plan.writes() {
+            true => {
+                prepared.make_targets(&source).await?;
+                Some(prepared.replay(&source)?)
+            }
+            false => None,
+        };
         let progress = account::Progress::new(Arc::clone(&source.clock), (plan.records, plan.raw_bytes));
         let transactions = Transactions::new(ledger, Duration::from_millis(self.transaction_ms));
         let run = run::Run { context: source, settings, transactions, progress, patience };

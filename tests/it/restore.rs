@@ -313,6 +313,13 @@ fn a_range_without_records_and_a_mistyped_topic_are_told() {
     let span = "the timestamps of its archived records are 2023-11-14T22:13:20.000Z to 2023-11-14T22:13:59.000Z";
     assert!(code == 0 && out.contains(span), "{out}\n{err}");
     assert!(out.contains("nothing was restored: no archived record lies in the range"), "{out}\n{err}");
+    assert!(out.contains("mistyped-early (will not be created, 1 partitions): 0 records"), "{out}");
+    assert!(kafka.topic("mistyped-early").unwrap().is_none(), "no topic is made for nothing");
+    // One that is there keeps what it holds, and gets its configs.
+    kafka.create_topic("mistyped-early", 1, &[("retention.ms", "-1")]).unwrap();
+    let (code, out, err) =
+        restore("topic-mistyped=mistyped-early", &["--until", "2020-01-01T00:00:00Z", "--apply-configs"]);
+    assert!(code == 0 && out.contains("mistyped-early (exists, ") && out.contains("configs applied"), "{out}\n{err}");
     let (code, out, err) = restore("topic-mistypde=mistyped-typo", &[]);
     assert!(
         code == 2 && err.contains("topic-mistypde is not among") && err.contains("chosen: topic-mistyped;"),

@@ -131,7 +131,8 @@ impl Plan {
     /// What each target's configs become at the end: those of the archived topic and, where a restore made the target,
     /// the broker's default for the rest of what it was made with. Topics whose configs nobody archived are left out.
     pub(super) fn settled_configs(&self) -> impl Iterator<Item = (&str, BTreeMap<String, Option<String>>)> {
-        self.topics.iter().filter_map(|topic| {
+        let is_there = |topic: &&TopicPlan| topic.exists || self.writes();
+        self.topics.iter().filter(is_there).filter_map(|topic| {
             let archived = topic.archived_configs.as_ref()?;
             let made =
                 if topic.made { new_topic(&topic.target, topic.partitions, None).configs } else { BTreeMap::new() };
@@ -139,6 +140,12 @@ impl Plan {
             settled.extend(archived.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
             (!settled.is_empty()).then_some((topic.target.as_str(), settled))
         })
+    }
+
+    /// False where no record is to be restored and a target would be made for nothing: an empty topic is soon taken for
+    /// what was archived.
+    pub(super) fn writes(&self) -> bool {
+        self.records > 0 || self.topics.iter().all(|topic| topic.exists)
     }
 
     /// Why there is nothing to restore at all, where that is so.
@@ -154,7 +161,7 @@ impl Plan {
 
     pub(super) fn tell(&self, out: &mut impl Write) -> anyhow::Result<()> {
         for topic in &self.topics {
-            topic.tell(out)?;
+            topic.tell(self.writes(), out)?;
         }
         let goes_on = self.topics.iter().flat_map(|topic| &topic.logs).any(|log| log.goes_on_at > 0);
         let behind = if goes_on { ", behind what was restored before" } else { "" };
@@ -164,9 +171,13 @@ impl Plan {
 }
 
 impl TopicPlan {
-    fn tell(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let (exists, files) =
-            (if self.exists { "exists" } else { "will be created" }, self.logs.iter().map(|log| log.files));
+    fn tell(&self, is_made: bool, out: &mut impl Write) -> std::io::Result<()> {
+        let exists = match (self.exists, is_made) {
+            (true, _) => "exists",
+            (false, true) => "will be created",
+            (false, false) => "will not be created",
+        };
+        let files = self.logs.iter().map(|log| log.files);
         writeln!(
             out,
             "{} -> {} ({exists}, {} partitions): {} records, {} from {} files",

@@ -93,12 +93,15 @@ pub(super) struct Outcome {
 }
 
 impl Run {
-    /// Replays everything, or as much as `stop` and the services allow.
-    pub(super) async fn until_end(mut self, replay: Replay, stop: &CancellationToken) -> Outcome {
+    /// Replays everything, or as much as `stop` and the services allow; nothing where there is no `replay`.
+    pub(super) async fn until_end(mut self, replay: Option<Replay>, stop: &CancellationToken) -> Outcome {
         let clock = Arc::clone(&self.context.clock);
         let start = clock.monotonic();
         let mut account = Account::default();
-        let mut result = self.replay_all(replay, &mut account, stop).await;
+        let mut result = match replay {
+            Some(replay) => self.replay_all(replay, &mut account, stop).await,
+            None => Ok(()),
+        };
         if let Err(error) = result {
             result = Err(self.end(error, &mut account, stop).await);
         }
