@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono_tz::Tz;
-use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance, Parsed, Width};
+use lakeferry_api::config_def::{ConfigKey, ConfigType, ConfigValue, Importance, Parsed, Width};
 use lakeferry_api::{Config, ConfigDef, ConnectError, ParsedConfig, Result};
 use object_store::ObjectStore;
 
@@ -223,20 +223,34 @@ fn archive_keys() -> ConfigDef {
         )
 }
 
+/// Tells what is wrong with where the lake is, as far as nobody need be asked, at the key to correct.
+pub(crate) fn check_lake(config: &Config, values: &mut [ConfigValue]) {
+    let Some(url) = config.get("store.url") else { return };
+    let Err(store::Refusal { key, error }) = store::check(url, &store_options(config)) else { return };
+    // An option that nobody knows has no value of its own.
+    let at = |key: &str| values.iter().position(|value| value.name == key);
+    let Some(value) = at(&key).or_else(|| at("store.url")).and_then(|at| values.get_mut(at)) else { return };
+    if value.errors.is_empty() {
+        value.errors.push(error.message().to_owned());
+    }
+}
+
+/// `store.<option>` without the prefix.
+fn store_options(config: &Config) -> BTreeMap<String, String> {
+    let options =
+        config.iter().filter_map(|(key, value)| Some((key.strip_prefix("store.")?.to_owned(), value.clone())));
+    options.filter(|(key, _)| key != "url").collect()
+}
+
 impl LakeSettings {
     /// Lowers the keys of [`lake_def`].
     ///
     /// # Errors
     /// `Config` naming the key, the value and the remedy.
     pub fn parse(config: &Config, parsed: &ParsedConfig) -> Result<Self> {
-        let options = config
-            .iter()
-            .filter_map(|(key, value)| Some((key.strip_prefix("store.")?.to_owned(), value.clone())))
-            .filter(|(key, _)| key != "url")
-            .collect();
         Ok(Self {
             url: parsed.text("store.url")?.to_owned(),
-            options,
+            options: store_options(config),
             hadoop_conf_dir: parsed.text_if_set("hadoop.conf.dir").map(str::to_owned),
             topics_dir: parsed.text("topics.dir")?.to_owned(),
         })
@@ -314,10 +328,67 @@ fn plain_folder(value: &Parsed) -> std::result::Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use lakeferry_api::Connector;
+
     use super::*;
+    use crate::sink::LakeSinkConnector;
+    use crate::source::LakeSourceConnector;
 
     fn config(pairs: &[(&str, &str)]) -> Config {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// Every key with what validation says of it.
+    fn refused(connector: &dyn Connector, pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let config = config(&[&[("topics", "orders")], pairs].concat());
+        let mut values = connector.config_def().validate(&config);
+        connector.validate(&config, &mut values);
+        let errors = |value: ConfigValue| value.errors.into_iter().map(move |error| (value.name.clone(), error));
+        values.into_iter().flat_map(errors).collect()
+    }
+
+    #[test]
+    fn validation_finds_what_a_task_would_fail_on() {
+        let (id, secret) = (("store.aws_access_key_id", "me"), ("store.aws_secret_access_key", "hush"));
+        let s3 = ("store.url", "s3://bucket/lake");
+        type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+        let cases: [Case; 9] = [
+            (&[("store.url", "lake/dir")], "store.url", "relative path"),
+            (&[("store.url", "file:lake")], "store.url", "relative path"),
+            (&[("store.url", "file://lake/dir")], "store.url", "file:///dir"),
+            (&[("store.url", "s3:///lake")], "store.url", "bucket"),
+            (&[s3, id], "store.aws_secret_access_key", "missing beside store.aws_access_key_id"),
+            (&[s3, secret], "store.aws_access_key_id", "missing beside store.aws_secret_access_key"),
+            (&[s3, ("store.aws_colour", "blue")], "store.url", "store.aws_colour is not an option"),
+            (&[("store.url", "file:///tmp"), id], "store.aws_access_key_id", "is not an option of file://"),
+            (&[("store.url", "hdfs://h:1/lake"), id], "store.aws_access_key_id", "is not an option of hdfs://"),
+        ];
+        let connectors: [&dyn Connector; 2] = [&LakeSinkConnector::default(), &LakeSourceConnector::default()];
+        for (connector, (pairs, key, words)) in
+            connectors.iter().flat_map(|it| cases.iter().map(move |case| (it, case)))
+        {
+            let found = refused(*connector, pairs);
+            assert!(matches!(&found[..], [(at, why)] if at == key && why.contains(words)), "{pairs:?}: {found:?}");
+            assert!(!found[0].1.contains("hush"), "{found:?}");
+        }
+        for connector in connectors {
+            assert_eq!(refused(connector, &[s3, id, secret]), []);
+            assert_eq!(refused(connector, &[("store.url", "/lake")]), []);
+        }
+    }
+
+    #[test]
+    fn validation_knows_what_a_lineage_can_be() {
+        let source = LakeSourceConnector::default();
+        let with = |lineage| refused(&source, &[("store.url", "/lake"), ("lineage", lineage)]);
+        for lineage in ["latest", "3", "Qm9sVXkzT0mC5rJ8dEw2yA"] {
+            assert_eq!(with(lineage), []);
+        }
+        for lineage in ["foo", "newest", "Qm9sVXkzT0mC5rJ8dEw2yA==", "Qm9sVXkzT0mC5rJ8dEw2y+"] {
+            let found = with(lineage);
+            let is_told = matches!(&found[..], [(key, why)] if key == "lineage" && why.contains("topic id"));
+            assert!(is_told && found[0].1.contains(lineage), "{found:?}");
+        }
     }
 
     #[test]

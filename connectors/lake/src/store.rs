@@ -61,13 +61,27 @@ struct Opened {
 /// What the row of a scheme opens: the URL, the options and the folder of Hadoop's configuration.
 type Opener = fn(&Url, &BTreeMap<String, String>, Option<&str>) -> Result<Opened>;
 
-static SCHEMES: &[(&str, Opener)] = &[
-    ("file", |url, options, _| local::open(url, options)),
-    ("s3", |url, options, _| s3::open(url, options)),
-    ("s3a", |url, options, _| s3::open(url, options)),
-    ("hdfs", hdfs::open),
-    ("memory", |url, options, _| memory::open(url, options)),
+/// What it looks at before anything is opened: the URL and the options.
+type Checker = fn(&Url, &BTreeMap<String, String>) -> Checked<()>;
+
+static SCHEMES: &[(&str, Opener, Checker)] = &[
+    ("file", |url, options, _| local::open(url, options), local::check),
+    ("s3", |url, options, _| s3::open(url, options), s3::check),
+    ("s3a", |url, options, _| s3::open(url, options), s3::check),
+    ("hdfs", hdfs::open, |_, options| hdfs::check(options)),
+    ("memory", |url, options, _| memory::open(url, options), |_, options| no_options("memory", options)),
 ];
+
+/// Settings that cannot be used.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The key to correct.
+    pub key: String,
+    /// Why, and how.
+    pub error: ConnectError,
+}
+
+type Checked<T> = Result<T, Refusal>;
 
 /// Opens the store at `url` with `options`, the settings `store.<option>` without their prefix. Sends nothing: use
 /// [`probe`] to learn whether the store answers and keeps its promises. Call it inside the runtime that will use it.
@@ -76,29 +90,57 @@ static SCHEMES: &[(&str, Opener)] = &[
 /// `Config`, naming the setting and the remedy.
 pub fn open(url: &str, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Lake> {
     let parsed = parse(url)?;
-    let Opened { store, leftovers } = opener(&parsed)?(&parsed, options, hadoop_conf_dir)?;
+    let (open, _) = row(&parsed)?;
+    let Opened { store, leftovers } = open(&parsed, options, hadoop_conf_dir)?;
     Ok(Lake { store, url: url.to_owned(), leftovers })
 }
 
-/// Looks at `url` alone: whether it is one, of a scheme that there is a store for.
+/// Looks at the settings of a connector as far as nobody need be asked: `url`, which must mean the same wherever the
+/// worker was started, and `options` as of [`open`].
 ///
 /// # Errors
-/// As [`open`].
-pub fn check(url: &str) -> Result<()> {
-    opener(&parse(url)?).map(drop)
+/// The first setting that cannot be used.
+pub fn check(url: &str, options: &BTreeMap<String, String>) -> Checked<()> {
+    let refuse = Refusal::at("store.url");
+    if !url.is_empty() && !url.contains("://") && std::path::Path::new(url).is_relative() {
+        return Err(refuse(ConnectError::config(format!(
+            "store.url={url} is a relative path, which depends on where the worker was started; write it as \
+             file:///dir, s3://bucket/prefix or hdfs://host:port/dir"
+        ))));
+    }
+    let parsed = parse(url).map_err(&refuse)?;
+    let (_, check) = row(&parsed).map_err(refuse)?;
+    check(&parsed, options)
 }
 
-fn opener(url: &Url) -> Result<Opener> {
+impl Refusal {
+    /// Its error alone.
+    fn into_error(self) -> ConnectError {
+        self.error
+    }
+
+    /// Makes a refusal of `key` out of an error.
+    fn at(key: impl Into<String>) -> impl Fn(ConnectError) -> Self {
+        let key = key.into();
+        move |error| Self { key: key.clone(), error }
+    }
+
+    fn of_option(scheme: &str, option: &str) -> Self {
+        Self { key: format!("store.{option}"), error: unknown_option(scheme, option) }
+    }
+}
+
+fn row(url: &Url) -> Result<(Opener, Checker)> {
     let scheme = url.scheme();
-    let Some((_, opener)) = SCHEMES.iter().find(|(name, _)| *name == scheme) else {
-        let known = SCHEMES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let Some((_, open, check)) = SCHEMES.iter().find(|(name, ..)| *name == scheme) else {
+        let known = SCHEMES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
         let why = match scheme {
             "gs" | "abfs" | "abfss" | "az" => format!("{scheme}:// is not built in yet"),
             _ => format!("no store is called {scheme}://"),
         };
         return Err(ConnectError::config(format!("store.url={url} cannot be opened: {why}; use one of: {known}")));
     };
-    Ok(*opener)
+    Ok((*open, *check))
 }
 
 /// A URL, or a plain path of the local disk.
@@ -128,6 +170,11 @@ fn parse(url: &str) -> Result<Url> {
 fn path_of(url: &Url) -> Result<object_store::path::Path> {
     object_store::path::Path::from_url_path(url.path())
         .map_err(|error| ConnectError::config(format!("store.url={url} has no usable path: {error}")))
+}
+
+/// Of a store that has no options.
+fn no_options(scheme: &str, options: &BTreeMap<String, String>) -> Checked<()> {
+    options.keys().next().map_or(Ok(()), |option| Err(Refusal::of_option(scheme, option)))
 }
 
 fn unknown_option(scheme: &str, option: &str) -> ConnectError {

@@ -32,11 +32,10 @@ use lakeferry_api::connector::{ConnectorType, SinkAlteration, Task};
 use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, SinkContext};
 
 use self::commit::Identity;
-use crate::config::{SinkSettings, sink_def};
+use crate::config::{SinkSettings, check_lake, sink_def};
 use crate::format;
 use crate::layout::Layout;
 use crate::manifest::ManifestStore;
-use crate::store;
 
 /// The class that configs name.
 pub const CLASS: &str = "io.lakeferry.LakeSinkConnector";
@@ -67,20 +66,12 @@ impl Connector for LakeSinkConnector {
 
     fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
         // Single keys have been told; what holds between keys is told at the key that must change.
+        check_lake(config, values);
         let Ok(settings) = SinkSettings::parse(config) else { return };
-        let refusals = [
-            (
-                "codec",
-                compression(&settings)
-                    .err()
-                    .map(|error| format!("codec={}: {error}", settings.codec.as_deref().unwrap_or("zstd"))),
-            ),
-            ("store.url", store::check(&settings.lake.url).err().map(|error| error.message().to_owned())),
-        ];
-        for (key, refusal) in refusals {
-            if let Some(value) = values.iter_mut().find(|value| value.name == key) {
-                value.errors.extend(refusal);
-            }
+        if let (Err(error), Some(value)) =
+            (compression(&settings), values.iter_mut().find(|value| value.name == "codec"))
+        {
+            value.errors.push(format!("codec={}: {error}", settings.codec.as_deref().unwrap_or("zstd")));
         }
     }
 

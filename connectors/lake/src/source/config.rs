@@ -5,13 +5,13 @@ mod values;
 use std::collections::BTreeMap;
 
 use fancy_regex::Regex;
-use lakeferry_api::config_def::{ConfigKey, ConfigType, Importance, Width};
+use lakeferry_api::config_def::{ConfigKey, ConfigType, ConfigValue, Importance, Width};
 use lakeferry_api::{Config, ConfigDef, ConnectError, ParsedConfig, Result, TopicPartition};
 
 pub use self::values::milliseconds;
 use self::values::{
-    is_incarnation, is_instant, is_offsets, is_pattern, is_rate, is_rename, is_replication_factor, offsets, pattern,
-    renames,
+    is_incarnation, is_instant, is_offsets, is_pattern, is_rate, is_rename, is_replication_factor, is_topic_id,
+    offsets, pattern, renames,
 };
 use super::cut::{Cut, CutMode, Window};
 use crate::config::{LakeSettings, lake_def};
@@ -357,6 +357,22 @@ fn incarnation(text: &str) -> Incarnation {
         ("latest", _) => Incarnation::Latest,
         (_, Ok(number)) => Incarnation::Number(number),
         _ => Incarnation::TopicId(text.to_owned()),
+    }
+}
+
+/// Tells a `lineage` that can be none: an archive would only say so once a task reads it.
+pub(super) fn check_lineage(values: &mut [ConfigValue]) {
+    let Some(value) = values.iter_mut().find(|value| value.name == "lineage" && value.errors.is_empty()) else {
+        return;
+    };
+    if let Some(text) = value.value.as_deref()
+        && let Incarnation::TopicId(id) = incarnation(text)
+        && !is_topic_id(&id)
+    {
+        value.errors.push(format!(
+            "Invalid value {id} for configuration lineage: write latest, the number of a lineage, or a topic id of 22 \
+             characters as lakeferry inspect lists them"
+        ));
     }
 }
 

@@ -33,7 +33,8 @@ use lakeferry_api::config_def::ConfigValue;
 use lakeferry_api::connector::{AlteredOffsets, ConnectorType, Task};
 use lakeferry_api::{Config, ConfigDef, Connector, RecordForm, Result, Routes, SourcePartition, TopicPartition};
 
-use self::config::{SourceSettings, TASK_COUNT, TASK_INDEX, source_def};
+use self::config::{SourceSettings, TASK_COUNT, TASK_INDEX, check_lineage, source_def};
+use crate::config::check_lake;
 
 pub use self::task::LakeSourceTask;
 
@@ -66,6 +67,8 @@ impl Connector for LakeSourceConnector {
     }
 
     fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
+        check_lake(config, values);
+        check_lineage(values);
         // What holds between keys is told at the key that its message begins with.
         if values.iter().any(|value| !value.errors.is_empty()) {
             return;

@@ -18,7 +18,7 @@ use super::deadline::Deadline;
 use super::leftovers::Leftovers;
 use super::staged::Staged;
 use super::staging::{HdfsStaging, lease_of};
-use super::{Opened, path_of, unknown_option};
+use super::{Checked, Opened, Refusal, path_of};
 
 /// The client's own patience with a NameNode that is away: about ten seconds, where the client alone waits minutes. The
 /// task tries again after that. `store.dfs...` overrides it.
@@ -28,21 +28,30 @@ const PATIENCE: [(&str, &str); 3] = [
     ("dfs.client.failover.sleep.max.millis", "5000"),
 ];
 
+/// Looks at the options alone.
+///
+/// # Errors
+/// Where one is unknown.
+pub(super) fn check(options: &BTreeMap<String, String>) -> Checked<()> {
+    let unknown = options.keys().find(|option| *option != "user" && !option.contains('.'));
+    unknown.map_or(Ok(()), |option| Err(Refusal::of_option("hdfs", option)))
+}
+
 /// Opens the folder that `url` names; it is made with the first object. `options` are Hadoop's own settings, which
 /// have a dot in their names, and `user`.
 ///
 /// # Errors
 /// `Config` where an option is unknown, or no NameNode is named by `url` and Hadoop's configuration.
 pub(super) fn open(url: &Url, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Opened> {
+    check(options).map_err(Refusal::into_error)?;
     let mut settings: BTreeMap<&str, &str> = PATIENCE.into();
     let mut builder = ClientBuilder::new();
     for (option, value) in options {
         match option.as_str() {
             "user" => builder = builder.with_user(value),
-            option if option.contains('.') => {
+            option => {
                 settings.insert(option, value);
             }
-            option => return Err(unknown_option("hdfs", option)),
         }
     }
     if let Some(dir) = hadoop_conf_dir.filter(|dir| !dir.is_empty()) {

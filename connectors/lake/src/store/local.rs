@@ -1,6 +1,7 @@
 //! `file:///dir`: a folder that exists, everything synced to disk before it counts.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use lakeferry_api::{ConnectError, Result};
@@ -10,19 +11,15 @@ use url::Url;
 use super::leftovers::Leftovers;
 use super::staged::Staged;
 use super::staging::LocalStaging;
-use super::{Opened, unknown_option};
+use super::{Checked, Opened, Refusal, no_options};
 
 /// Opens the folder that `url` names.
 ///
 /// # Errors
 /// `Config` where it is none. It is not made: a file system that is not mounted would be mistaken for an empty archive.
 pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Opened> {
-    if let Some(option) = options.keys().next() {
-        return Err(unknown_option("file", option));
-    }
-    let path = url.to_file_path().map_err(|()| {
-        ConnectError::config(format!("store.url={url} names no local folder; write three slashes: file:///dir"))
-    })?;
+    check(url, options).map_err(Refusal::into_error)?;
+    let path = path_of(url)?;
     let remedy = match std::fs::metadata(&path) {
         Ok(found) if found.is_dir() => None,
         Ok(_) => Some("it is a file; name a folder".to_owned()),
@@ -39,4 +36,19 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     let staging: Arc<LocalStaging> = Arc::new(LocalStaging::below(&path));
     let leftovers = Leftovers { uploads: None, staging: Some(staging) };
     Ok(Opened { store: Arc::new(Staged::new(store.with_fsync(true))), leftovers })
+}
+
+/// Looks at the settings alone.
+///
+/// # Errors
+/// As [`open`], but for what is on the disk.
+pub(super) fn check(url: &Url, options: &BTreeMap<String, String>) -> Checked<()> {
+    no_options("file", options)?;
+    path_of(url).map(drop).map_err(Refusal::at("store.url"))
+}
+
+fn path_of(url: &Url) -> Result<PathBuf> {
+    let refuse =
+        || ConnectError::config(format!("store.url={url} names no local folder; write three slashes: file:///dir"));
+    url.to_file_path().map_err(|()| refuse())
 }

@@ -10,7 +10,7 @@ use object_store::memory::InMemory;
 use url::Url;
 
 use super::leftovers::Leftovers;
-use super::{Opened, unknown_option};
+use super::{Opened, Refusal, no_options};
 
 static STORES: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>> = Mutex::new(BTreeMap::new());
 
@@ -19,9 +19,7 @@ static STORES: Mutex<BTreeMap<String, Arc<dyn ObjectStore>>> = Mutex::new(BTreeM
 /// # Errors
 /// `Config` where there are options.
 pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Opened> {
-    if let Some(option) = options.keys().next() {
-        return Err(unknown_option("memory", option));
-    }
+    no_options("memory", options).map_err(Refusal::into_error)?;
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
     let store = stores.entry(name(url.as_str())).or_insert_with(|| Arc::new(InMemory::new()));
     Ok(Opened { store: Arc::clone(store), leftovers: Leftovers::default() })

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::leftovers::Leftovers;
 use super::uploads::{KeepingConnector, S3Uploads};
-use super::{Opened, path_of, unknown_option};
+use super::{Checked, Opened, Refusal, path_of};
 
 /// How long a request is tried again here; the task tries again after that.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -32,21 +32,12 @@ const ENDPOINTS: [AmazonS3ConfigKey; 4] = [
 /// # Errors
 /// `Config` where an option is unknown or has a wrong value.
 pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Opened> {
-    let bucket = url.host_str().ok_or_else(|| {
-        ConnectError::config(format!("store.url={url} names no bucket; write it as s3://bucket/prefix"))
-    })?;
-    let mut builder = AmazonS3Builder::from_env().with_retry(RetryConfig {
+    let bucket = bucket_of(url)?;
+    let mut builder = builder(options).map_err(Refusal::into_error)?.with_retry(RetryConfig {
         backoff: BackoffConfig { max_backoff: Duration::from_secs(3), ..BackoffConfig::default() },
         max_retries: 10,
         retry_timeout: RETRY_TIMEOUT,
     });
-    for (option, value) in options {
-        let key = option.parse::<AmazonS3ConfigKey>().map_err(|_| unknown_option("s3", option))?;
-        if ENDPOINTS.contains(&key) {
-            refuse_endpoint(&format!("store.{option}"), value)?;
-        }
-        builder = builder.with_config(key, value);
-    }
     for key in &ENDPOINTS {
         if let Some(value) = builder.get_config_value(key) {
             // Those of options were looked at above: this one is of a variable.
@@ -68,6 +59,46 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     let uploads = S3Uploads::new(store.clone(), &connector, root.clone()).map(|uploads| Arc::new(uploads) as _);
     let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, root));
     Ok(Opened { store, leftovers: Leftovers { uploads, staging: None } })
+}
+
+/// Looks at the settings alone.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn check(url: &Url, options: &BTreeMap<String, String>) -> Checked<()> {
+    bucket_of(url).map_err(Refusal::at("store.url"))?;
+    builder(options).map(drop)
+}
+
+fn bucket_of(url: &Url) -> Result<&str> {
+    url.host_str()
+        .ok_or_else(|| ConnectError::config(format!("store.url={url} names no bucket; write it as s3://bucket/prefix")))
+}
+
+/// What the environment says, and `options` before it.
+fn builder(options: &BTreeMap<String, String>) -> Checked<AmazonS3Builder> {
+    let mut builder = AmazonS3Builder::from_env();
+    for (option, value) in options {
+        let key = option.parse::<AmazonS3ConfigKey>().map_err(|_| Refusal::of_option("s3", option))?;
+        let name = format!("store.{option}");
+        if ENDPOINTS.contains(&key) {
+            refuse_endpoint(&name, value).map_err(Refusal::at(&name))?;
+        }
+        builder = builder.with_config(key, value);
+    }
+    let has = |key| builder.get_config_value(&key).is_some_and(|value| !value.is_empty());
+    let (id, secret) = (AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey);
+    let (given, missing) = match (has(id), has(secret)) {
+        (true, false) => ("aws_access_key_id", "aws_secret_access_key"),
+        (false, true) => ("aws_secret_access_key", "aws_access_key_id"),
+        _ => return Ok(builder),
+    };
+    let why = format!(
+        "store.{missing} is missing beside store.{given} (or {} in the worker's environment): set both, or neither where \
+         the machine's role gives credentials",
+        given.to_uppercase()
+    );
+    Err(Refusal::at(format!("store.{missing}"))(ConnectError::config(why)))
 }
 
 /// Looks at the address of a service.

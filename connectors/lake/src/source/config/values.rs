@@ -109,6 +109,12 @@ pub(super) fn is_incarnation(value: &Parsed) -> std::result::Result<(), String> 
     }
 }
 
+/// True where `text` is written as Kafka writes the ids of topics: 16 bytes in the URL-safe alphabet of base64.
+pub(super) fn is_topic_id(text: &str) -> bool {
+    let is_of_alphabet = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    text.len() == 22 && text.bytes().all(is_of_alphabet)
+}
+
 pub(super) fn is_rate(value: &Parsed) -> std::result::Result<(), String> {
     if matches!(value, Parsed::Integer(-1 | 1..)) { Ok(()) } else { Err("write bytes a second, or -1".to_owned()) }
 }
