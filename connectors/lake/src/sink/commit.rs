@@ -99,7 +99,9 @@ impl Identity {
 /// Opens an epoch behind `start`'s end.
 ///
 /// # Errors
-/// `Retriable` where another writer was first or the topic is another by now: begin again from the chain's end.
+/// `Retriable` where another writer was first or the topic is another by now: begin again from the chain's end. `Fatal`
+/// where records are lost and `errors.on.gap=fail`: only now, when a second answer has said so. The first may have been
+/// that of a broker that lags behind, and tells of a topic that was.
 pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start) -> Result<End> {
     let topic_id = start.source.topic_id.as_deref();
     let gone = || ConnectError::retriable(format!("{name}: the topic was deleted before its archive was opened"));
@@ -109,6 +111,11 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
             "{name} begins at offset {}, not at {log_start}, as another broker said: asked again before what lies \
              between them is left out",
             view.log_start_offset
+        )));
+    }
+    if let Some(lost) = start.lost(&name).filter(|_| shared.settings.fail_on_gap) {
+        return Err(ConnectError::fatal(format!(
+            "{lost}; errors.on.gap=fail stops here: set errors.on.gap=continue to record the gap and go on"
         )));
     }
     let topic = shared.context.topic(&name.topic).await?;

@@ -116,7 +116,7 @@ impl Partition {
             start,
         };
         let start = partition.start.clone();
-        partition.begin(start)?;
+        partition.begin(start);
         Ok(partition)
     }
 
@@ -327,7 +327,7 @@ impl Partition {
             }
             Phase::Restarting(job) => {
                 let Some(start) = job.take_if_ended() else { return Ok(()) };
-                self.begin(start?)?;
+                self.begin(start?);
                 self.shared.context.seek(&self.name, self.place());
                 return Ok(());
             }
@@ -348,28 +348,20 @@ impl Partition {
     }
 
     /// Takes `start` as the truth: everything begins at its resume offset.
-    fn begin(&mut self, start: Start) -> Result<()> {
-        if let Some(gap) = start.gaps.first() {
-            let lost = format!(
-                "{}: offsets {}..={} are gone from Kafka ({}) and were never archived",
-                self.name,
-                gap.from,
-                gap.to,
-                gap.reason.as_str()
-            );
-            if self.shared.settings.fail_on_gap {
-                return Err(ConnectError::fatal(format!(
-                    "{lost}; errors.on.gap=fail stops here: set errors.on.gap=continue to record the gap and go on"
-                )));
-            }
-            tracing::warn!("{lost}; the next manifest records the gap");
+    fn begin(&mut self, start: Start) {
+        if let Some(lost) = start.lost(&self.name) {
+            let what_follows = if self.shared.settings.fail_on_gap {
+                "errors.on.gap=fail: the brokers are asked once more before the task fails"
+            } else {
+                "the next manifest records the gap"
+            };
+            tracing::warn!("{lost}; {what_follows}");
         }
         self.position = start.resume;
         self.accounted = start.resume;
         self.begun = self.shared.context.clock().monotonic();
         self.start = start;
         self.phase = Phase::Reading;
-        Ok(())
     }
 
     async fn rotate_if_due(&mut self, now: Duration) -> Result<()> {
@@ -383,7 +375,9 @@ impl Partition {
     /// Opens an epoch as soon as there is something to write under it, and for what is to be said even if no record
     /// ever follows once no other reason has come up for a while.
     fn advance_tenure(&mut self, now: Duration) -> Result<()> {
-        let news_after = self.start.news_after(self.shared.settings.rotation.age());
+        let settings = &self.shared.settings;
+        let fails = settings.fail_on_gap && !self.start.gaps.is_empty();
+        let news_after = if fails { Some(Duration::ZERO) } else { self.start.news_after(settings.rotation.age()) };
         let has_news = news_after.is_some_and(|wait| now.saturating_sub(self.begun) >= wait);
         match &mut self.tenure {
             Tenure::Unopened if self.file.is_some() || !self.closing.is_empty() || has_news => {

@@ -111,6 +111,13 @@ impl Start {
         let is_another = of_end.is_some_and(|lineage| lineage != self.source.lineage);
         (is_another || !self.gaps.is_empty()).then_some(file_age)
     }
+
+    /// What was lost before it could be read, in words.
+    pub(crate) fn lost(&self, name: &TopicPartition) -> Option<String> {
+        let Gap { from, to, reason } = self.gaps.first()?;
+        let reason = reason.as_str();
+        Some(format!("{name}: offsets {from}..={to} are gone from Kafka ({reason}) and were never archived"))
+    }
 }
 
 /// Two connectors on one archive would fence each other until both have failed; the newcomer is refused instead.

@@ -150,6 +150,36 @@ async fn the_settings_of_another_incarnation_are_not_written_down() {
 }
 
 #[tokio::test]
+async fn a_gap_fails_the_task_once_a_second_answer_tells_of_it() {
+    let rig = Rig::new(&[("flush.size", "10"), ("errors.on.gap", "fail")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    // A broker that lags behind, or tells of another incarnation.
+    rig.kafka.lock().unwrap().view.log_start_offset = 15;
+    let mut writer = rig.writer(2);
+    assert_eq!(writer.open().await, 15);
+    rig.kafka.lock().unwrap().view.log_start_offset = 0;
+    writer.tick_until(&rig, async |rig| !rig.kafka.lock().unwrap().seeks.is_empty()).await;
+    assert_eq!(writer.seek(), Some(10), "nothing is lost");
+    // No record has to come.
+    rig.kafka.lock().unwrap().view.log_start_offset = 15;
+    let mut writer = rig.writer(3);
+    assert_eq!(writer.open().await, 15);
+    let error = loop {
+        match writer.tick().await {
+            Ok(()) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), Kind::Fatal);
+    assert!(error.message().contains("offsets 10..=14 are gone"), "{error:?}");
+    assert_eq!(rig.spans().await.len(), 1);
+    assert!(rig.chain().await.iter().all(|entry| entry.gaps.is_empty()));
+}
+
+#[tokio::test]
 async fn a_question_about_what_is_believed_no_more_harms_nothing() {
     let rig = Rig::new(&[("flush.size", "10"), ("rotate.age.ms", "60000")]);
     let mut writer = rig.writer(1);
