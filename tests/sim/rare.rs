@@ -10,6 +10,8 @@ pub(crate) struct Rare {
     pub(crate) resizes: bool,
     /// Where a partition begins that has neither archive nor offset.
     pub(crate) reset: Reset,
+    /// `errors.on.gap=fail`.
+    pub(crate) fails_on_gap: bool,
 }
 
 /// `auto.offset.reset`.
@@ -42,6 +44,7 @@ impl Rare {
             3 => Reset::None,
             _ => Reset::Earliest,
         };
-        Self { resizes: dice(0x7e512e).random_bool(0.4), reset }
+        let fails_on_gap = dice(0x6a9).random_bool(0.2);
+        Self { resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap }
     }
 }

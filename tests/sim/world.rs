@@ -4,11 +4,13 @@
 
 mod ahead;
 pub(crate) mod alter;
+mod gap;
 pub(crate) mod parts;
 mod steps;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lakeferry::backing::memory::MemoryOffsetLog;
@@ -60,6 +62,8 @@ pub(crate) struct World {
     herders: u64,
     /// The partitions of which an election took records back.
     cut_back: BTreeSet<TopicPartition>,
+    /// The workers whose tasks are to fail where records are lost.
+    failing_on_gap: Arc<Mutex<BTreeSet<String>>>,
     /// What traps have struck.
     pub(crate) struck: Arc<Mutex<Vec<(Blow, Hit)>>>,
     /// The faults have ceased.
@@ -87,6 +91,8 @@ struct Worker {
     handle: Option<Box<dyn Handle>>,
     lives: u64,
     up_at_ms: Option<u64>,
+    /// Its task has failed for a gap.
+    gave_up: Arc<AtomicBool>,
 }
 
 impl World {
@@ -102,6 +108,7 @@ impl World {
             handle: None,
             lives: 0,
             up_at_ms: Some(0),
+            gave_up: Arc::default(),
         });
         Self {
             clock: Arc::clone(clock),
@@ -115,6 +122,7 @@ impl World {
             written: 0,
             herders: 0,
             cut_back: BTreeSet::new(),
+            failing_on_gap: Arc::default(),
             struck: Arc::default(),
             peace: false,
             recreated: BTreeMap::new(),
@@ -172,6 +180,10 @@ impl World {
         let now = self.clock.ms();
         for at in 0..self.workers.len() {
             let worker = &mut self.workers[at];
+            if worker.handle.is_some() && worker.gave_up.load(Ordering::Relaxed) {
+                // Its user has seen it.
+                worker.process.crash();
+            }
             if worker.handle.is_some() && worker.process.is_dead() {
                 worker.handle = None;
                 let down_ms = self.dice.between(100, 15_000);
@@ -195,6 +207,11 @@ impl World {
         worker.budget = Budget::new(settings.memory_bytes);
         let (name, process) = (worker.name.clone(), Arc::clone(&worker.process));
         let (budget, lives) = (worker.budget.clone(), worker.lives);
+        // Whoever sees a task that has failed for a gap lets one life of it record the gap.
+        let gave_up = std::mem::take(&mut worker.gave_up).load(Ordering::Relaxed);
+        let fails_on_gap = settings.rare.fails_on_gap && !gave_up;
+        let hears = Arc::clone(&worker.gave_up);
+        self.fail_on_gap(&name, fails_on_gap);
         self.diary.note(format!("{name} starts"));
         process.set_striker(self.striker(&name, &process));
         let url = self.url(&name);
@@ -217,7 +234,7 @@ impl World {
             budget,
             random: Arc::new(Random::seeded(seed)),
         };
-        let config = connector_config(&settings, &url);
+        let config = connector_config(&settings, &url, fails_on_gap);
         let spec = TaskSpec {
             id: TaskId { connector: CONNECTOR.to_owned(), task: at as u32 },
             connector_config: config.clone(),
@@ -225,8 +242,18 @@ impl World {
             paused: false,
         };
         let _inside = process.enter();
-        let listener = Arc::new(Listener { diary: self.diary.clone(), worker: name });
+        let (broker, diary) = (Arc::clone(&self.broker), self.diary.clone());
+        let listener = Arc::new(Listener { broker, diary, worker: name, gave_up: hears });
         self.workers[at].handle = Some(Tasks::new(parts).spawn(spec, listener).unwrap());
+    }
+
+    fn fail_on_gap(&self, worker: &str, fails: bool) {
+        let mut failing = self.failing_on_gap.lock().unwrap();
+        if fails {
+            failing.insert(worker.to_owned())
+        } else {
+            failing.remove(worker)
+        };
     }
 
     fn set_faults(&self, on: bool) {
@@ -340,7 +367,7 @@ impl World {
 
     /// Whoever handed a partition over publishes nothing of it any more.
     fn watch_writers(&self) {
-        let broker = Arc::clone(&self.broker);
+        let (broker, failing) = (Arc::clone(&self.broker), Arc::clone(&self.failing_on_gap));
         self.store.set_judge(Arc::new(move |worker, entry| {
             let (Some(topic), Some(number)) =
                 (entry["source"]["topic"].as_str(), entry["source"]["partition"].as_i64())
@@ -353,6 +380,9 @@ impl World {
                 broker.diary.note(format!("{worker} opens {partition}, begun at {first} by {why}"));
             }
             let member = format!("{worker}/connector-consumer-{CONNECTOR}-{}", entry["writer"]["task"]);
+            if let Some(gap) = gap::recorded(entry).filter(|_| failing.lock().unwrap().contains(worker)) {
+                broker.diary.accuse(format!("{worker} passes over {gap} of {partition} with errors.on.gap=fail"));
+            }
             if broker.lock().group.has_handed_over(&member, &partition) {
                 broker.diary.accuse(format!("{member} writes an entry of {partition} after it handed it over"));
             }

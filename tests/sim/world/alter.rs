@@ -139,7 +139,7 @@ impl World {
         let inside = process.enter();
         let (herder, running) = herder::start(self.herder_parts(&name, &process), CancellationToken::new());
         drop(inside);
-        let config = connector_config(&self.plan.settings, &url);
+        let config = connector_config(&self.plan.settings, &url, self.plan.settings.rare.fails_on_gap);
         // It is checked in a thread of its own, which takes no simulated time.
         self.clock.hold(true);
         let created = herder.create(CONNECTOR, config, TargetState::Stopped).await;

@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lakeferry::config::WorkerConfig;
 use lakeferry::task::{Handle, State, StatusListener, TaskId};
 use lakeferry_api::{Config, Executor};
 
-use super::CONNECTOR;
+use super::{CONNECTOR, gap};
 use crate::awaits::{Stage, waits_here};
+use crate::broker::Broker;
 use crate::chance::Diary;
 use crate::clock::SimClock;
 use crate::plan::Settings;
@@ -33,7 +35,7 @@ pub(crate) fn worker_config() -> WorkerConfig {
     WorkerConfig::standalone(&config(&settings)).unwrap()
 }
 
-pub(super) fn connector_config(settings: &Settings, url: &str) -> Config {
+pub(super) fn connector_config(settings: &Settings, url: &str, fails_on_gap: bool) -> Config {
     let mut connector = config(&[
         ("name", CONNECTOR),
         ("connector.class", "io.lakeferry.LakeSinkConnector"),
@@ -47,6 +49,9 @@ pub(super) fn connector_config(settings: &Settings, url: &str) -> Config {
     connector.insert("format".to_owned(), format.to_owned());
     connector.insert("flush.size".to_owned(), settings.flush_size.to_string());
     connector.insert("rotate.age.ms".to_owned(), settings.age_ms.to_string());
+    if fails_on_gap {
+        connector.insert("errors.on.gap".to_owned(), "fail".to_owned());
+    }
     if settings.rare.reset != Reset::Earliest {
         let reset = settings.rare.reset.name().to_owned();
         connector.insert("consumer.override.auto.offset.reset".to_owned(), reset);
@@ -91,17 +96,25 @@ pub(crate) async fn join(handle: &mut dyn Handle, clock: &SimClock) -> bool {
     clock.ms() - begun_ms < JOIN.as_millis() as u64 * 3 / 4
 }
 
+/// Hears what becomes of a worker's task in one of its lives.
 pub(super) struct Listener {
+    pub(super) broker: Arc<Broker>,
     pub(super) diary: Diary,
     pub(super) worker: String,
+    /// The task has failed, and was right to.
+    pub(super) gave_up: Arc<AtomicBool>,
 }
 
 impl StatusListener for Listener {
     fn task_changed(&self, id: &TaskId, state: State, trace: Option<String>) {
         let trace = trace.unwrap_or_default();
         self.diary.note(format!("{} {id} is {} {trace}", self.worker, state.name()));
-        if state == State::Failed {
-            self.diary.accuse(format!("{} {id} FAILED: {trace}", self.worker));
+        if state != State::Failed {
+            return;
+        }
+        match gap::told(&trace) {
+            Some(gap) if gap.is_true(&self.broker) => self.gave_up.store(true, Ordering::Relaxed),
+            _ => self.diary.accuse(format!("{} {id} FAILED: {trace}", self.worker)),
         }
     }
 
