@@ -28,7 +28,8 @@ impl Answer {
     pub(super) fn of(text: &str) -> Option<Self> {
         let (head, body) = split(text);
         let status = after(head, "status code: ").map(|status| status.trim_end_matches([':', ' ']).to_owned());
-        let request = after(head, "Error performing ").and_then(|rest| Some(rest.split_once(" in ")?.0));
+        // Of an error within an error the inner one is of the request itself.
+        let request = head.rsplit_once("Error performing ").and_then(|(_, rest)| Some(rest.split_once(" in ")?.0));
         if body.is_none() && (status.is_none() || request.is_none()) {
             return None;
         }
@@ -124,6 +125,10 @@ mod tests {
             (
                 failed(" - Server returned error response: <Error><Code>InternalError</Code></Error>"),
                 "InternalError (GET http://s/lake)",
+            ),
+            (
+                format!("Generic S3 error: Error performing list request: {}", failed(status)),
+                "502 Bad Gateway (GET http://s/lake)",
             ),
             ("404 Not Found: <Error><Code>NoSuchBucket</Code><Message/></Error>".to_owned(), "NoSuchBucket"),
         ];
