@@ -23,6 +23,9 @@ use crate::clock::SimClock;
 use crate::rare::Reset;
 use crate::store::SimStore;
 
+/// How far a broker lags behind the others at most.
+const BEHIND_MS: u64 = 8_000;
+
 /// See the module's documentation.
 pub(crate) struct Broker {
     pub(crate) clock: Arc<SimClock>,
@@ -53,6 +56,10 @@ pub(crate) struct State {
     pub(crate) torrent: bool,
     /// Until when a broker that lags behind answers the first questions of whoever opens a partition, by topic.
     pub(crate) stale_until_ms: BTreeMap<String, (u64, Topic)>,
+    /// A broker lags behind the others.
+    pub(crate) lags: bool,
+    /// What that one knows of each topic, and since when.
+    behind: BTreeMap<String, (u64, Topic)>,
     pub(crate) reset: Reset,
     /// What whoever asked about a partition was told of its end, by the topic's id.
     pub(crate) told_ends: BTreeMap<(TopicPartition, String), BTreeSet<i64>>,
@@ -87,6 +94,8 @@ impl Broker {
             away: false,
             torrent: false,
             stale_until_ms: BTreeMap::new(),
+            lags: false,
+            behind: BTreeMap::new(),
             reset: Reset::Earliest,
             told_ends: BTreeMap::new(),
             begun: BTreeMap::new(),
@@ -216,6 +225,21 @@ impl State {
         self.topics.insert(name.to_owned(), topic);
         self.begin_at_0(name);
         self.rebalance(broker);
+    }
+
+    /// The log of `partition` as a broker that lags behind knows it, if such a one is asked: of the topic that is there
+    /// now, up to [`BEHIND_MS`] ago.
+    pub(crate) fn behind(&mut self, broker: &Broker, partition: &TopicPartition, per_mille: u64) -> Option<&Log> {
+        if !self.lags {
+            return None;
+        }
+        let (now, topic) = (broker.clock.ms(), self.topics.get(&*partition.topic)?);
+        let known = self.behind.entry(partition.topic.to_string()).or_insert_with(|| (now, topic.clone()));
+        if known.1.id != topic.id || now >= known.0 + BEHIND_MS {
+            *known = (now, topic.clone());
+        }
+        let log = known.1.logs.get(usize::try_from(partition.partition).ok()?)?;
+        broker.dice.hits(per_mille).then_some(log)
     }
 
     /// Without a reset policy a user says where new partitions begin.

@@ -12,6 +12,8 @@ pub(crate) struct Rare {
     pub(crate) reset: Reset,
     /// `errors.on.gap=fail`.
     pub(crate) fails_on_gap: bool,
+    /// A broker that is some seconds behind the others may answer any question about a partition, and any fetch.
+    pub(crate) lags: bool,
 }
 
 /// `auto.offset.reset`.
@@ -45,6 +47,7 @@ impl Rare {
             _ => Reset::Earliest,
         };
         let fails_on_gap = dice(0x6a9).random_bool(0.2);
-        Self { resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap }
+        let lags = dice(0x1a6).random_bool(0.2);
+        Self { resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap, lags }
     }
 }

@@ -37,6 +37,8 @@ const SIGHTS: &[Sight] = &[
     sight("a partition begins at the end", &["w", " opens t", "begun at ", " by \"latest\""], 60),
     sight("nothing but the group says where to begin", &["w", " opens t", "begun at ", " by \"committed\""], 60),
     sight("a task fails for a gap", &["w", " is FAILED ", "errors.on.gap=fail stops here"], 20),
+    sight("a broker behind the others answers", &["a broker behind the others tells of "], 100),
+    sight("a broker behind the others refuses a fetch", &["a broker behind the others refuses "], 100),
     sight("an election takes records back", &[" loses what it had from "], 50),
     sight("records are gone before they are archived", &[" loses its oldest records"], 250),
     sight("offsets are altered", &[" is asked for "], 250),

@@ -259,7 +259,9 @@ impl World {
     fn set_faults(&self, on: bool) {
         let settings = &self.plan.settings;
         self.store.set_faults(if on { settings.store_faults } else { 0 });
-        self.broker.lock().faults = if on { settings.broker_faults } else { 0 };
+        let mut state = self.broker.lock();
+        state.faults = if on { settings.broker_faults } else { 0 };
+        state.lags = on && settings.rare.lags;
     }
 
     /// The faults cease: everybody is there and answers, and no transaction stays open.

@@ -11,6 +11,9 @@ use super::client::SimClients;
 use super::log::Log;
 use super::{Broker, State, Topic};
 
+/// Of 1,000 answers so many are of a broker that lags behind, where one does.
+const LAGGING_ANSWERS: u64 = 150;
+
 pub(super) struct SimAdmin {
     pub(super) clients: SimClients,
     /// The member on whose behalf it asks.
@@ -29,7 +32,7 @@ impl Admin for SimAdmin {
             .request("asks about a partition", move |state, broker| {
                 let answer = match stale_view(state, broker, &partition, &member) {
                     Some(stale) => stale?,
-                    None => fresh_view(state, &partition)?,
+                    None => current_view(state, broker, &partition)?,
                 };
                 let told = (partition, answer.topic_id.clone().unwrap_or_default());
                 state.told_ends.entry(told).or_default().insert(answer.last_stable_offset);
@@ -160,10 +163,23 @@ fn target(topic: &Topic) -> TargetTopic {
     }
 }
 
-fn fresh_view(state: &State, partition: &TopicPartition) -> Result<PartitionView> {
+/// Of the topic that is there now; from some seconds ago where a broker lags behind.
+fn current_view(state: &mut State, broker: &Broker, partition: &TopicPartition) -> Result<PartitionView> {
     let topic = state.topics.get(&*partition.topic).ok_or_else(|| absent(&partition.topic))?;
     let log = topic.logs.get(partition.partition as usize).ok_or_else(|| absent(&partition.topic))?;
-    Ok(view(&topic.id, log))
+    let view = view(&topic.id, log);
+    let Some(behind) = state.behind(broker, partition, LAGGING_ANSWERS) else { return Ok(view) };
+    let old = PartitionView {
+        log_start_offset: behind.start(),
+        last_stable_offset: behind.stable(),
+        end_offset: Some(behind.end()),
+        ..view.clone()
+    };
+    if old != view {
+        let (start, end) = (old.log_start_offset, behind.end());
+        broker.diary.note(format!("a broker behind the others tells of {partition} {start}..{end}"));
+    }
+    Ok(old)
 }
 
 fn view(topic_id: &str, log: &Log) -> PartitionView {

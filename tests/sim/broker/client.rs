@@ -15,12 +15,15 @@ use tokio::sync::oneshot;
 
 use super::admin::SimAdmin;
 use super::group::{Fetching, MemberId, Notice};
-use super::log::Stamp;
+use super::log::{Log, Stamp};
 use super::producer::SimProducer;
 use super::{Broker, State};
 use crate::awaits::{Stage, Stretch, seen};
 use crate::process::Process;
 use crate::store::spawn;
+
+/// Of 1,000 fetches so many go to a broker that lags behind, where one does.
+const LAGGING_FETCHES: u64 = 20;
 
 /// The clients of one process.
 #[derive(Clone)]
@@ -176,6 +179,15 @@ impl SimConsumer {
         for at in 0..names.len() {
             let name = &names[(first + at) % names.len()];
             let mut fetching = state.group.members[&self.member].fetched[name].clone();
+            let end_behind = state.behind(&broker, name, LAGGING_FETCHES).map(Log::end);
+            if let Some(position) = fetching.position.filter(|at| end_behind.is_some_and(|end| end < *at)) {
+                // The log that it has does not reach the position.
+                broker.diary.note(format!("a broker behind the others refuses {position} of {name}"));
+                fetching.position = None;
+                self.queue.push_back(Event::OutOfRange(name.clone()));
+                state.group.members.get_mut(&self.member).unwrap().fetched.insert(name.clone(), fetching);
+                return;
+            }
             let mut batches = 1 + broker.dice.below(3);
             while batches > 0 {
                 batches -= 1;
