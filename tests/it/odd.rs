@@ -2,7 +2,7 @@
 //! before they are read. After each the archive accounts for every offset, and says why where a record is missing.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::http::Request;
 use crate::journey::{Worker, run, s3_settings};
 use crate::kit::kafka::RawRecord;
 use crate::kit::proxy::{Fault, HttpProxy, HttpRequest};
-use crate::kit::{self, need, poll_until, wait_until};
+use crate::kit::{self, Kafka, KafkaOptions, need, poll_until, wait_until};
 use crate::lake::{Lake, files_below, restore, sink, task_state, wait_trace};
 use crate::topic::{Record, consume, produce, records};
 
@@ -152,6 +152,38 @@ fn a_header_key_that_is_no_text_fails_the_task_until_it_is_skipped() {
     let (code, out, err) = restore(&lake, &bootstrap, topic, "odd-header-target");
     assert_eq!(code, 0, "{out}\n{err}");
     assert_eq!(consume(&bootstrap, "odd-header-target", 0), good);
+}
+
+/// Not deleted by hand: the broker's own retention, which leaves the log empty.
+#[test]
+fn what_the_brokers_own_retention_took_is_a_gap_and_a_restore_keeps_the_rest() {
+    let options = KafkaOptions::default()
+        .property("log.retention.check.interval.ms", "500")
+        .property("log.initial.task.delay.ms", "500");
+    let kafka = need!(Kafka::start(options));
+    let (topic, bootstrap, lake) = ("odd-expired", kafka.bootstrap(), Lake::new());
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    let mut all = records(30);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    all[20..].iter_mut().for_each(|record| record.timestamp = Some(now));
+    produce(&bootstrap, topic, 0, &all[..10]);
+    let mut worker = Worker::start(&bootstrap, &[], &[lake.sink(topic, topic)]);
+    worker.wait_archived(topic, 10, SOON);
+    worker.stop();
+    produce(&bootstrap, topic, 0, &all[10..20]);
+    let hour = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", "retention.ms=3600000"];
+    kafka.tool("kafka.admin.ConfigCommand", &hour).unwrap();
+    wait_until("the records expire", SOON, || kafka.offsets(topic, 0).unwrap() == (20, 20)).unwrap();
+    produce(&bootstrap, topic, 0, &all[20..]);
+    worker.restart();
+    worker.wait_archived(topic, 30, SOON);
+    worker.stop();
+    assert_eq!(gaps(&lake.dir, topic), [(10, 19, "log_start_moved".to_owned())]);
+    assert_true(&lake);
+    // Older than the topic may be, and kept all the same.
+    let (code, out, err) = restore(&lake, &bootstrap, topic, "odd-expired-target");
+    assert_eq!(code, 0, "{out}\n{err}");
+    assert_eq!(consume(&bootstrap, "odd-expired-target", 0), [&all[..10], &all[20..]].concat());
 }
 
 #[test]
