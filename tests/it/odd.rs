@@ -2,8 +2,10 @@
 //! before they are read. After each the archive accounts for every offset, and says why where a record is missing.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use lakeferry::clock::SystemClock;
+use lakeferry_api::Clock as _;
 use serde_json::{Value, json};
 
 use crate::http::Request;
@@ -164,7 +166,7 @@ fn what_the_brokers_own_retention_took_is_a_gap_and_a_restore_keeps_the_rest() {
     let (topic, bootstrap, lake) = ("odd-expired", kafka.bootstrap(), Lake::new());
     kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
     let mut all = records(30);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let now = SystemClock::new().now_ms();
     all[20..].iter_mut().for_each(|record| record.timestamp = Some(now));
     produce(&bootstrap, topic, 0, &all[..10]);
     let mut worker = Worker::start(&bootstrap, &[], &[lake.sink(topic, topic)]);

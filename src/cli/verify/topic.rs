@@ -135,7 +135,11 @@ impl Comparisons {
             wrong.push(format!("{} could not be compared", self.not_compared.len()));
         }
         let equal: u64 = self.compared.iter().map(|compared| compared.equal).sum();
-        let wrong = if wrong.is_empty() { "no difference".to_owned() } else { wrong.join(", ") };
+        let wrong = match (wrong.is_empty(), self.compared.is_empty()) {
+            (true, true) => "nothing was compared".to_owned(),
+            (true, false) => "no difference".to_owned(),
+            (false, _) => wrong.join(", "),
+        };
         format!("compared {} partitions with their topics, {equal} records equal: {wrong}", self.compared.len())
     }
 
@@ -436,5 +440,6 @@ mod tests {
         assert!(lines[1].ends_with(": no difference") && lines[2].ends_with(": FAULTS FOUND"), "{lines:?}");
         assert!(told(1, &[1], &[])[2].ends_with(": FAULTS AND DIFFERENCES FOUND"));
         assert!(told(0, &[0], &[])[2].ends_with(": verified"));
+        assert!(told(0, &[], &[])[1].ends_with(": nothing was compared"));
     }
 }
