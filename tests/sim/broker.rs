@@ -56,6 +56,8 @@ pub(crate) struct State {
     pub(crate) torrent: bool,
     /// Until when a broker that lags behind answers the first questions of whoever opens a partition, by topic.
     pub(crate) stale_until_ms: BTreeMap<String, (u64, Topic)>,
+    /// Whose last question about a topic such a broker answered, by member and topic: it is asked the next one, too.
+    pub(crate) misled: BTreeSet<(String, String)>,
     /// A broker lags behind the others.
     pub(crate) lags: bool,
     /// What that one knows of each topic, and since when.
@@ -94,6 +96,7 @@ impl Broker {
             away: false,
             torrent: false,
             stale_until_ms: BTreeMap::new(),
+            misled: BTreeSet::new(),
             lags: false,
             behind: BTreeMap::new(),
             reset: Reset::Earliest,

@@ -30,7 +30,14 @@ impl Admin for SimAdmin {
         let (partition, member) = (partition.clone(), self.member.clone());
         self.clients
             .request("asks about a partition", move |state, broker| {
-                let answer = match stale_view(state, broker, &partition, &member) {
+                let (stale, asked) =
+                    (stale_view(state, broker, &partition, &member), (member, partition.topic.to_string()));
+                if stale.is_some() {
+                    state.misled.insert(asked)
+                } else {
+                    state.misled.remove(&asked)
+                };
+                let answer = match stale {
                     Some(stale) => stale?,
                     None => current_view(state, broker, &partition)?,
                 };
@@ -42,10 +49,12 @@ impl Admin for SimAdmin {
     }
 
     async fn topic(&self, topic: &str) -> Result<TopicView> {
-        let topic = topic.to_owned();
+        let (topic, member) = (topic.to_owned(), self.member.clone());
         self.clients
             .request("asks about a topic", move |state, _| {
-                let found = state.topics.get(&topic).ok_or_else(|| absent(&topic))?;
+                let is_misled = state.misled.contains(&(member, topic.clone()));
+                let stale = state.stale_until_ms.get(&topic).filter(|_| is_misled).map(|(_, old)| old);
+                let found = stale.or_else(|| state.topics.get(&topic)).ok_or_else(|| absent(&topic))?;
                 let policy = if found.compacted { "compact" } else { "delete" };
                 Ok(TopicView {
                     topic_id: Some(found.id.clone()),
