@@ -188,6 +188,14 @@ impl TestArchive {
         self.create(partition, entry).await;
     }
 
+    /// The connector's offsets were reset, and the task begins again at `first`.
+    pub(crate) async fn start_over(&mut self, partition: &TopicPartition, first: i64) {
+        let Source { topic_id, lineage, .. } = self.ends[partition].source.clone();
+        let lineage = Lineage { lineage: lineage + 1, topic_id, first: Some(first), continues: None };
+        let entry = self.opening(partition, lineage, StartedBy::Altered);
+        self.create(partition, entry).await;
+    }
+
     /// Publishes one file with `rows`; the offsets up to `span_to` that are no rows are missing.
     pub(crate) async fn publish(&mut self, partition: &TopicPartition, rows: &[TestRow], span_to: i64) -> FileEntry {
         let mut entry = self.next(partition);

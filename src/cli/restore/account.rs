@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lakeferry_api::{Clock, Result};
-use lakeferry_lake::source::replay::archived_partition;
+use lakeferry_lake::source::stored::archived_partition;
 use serde_json::json;
 
 use crate::cli::inspect::bytes;
@@ -126,7 +126,7 @@ fn tell_line(text: &str) {
 #[cfg(test)]
 mod tests {
     use lakeferry_api::TopicPartition;
-    use lakeferry_lake::source::replay::source_partition;
+    use lakeferry_lake::source::stored::source_partition;
 
     use super::*;
 

@@ -19,6 +19,8 @@ pub(super) enum Nothing {
     Outside(Option<(i64, i64)>),
     /// No record of it is archived.
     Empty,
+    /// None is in the log that was chosen; others hold some.
+    Elsewhere,
 }
 
 impl Nothing {
@@ -39,7 +41,7 @@ impl Nothing {
         // Partitions that no range of offsets names are not looked at.
         let is_left_aside = topic.logs.is_empty() && prepared.settings.offsets.is_some();
         if !is_left_aside && files().all(|file| file.records == 0) {
-            return Ok(Self::Empty);
+            return Ok(if topic.left_behind.is_empty() { Self::Empty } else { Self::Elsewhere });
         }
         let oldest = files().filter_map(|file| file.min_timestamp).min();
         Ok(Self::Outside(oldest.zip(files().filter_map(|file| file.max_timestamp).max())))
@@ -56,6 +58,7 @@ impl Nothing {
                 instant(*newest)
             ),
             Self::Empty => "no record of it is archived".to_owned(),
+            Self::Elsewhere => "the log that was chosen holds no record of it, and another one does".to_owned(),
         }
     }
 
@@ -65,6 +68,8 @@ impl Nothing {
         let done: u64 = all.iter().map(done).sum();
         if done > 0 {
             format!("all {done} records that are asked for were restored before")
+        } else if all.iter().any(|nothing| matches!(nothing, Self::Elsewhere)) {
+            "the logs that were chosen hold no record, and others do: see --lineage above".to_owned()
         } else if all.iter().any(|nothing| matches!(nothing, Self::Outside(_))) {
             "no archived record lies in the range that is asked for".to_owned()
         } else {
@@ -87,6 +92,7 @@ mod tests {
         );
         assert!(Nothing::sum_up(&[&outside, &Nothing::Empty]).contains("no archived record lies in the range"));
         assert!(Nothing::sum_up(&[&Nothing::Empty]).contains("no record is archived"));
+        assert!(Nothing::sum_up(&[&Nothing::Empty, &Nothing::Elsewhere]).contains("see --lineage"));
     }
 
     #[test]

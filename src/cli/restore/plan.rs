@@ -5,7 +5,7 @@ use std::io::Write;
 
 use lakeferry_api::source::TargetTopic;
 use lakeferry_api::{Config, Result};
-use lakeferry_lake::source::incarnations::{Other, PassedOver};
+use lakeferry_lake::source::incarnations::{LeftBehind, Other, PassedOver};
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
@@ -38,6 +38,8 @@ pub(super) struct TopicPlan {
     passed_over: Option<PassedOver>,
     /// Incarnations that hold records and are not restored.
     others: Vec<Other>,
+    /// Lineages of the incarnation that is restored whose records are not.
+    left_behind: Vec<LeftBehind>,
     /// The same in words.
     #[serde(skip)]
     remarks: Vec<String>,
@@ -88,6 +90,7 @@ impl Plan {
                 topic_id: topic.topic_id.clone(),
                 passed_over: topic.passed_over.clone(),
                 others: topic.others.clone(),
+                left_behind: topic.left_behind.clone(),
                 remarks: topic.remarks("--lineage "),
                 partitions: topic.partitions,
                 records: 0,

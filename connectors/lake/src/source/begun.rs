@@ -1,17 +1,17 @@
 //! Which incarnation a replay that has stored offsets began with. `lineage=latest` may mean another one each time it is
 //! asked, and a replay is begun again: after a crash, after an abort, or because somebody gives the command once more.
 //!
-//! Invariant: two incarnations of a topic are never written to one target by one replay. [`prepare`](super::prepare)
-//! asks before anything is written. It sees the partitions of its own share only.
+//! Invariant: two incarnations of a topic are never written to one target by one replay, nor are two topics, or two
+//! archives that had one URL. [`prepare`](super::prepare) asks before anything is written. It sees the partitions of
+//! its own share only.
 
 use std::collections::BTreeSet;
 
-use lakeferry_api::{ConnectError, Result, SourceContext, TopicPartition};
+use lakeferry_api::{ConnectError, Kind, Result, SourceContext, TopicPartition};
 
 use super::choose::{ChosenTopic, choose, topic_id};
 use super::config::{Incarnation, SourceSettings, Topics};
-use super::prepare::read_offset;
-use super::replay::source_partition;
+use super::stored::{Stored, source_partition};
 use crate::manifest::read::Archive;
 
 /// Lets each of `topics` go on with the incarnation that was replayed so far, where `settings` say `latest` and that is
@@ -30,12 +30,16 @@ pub(super) async fn keep(
         let Some(chosen) = topic.topic_id.clone() else { continue };
         let begun = replayed_ids(context, archive, topic).await?;
         let Some(id) = begun.iter().find(|id| **id != chosen) else { continue };
+        let other = match choose_again(archive, settings, &topic.topic, id).await {
+            Err(error) if error.kind() == Kind::Config => return Err(stranger(topic, id)),
+            other => other?,
+        };
         let goes_on = settings.lineage == Incarnation::Latest && !settings.follow && begun.len() == 1;
         if !goes_on {
             return Err(refusal(topic, &chosen, id));
         }
         tracing::info!(topic = topic.topic, id, latest = chosen, "goes on with the incarnation that it began with");
-        *topic = choose_again(archive, settings, &topic.topic, id).await?;
+        *topic = other;
         is_another = true;
     }
     Ok(is_another)
@@ -49,9 +53,13 @@ async fn replayed_ids(context: &dyn SourceContext, archive: &Archive, topic: &Ch
     let sources = partitions.iter().map(source_partition).collect::<Result<Vec<_>>>()?;
     let mut ids = BTreeSet::new();
     for (partition, stored) in partitions.iter().zip(context.offsets(&sources).await?) {
-        let Some(lineage) = stored.as_ref().map(read_offset).transpose()?.and_then(|(lineage, _)| lineage) else {
+        let Some(stored) = stored.as_ref().map(Stored::read).transpose()? else { continue };
+        if let Some(id) = stored.topic_id {
+            ids.insert(id);
             continue;
-        };
+        }
+        // A user set it, and meant this archive.
+        let Some(lineage) = stored.lineage else { continue };
         let log = topic.logs.iter().find(|log| log.plan.partition == *partition);
         match log.filter(|log| log.history.iter().any(|(known, _)| *known == lineage)) {
             Some(log) => ids.extend(log.topic_id.clone()),
@@ -70,6 +78,16 @@ async fn choose_again(archive: &Archive, settings: &SourceSettings, topic: &str,
     settings.rename.retain(|from, _| from == topic);
     let chosen = choose(archive, &settings).await?.pop();
     chosen.ok_or_else(|| ConnectError::fatal(format!("the archive of {topic} vanished")))
+}
+
+/// What was written to the target is of another topic, or of another archive with the same URL.
+fn stranger(topic: &ChosenTopic, begun: &str) -> ConnectError {
+    ConnectError::config(format!(
+        "{}: records of topic id {begun} were replayed to {} so far, and the archive of {} holds none of that topic: they \
+         came from another topic or from another archive; two are never mixed in one target: replay to another target, or \
+         delete this one and reset the connector's offsets",
+        topic.topic, topic.target, topic.topic
+    ))
 }
 
 fn refusal(topic: &ChosenTopic, chosen: &str, begun: &str) -> ConnectError {

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{ConnectError, Result, TopicPartition};
 
 use super::config::{Incarnation, SourceSettings, Topics};
-use super::incarnations::{Incarnations, Other, PassedOver};
+use super::incarnations::{Incarnations, LeftBehind, Other, PassedOver, left_behind};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
 use crate::manifest::model::{Lineage, TopicSettings};
@@ -40,6 +40,8 @@ pub struct ChosenTopic {
     pub passed_over: Option<PassedOver>,
     /// Incarnations that hold records and are not replayed.
     pub others: Vec<Other>,
+    /// Lineages of the chosen incarnation that hold records which are not replayed; none where the user named one.
+    pub left_behind: Vec<LeftBehind>,
 }
 
 /// An archived partition that is replayed.
@@ -61,7 +63,8 @@ impl ChosenTopic {
     /// What users should know of its incarnations, in sentences; they set `lineage` by `option`.
     pub fn remarks(&self, option: &str) -> Vec<String> {
         let passed_over = self.passed_over.iter().map(|empty| empty.tell(self.topic_id.as_deref(), option));
-        passed_over.chain(self.others.iter().map(|other| other.tell(option))).collect()
+        let others = self.others.iter().map(|other| other.tell(option));
+        passed_over.chain(others).chain(self.left_behind.iter().map(|left| left.tell(option))).collect()
     }
 }
 
@@ -223,6 +226,10 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         left_out: Vec::new(),
         passed_over: is_latest.then(|| known.passed_over(wanted_id.as_deref())).flatten(),
         others: known.others(&chosen_ids)?,
+        left_behind: match settings.lineage {
+            Incarnation::Number(_) => Vec::new(),
+            _ => left_behind(lineages.iter().filter_map(|(chain, lineage)| Some((*chain, (*lineage)?))))?,
+        },
     };
     for (chain, lineage) in lineages.into_iter().filter(|(chain, _)| settings.share.has(&chain.partition)) {
         match lineage {

@@ -11,6 +11,7 @@ use lakeferry_api::Result;
 use lakeferry_api::text::iso_timestamp;
 use serde::Serialize;
 
+use crate::manifest::offsets::OffsetRange;
 use crate::manifest::read::{Chain, Piece};
 
 /// An incarnation, summed up from manifests.
@@ -54,6 +55,17 @@ pub struct PassedOver {
     pub came_up_at: i64,
 }
 
+/// A lineage of the incarnation that is read, whose log is not the one that is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftBehind {
+    /// Its number.
+    pub lineage: u32,
+    /// How many records it holds at offsets that the log that is read does not reach.
+    pub records: u64,
+    /// False where they are so many at most.
+    pub is_exact: bool,
+}
+
 /// The topic's id in an incarnation.
 type Id<'a> = Option<&'a str>;
 
@@ -88,6 +100,18 @@ impl Other {
         format!(
             "another incarnation of the topic, {lineage}, came up at {came_up} and holds {most}{records} records: \
              {option}{lineage} takes it instead"
+        )
+    }
+}
+
+impl LeftBehind {
+    /// A sentence of it, for users who set `lineage` by `option`.
+    pub(super) fn tell(&self, option: &str) -> String {
+        let Self { lineage, records, is_exact } = self;
+        let most = if *is_exact { "" } else { "up to " };
+        format!(
+            "{most}{records} records are in lineage {lineage} alone, which a reset, an offset that was set back or an \
+             unclean election left behind: {option}{lineage} takes that log instead"
         )
     }
 }
@@ -223,6 +247,57 @@ impl Count {
         count.superseded = all.saturating_sub(count.records);
         Ok(count)
     }
+}
+
+/// What the chains of `chosen` hold in other lineages than the one that is read of each, where that does not reach.
+/// Once the log was archived again from a place, what was archived before is no loss; until then, or where retention
+/// took the records meanwhile, it is all there is of them.
+///
+/// # Errors
+/// As [`Chain::pieces`].
+pub(super) fn left_behind<'a>(chosen: impl Iterator<Item = (&'a Chain, u32)>) -> Result<Vec<LeftBehind>> {
+    let mut by_number: BTreeMap<u32, LeftBehind> = BTreeMap::new();
+    for (chain, lineage) in chosen {
+        let reached = reach(chain, lineage)?;
+        let id = |number: u32| chain.end().lineages.iter().find(|line| line.lineage == number)?.topic_id.as_deref();
+        let others = chain.end().lineages.iter().map(|line| line.lineage).filter(|number| *number != lineage);
+        for number in others.filter(|number| id(*number) == id(lineage)) {
+            for piece in chain.pieces(number)?.iter().filter(|piece| piece.lineage == number) {
+                let left = piece.offsets.width() - reached.iter().map(|part| common(piece.offsets, *part)).sum::<u64>();
+                if left == 0 {
+                    continue;
+                }
+                let (records, is_exact) = piece.records();
+                let left_behind =
+                    by_number.entry(number).or_insert(LeftBehind { lineage: number, records: 0, is_exact: true });
+                left_behind.records = left_behind.records.saturating_add(records.min(left));
+                left_behind.is_exact &= is_exact && (left == piece.offsets.width() || records == piece.offsets.width());
+            }
+        }
+    }
+    Ok(by_number.into_values().collect())
+}
+
+/// The offsets that the log of `lineage` accounts for: from its first record to its end, gaps left out.
+fn reach(chain: &Chain, lineage: u32) -> Result<Vec<OffsetRange>> {
+    let pieces = chain.pieces(lineage)?;
+    let (Some(first), Some(last)) = (pieces.first(), pieces.iter().map(|piece| piece.offsets.to).max()) else {
+        return Ok(Vec::new());
+    };
+    let end = chain.end().resume_offset.filter(|_| lineage == chain.latest_lineage());
+    let (mut from, to) = (first.offsets.from, end.map_or(last, |end| last.max(end.saturating_sub(1))));
+    let mut reached = Vec::new();
+    for gap in chain.gaps(lineage)? {
+        reached.push(OffsetRange::new(from, to.min(gap.from.saturating_sub(1))));
+        from = from.max(gap.to.saturating_add(1));
+    }
+    reached.push(OffsetRange::new(from, to));
+    reached.retain(|range| range.width() > 0);
+    Ok(reached)
+}
+
+fn common(one: OffsetRange, other: OffsetRange) -> u64 {
+    OffsetRange::new(one.from.max(other.from), one.to.min(other.to)).width()
 }
 
 /// The newest lineage of `chain` with this topic id: the log of that incarnation as it was last known.

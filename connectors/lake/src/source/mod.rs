@@ -23,6 +23,7 @@ pub mod prepare;
 pub mod read;
 pub mod replay;
 pub mod rewrite;
+pub mod stored;
 pub mod target;
 mod task;
 
@@ -114,9 +115,9 @@ impl Connector for LakeSourceConnector {
 
     async fn alter_source_offsets(&self, _: &Config, offsets: &AlteredOffsets) -> Result<bool> {
         for (partition, offset) in offsets {
-            replay::archived_partition(partition)?;
+            stored::archived_partition(partition)?;
             if let Some(offset) = offset {
-                prepare::read_offset(offset)?;
+                stored::Stored::read(offset)?;
             }
         }
         Ok(true)
@@ -126,7 +127,7 @@ impl Connector for LakeSourceConnector {
 /// An archived partition goes to the partition of the same number in the topic of its new name.
 impl Routes for SourceSettings {
     fn target(&self, source: &SourcePartition) -> Result<TopicPartition> {
-        let archived = replay::archived_partition(source)?;
+        let archived = stored::archived_partition(source)?;
         Ok(TopicPartition::new(self.target_of(&archived.topic), archived.partition))
     }
 
@@ -134,6 +135,6 @@ impl Routes for SourceSettings {
         let renamed = self.rename.iter().find(|(_, to)| ***to == *target.topic).map(|(from, _)| from.as_str());
         let topic = renamed.unwrap_or(&target.topic);
         let is_ours = self.topics.has(topic) && self.target_of(topic) == &*target.topic;
-        is_ours.then(|| replay::source_partition(&TopicPartition::new(topic, target.partition)).ok()).flatten()
+        is_ours.then(|| stored::source_partition(&TopicPartition::new(topic, target.partition)).ok()).flatten()
     }
 }

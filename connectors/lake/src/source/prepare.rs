@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::source::{NewTopic, TargetTopic};
-use lakeferry_api::{ConnectError, Kind, Result, SourceContext, SourceOffset, TopicPartition};
+use lakeferry_api::{ConnectError, Kind, Result, SourceContext, TopicPartition};
 
 use super::begun;
 use super::choose::{ChosenLog, ChosenTopic, choose};
@@ -17,7 +17,8 @@ use super::config::SourceSettings;
 use super::cut::CutMode;
 use super::plan::{Outline, Walk};
 use super::read::{Access, Survey, survey};
-use super::replay::{Replay, source_partition};
+use super::replay::Replay;
+use super::stored::{Stored, source_partition};
 use super::target::{Demand, Objection, new_topic, objections};
 use crate::layout::Layout;
 use crate::manifest::ManifestStore;
@@ -188,10 +189,14 @@ pub(super) async fn resume(context: &dyn SourceContext, topics: &mut [ChosenTopi
     let mut logs: Vec<&mut ChosenLog> = topics.iter_mut().flat_map(|topic| &mut topic.logs).collect();
     let partitions = logs.iter().map(|log| source_partition(&log.plan.partition)).collect::<Result<Vec<_>>>()?;
     for (log, stored) in logs.iter_mut().zip(context.offsets(&partitions).await?) {
-        if let Some(stored) = stored.filter(|_| !sabotage::is(Fault::RestoreFromBeginning)) {
-            let (lineage, offset) = read_offset(&stored)?;
-            log.plan.position = log.position(lineage, offset)?;
-        }
+        // What was stored when somebody asked before may be gone, with the target.
+        log.plan.position = match stored.filter(|_| !sabotage::is(Fault::RestoreFromBeginning)) {
+            Some(stored) => {
+                let stored = Stored::read(&stored)?;
+                log.position(stored.lineage, stored.offset)?
+            }
+            None => 0,
+        };
     }
     Ok(())
 }
@@ -259,28 +264,4 @@ fn demand(topic: &ChosenTopic, settings: &SourceSettings) -> Result<Demand> {
         demand.newest = demand.newest.map(|newest| newest.min(window.until.unwrap_or(i64::MAX)));
     }
     Ok(demand)
-}
-
-/// The lineage, where it is said, and the offset of a stored source offset.
-///
-/// # Errors
-/// `Config` where it is not one of this connector's.
-pub(super) fn read_offset(stored: &SourceOffset) -> Result<(Option<u32>, i64)> {
-    let map = stored.as_map();
-    let refuse = || {
-        let text = serde_json::Value::Object(map.clone());
-        ConnectError::config(format!(
-            "{text} is no offset of a lake source; write {{\"offset\": 1000}}, and the \"lineage\" where it matters"
-        ))
-    };
-    let offset =
-        map.get("offset").and_then(serde_json::Value::as_i64).filter(|offset| *offset >= 0).ok_or_else(refuse)?;
-    let lineage = match map.get("lineage") {
-        None | Some(serde_json::Value::Null) => None,
-        Some(value) => Some(value.as_u64().and_then(|value| u32::try_from(value).ok()).ok_or_else(refuse)?),
-    };
-    if map.keys().any(|key| key != "offset" && key != "lineage") {
-        return Err(refuse());
-    }
-    Ok((lineage, offset))
 }

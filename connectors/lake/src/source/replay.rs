@@ -10,16 +10,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{select_all, try_join_all};
-use lakeferry_api::{
-    Batch, Clock, ConnectError, Result, SourceBatch, SourceOffset, SourcePartition, SourceRecords, TopicPartition,
-};
-use serde_json::{Map, Value};
+use lakeferry_api::{Batch, Clock, Result, SourceBatch, SourcePartition, SourceRecords, TopicPartition};
 
 use super::choose::{ChosenLog, ChosenTopic, target_partition};
 use super::config::SourceSettings;
 use super::follow;
 use super::read::{Access, LogReader};
 use super::rewrite::Rewrite;
+use super::stored::{Stored, source_partition};
 use crate::manifest::read::Archive;
 
 /// Partitions that are read at once where each goes as fast as it can.
@@ -296,9 +294,13 @@ impl Lane {
     }
 
     fn source_batch(&self, batch: Batch) -> Result<SourceBatch> {
-        let offset = source_offset(self.log.lineage, batch.next_offset())?;
+        let stored = Stored {
+            lineage: Some(self.log.lineage),
+            offset: batch.next_offset(),
+            topic_id: self.log.topic_id.clone(),
+        };
         let records = SourceRecords::Bytes(batch.retarget(self.target.clone()));
-        Ok(SourceBatch { partition: self.source.clone(), offset: Some(offset), records })
+        Ok(SourceBatch { partition: self.source.clone(), offset: Some(stored.write()?), records })
     }
 }
 
@@ -307,44 +309,6 @@ impl Throttle {
         let cost = Duration::from_secs_f64(bytes as f64 / self.rate_bytes as f64);
         self.free_at = self.free_at.max(now) + cost;
     }
-}
-
-/// What Connect stores offsets of an archived partition under.
-///
-/// # Errors
-/// As [`SourcePartition::new`].
-pub fn source_partition(partition: &TopicPartition) -> Result<SourcePartition> {
-    let topic = ("topic".to_owned(), Value::from(&*partition.topic));
-    let number = ("partition".to_owned(), Value::from(partition.partition));
-    SourcePartition::new(&Map::from_iter([topic, number]))
-}
-
-/// The archived partition that Connect stores offsets of under `partition`.
-///
-/// # Errors
-/// `Config` where it is none.
-pub fn archived_partition(partition: &SourcePartition) -> Result<TopicPartition> {
-    let map = partition.to_map();
-    let topic = map.get("topic").and_then(Value::as_str);
-    let number = map.get("partition").and_then(Value::as_i64).and_then(|number| i32::try_from(number).ok());
-    match (topic, number) {
-        (Some(topic), Some(number)) if map.len() == 2 && number >= 0 => Ok(TopicPartition::new(topic, number)),
-        _ => Err(ConnectError::config(format!(
-            "{} is no partition of a lake source; write {{\"topic\": \"orders\", \"partition\": 0}}",
-            partition.as_str()
-        ))),
-    }
-}
-
-/// What Connect stores: everything of `lineage` below `offset` is replayed.
-///
-/// # Errors
-/// As [`SourceOffset::new`].
-pub fn source_offset(lineage: u32, offset: i64) -> Result<SourceOffset> {
-    SourceOffset::new(Map::from_iter([
-        ("lineage".to_owned(), Value::from(lineage)),
-        ("offset".to_owned(), Value::from(offset)),
-    ]))
 }
 
 /// Slices of `batch` of at most `limit` bytes, or one record.

@@ -188,3 +188,43 @@ async fn a_log_that_was_cut_back_within_a_file_tells_the_most_that_it_holds() {
     assert_eq!(others(&topic), [(A, 10)]);
     assert!(topic.remarks("lineage=")[0].contains("holds up to 10 records"), "{:?}", topic.others);
 }
+
+/// Number, records, and whether they are told exactly.
+fn left_behind(topic: &ChosenTopic) -> Vec<(u32, u64, bool)> {
+    topic.left_behind.iter().map(|left| (left.lineage, left.records, left.is_exact)).collect()
+}
+
+#[tokio::test]
+async fn what_a_reset_left_behind_is_told_until_it_is_archived_again() {
+    let (mut archive, [first, second]) = of_a().await;
+    assert_eq!(left_behind(&chosen(&archive, "latest").await), []);
+    archive.start_over(&first, 1).await;
+    archive.start_over(&second, 2).await;
+    let topic = chosen(&archive, "latest").await;
+    assert_eq!(left_behind(&topic), [(1, 8, true)], "the new logs hold nothing yet");
+    let remarks = topic.remarks("--lineage ");
+    assert!(remarks[0].starts_with("8 records are in lineage 1 alone"), "{remarks:?}");
+    assert!(remarks[0].ends_with("--lineage 1 takes that log instead"), "{remarks:?}");
+    // Whoever names a lineage knows of it.
+    assert_eq!(left_behind(&chosen(&archive, "1").await), []);
+
+    // Record 0 of the first and two of the second are gone from Kafka; the rest comes again.
+    publish(&mut archive, &first, 1, 2).await;
+    publish(&mut archive, &second, 2, 1).await;
+    assert_eq!(left_behind(&chosen(&archive, "latest").await), [(1, 5, true)], "0, and 0, 1, 3, 4");
+    publish(&mut archive, &second, 3, 2).await;
+    assert_eq!(left_behind(&chosen(&archive, "latest").await), [(1, 3, true)]);
+}
+
+#[tokio::test]
+async fn what_an_offset_that_was_set_back_left_behind_is_told() {
+    let (mut archive, [first, _]) = of_a().await;
+    archive.publish(&first, &[row(3, 1), row(5, 1), row(8, 1)], 8).await;
+    archive.truncate(&first, 2).await;
+    // 2, 3, 5 and 8.
+    assert_eq!(left_behind(&chosen(&archive, "latest").await), [(1, 4, true)]);
+    publish(&mut archive, &first, 2, 3).await;
+    assert_eq!(left_behind(&chosen(&archive, "latest").await), [(1, 3, false)], "offsets 5 to 8, a record each or not");
+    publish(&mut archive, &first, 5, 4).await;
+    assert_eq!(left_behind(&chosen(&archive, "latest").await), []);
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lakeferry_api::batch::NO_TIMESTAMP;
-use lakeferry_api::{Config, Kind, SourceContext, SourceTask};
+use lakeferry_api::{Config, Kind, SourceContext, SourceOffset, SourceTask};
 use proptest::prelude::*;
 
 use super::super::LakeSourceTask;
@@ -35,6 +35,10 @@ async fn start(context: &Arc<TestContext>, config: &Config) -> Result<LakeSource
     let mut task = LakeSourceTask::default();
     task.start(Arc::clone(context) as Arc<dyn SourceContext>, config).await?;
     Ok(task)
+}
+
+fn stored(lineage: u32, offset: i64, topic_id: Option<&str>) -> SourceOffset {
+    Stored { lineage: Some(lineage), offset, topic_id: topic_id.map(str::to_owned) }.write().unwrap()
 }
 
 /// Polls until nothing comes, and returns what came by target partition.
@@ -96,7 +100,7 @@ async fn everything_comes_back_where_it_was() {
     assert_eq!(targets["orders-copy"].configs["retention.ms"], "-1");
     let key = source_partition(&TopicPartition::new("orders", 2)).unwrap();
     assert_eq!(key.as_str(), r#"{"partition":2,"topic":"orders"}"#);
-    assert_eq!(context.offsets.lock().unwrap()[&key], source_offset(1, 60).unwrap());
+    assert_eq!(context.offsets.lock().unwrap()[&key], stored(1, 60, Some("Qm9")));
 }
 
 #[tokio::test]
@@ -366,7 +370,7 @@ async fn a_topic_created_anew_is_not_mixed_with_the_old_one() {
 
     // A stored offset of the old topic is no offset of the new one: whoever has one goes on with the old.
     let context = TestContext::new();
-    context.offsets.lock().unwrap().insert(source_partition(&first).unwrap(), source_offset(1, 2).unwrap());
+    context.offsets.lock().unwrap().insert(source_partition(&first).unwrap(), stored(1, 2, None));
     let mut task = start(&context, &config).await.unwrap();
     let rest = Rows::from([(second.clone(), old[&second].clone())]);
     assert_eq!(drain(&context, &mut task).await.unwrap(), rest);

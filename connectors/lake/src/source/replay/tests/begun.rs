@@ -1,5 +1,6 @@
 //! A replay that is begun again when its topic was created anew meanwhile.
 
+use super::super::super::prepare::Prepared;
 use super::*;
 
 /// Two partitions of one topic; only the second holds records.
@@ -53,9 +54,44 @@ async fn it_goes_on_with_the_incarnation_that_it_began_with() {
 async fn one_that_was_cut_short_comes_to_its_end() {
     let (mut archive, config, partitions, rows) = of_old("cut-short").await;
     let context = TestContext::new();
-    context.offsets.lock().unwrap().insert(source_partition(&partitions[1]).unwrap(), source_offset(1, 1).unwrap());
+    context.offsets.lock().unwrap().insert(source_partition(&partitions[1]).unwrap(), stored(1, 1, None));
     one_record_of_another(&mut archive, &partitions).await;
     let mut task = start(&context, &config).await.unwrap();
     let rest = rows[&partitions[1]][1..].to_vec();
     assert_eq!(drain(&context, &mut task).await.unwrap(), Rows::from([(partitions[1].clone(), rest)]));
+}
+
+#[tokio::test]
+async fn what_came_from_another_topic_or_archive_is_never_mixed_in() {
+    let (_archive, config, partitions, _) = of_old("stranger").await;
+    let context = TestContext::new();
+    let key = source_partition(&partitions[1]).unwrap();
+    // The number of the lineage and the offset would fit.
+    context.offsets.lock().unwrap().insert(key, stored(1, 1, Some("of-another")));
+    for pairs in [&[][..], &[("lineage", "Qm9")], &[("replay.end", "follow")]] {
+        let error = start(&context, &with(&config, pairs)).await.err().unwrap();
+        assert_eq!(error.kind(), Kind::Config);
+        let words = ["topic id of-another", "another topic or from another archive", "reset the connector's offsets"];
+        assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_partition_whose_offset_is_gone_begins_again() {
+    let (_archive, config, partitions, _) = of_old("gone").await;
+    let context = TestContext::new();
+    let settings = SourceSettings::parse(&config).unwrap();
+    let mut prepared = Prepared::new(&*context, settings).await.unwrap();
+    let key = source_partition(&partitions[1]).unwrap();
+    context.offsets.lock().unwrap().insert(key.clone(), stored(1, 1, Some("Qm9")));
+    let position = |prepared: &Prepared| {
+        let mut logs = prepared.topics[0].logs.iter();
+        logs.find(|log| log.plan.partition == partitions[1]).unwrap().plan.position
+    };
+    prepared.resume(&*context).await.unwrap();
+    assert_eq!(position(&prepared), 1);
+    // Somebody deleted the target while the plan was read.
+    context.offsets.lock().unwrap().remove(&key);
+    prepared.resume(&*context).await.unwrap();
+    assert_eq!(position(&prepared), 0);
 }
