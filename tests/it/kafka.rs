@@ -18,6 +18,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use crate::kit::kafka::{SASL_PASSWORD, SASL_USER};
 use crate::kit::{self, Kafka, KafkaOptions};
 
+mod admin;
+mod members;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn clock() -> Arc<dyn Clock> {
@@ -288,140 +291,6 @@ async fn positions_pass_control_records_and_aborted_data() {
     consumer.close().await;
 }
 
-/// Follows a member: answers its events as a task would, and keeps what the invariants need.
-struct Follower {
-    consumer: Box<dyn Consumer>,
-    positions: Positions,
-    seen: BTreeMap<TopicPartition, Vec<i64>>,
-}
-
-impl Follower {
-    fn new(consumer: Box<dyn Consumer>) -> Self {
-        Self { consumer, positions: Positions::new(), seen: BTreeMap::new() }
-    }
-
-    /// One event, with a time limit; false where none came.
-    async fn step(&mut self, limit: Duration) -> bool {
-        let Ok(event) = tokio::time::timeout(limit, self.consumer.next()).await else { return false };
-        match event {
-            Event::Assigned(partitions) => {
-                let committed = self.consumer.group().committed(&partitions).await.unwrap();
-                let start = |partition: TopicPartition| {
-                    let offset = committed.get(&partition).copied().unwrap_or(0);
-                    (partition, offset)
-                };
-                let starts: Positions = partitions.into_iter().map(start).collect();
-                self.consumer.start_at(&starts.iter().map(|(name, offset)| (name.clone(), (*offset).into())).collect());
-                self.positions.extend(starts);
-            }
-            Event::Batches(batches) => {
-                for batch in batches {
-                    let position =
-                        self.positions.get_mut(batch.partition()).expect("a batch of a partition that it has");
-                    assert_eq!(batch.base_offset(), *position, "{}", batch.partition());
-                    *position = batch.next_offset();
-                    self.seen.entry(batch.partition().clone()).or_default().extend(batch.offsets());
-                }
-            }
-            Event::Revoked(partitions) => {
-                let gone: Positions =
-                    partitions.iter().map(|partition| (partition.clone(), self.positions[partition])).collect();
-                self.consumer.group().commit(&gone).await.unwrap();
-                self.positions.retain(|partition, _| !partitions.contains(partition));
-                self.consumer.release();
-            }
-            Event::Lost(partitions) => self.positions.retain(|partition, _| !partitions.contains(partition)),
-            Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
-            event @ (Event::OutOfRange(_) | Event::Truncated(..)) => panic!("{event:?}"),
-        }
-        true
-    }
-
-    fn has(&self) -> BTreeSet<i32> {
-        self.positions.keys().map(|partition| partition.partition).collect()
-    }
-}
-
-/// Two members share what one had, then one has it all again; every record is seen exactly once.
-async fn rebalance(kafka: &Kafka, topic: &str, more: &[(&str, &str)]) {
-    const PARTITIONS: i32 = 6;
-    create(kafka, topic, PARTITIONS as usize, &[]);
-    let bootstrap = kafka.bootstrap();
-    let mut first = Follower::new(member(&bootstrap, topic, topic, more));
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while first.has().len() < 6 {
-        first.step(Duration::from_millis(100)).await;
-        assert!(tokio::time::Instant::now() < deadline, "the first member never got all");
-    }
-    let mut second = Follower::new(member(&bootstrap, topic, topic, more));
-    let short = Duration::from_millis(20);
-    let mut produced = 0;
-    while produced < 1_500 || first.has().len() != 3 || second.has().len() != 3 {
-        if produced < 1_500 {
-            for partition in 0..PARTITIONS {
-                fill(&bootstrap, &place(topic, partition), produced..produced + 100).await;
-            }
-            produced += 100;
-        }
-        tokio::join!(first.step(short), second.step(short));
-        assert!(tokio::time::Instant::now() < deadline, "{:?} and {:?}", first.has(), second.has());
-    }
-    assert!(first.has().is_disjoint(&second.has()));
-    // The second leaves as a task does: it commits where it is, then closes.
-    second.consumer.group().commit(&second.positions).await.unwrap();
-    second.consumer.close().await;
-    while first.positions.len() < 6 || first.positions.values().any(|position| *position < 1_500) {
-        first.step(short).await;
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", first.positions);
-    }
-    first.consumer.close().await;
-    for partition in 0..PARTITIONS {
-        let mut all: Vec<i64> = [&first, &second]
-            .iter()
-            .flat_map(|follower| follower.seen.get(&place(topic, partition)).cloned().unwrap_or_default())
-            .collect();
-        all.sort_unstable();
-        assert_eq!(all, (0..1_500).collect::<Vec<_>>(), "partition {partition}");
-    }
-}
-
-#[tokio::test]
-async fn two_members_share_cooperatively_and_see_every_record_once() {
-    let kafka = kit::need!(kit::kafka());
-    rebalance(kafka, "k-cooperative", &[]).await;
-}
-
-#[tokio::test]
-async fn two_members_share_eagerly_and_see_every_record_once() {
-    let kafka = kit::need!(kit::kafka());
-    let range = [("partition.assignment.strategy", "org.apache.kafka.clients.consumer.RangeAssignor")];
-    rebalance(kafka, "k-eager", &range).await;
-}
-
-#[tokio::test]
-async fn what_is_not_released_is_lost_before_the_group_gives_up() {
-    let kafka = kit::need!(kit::kafka());
-    create(kafka, "k-late", 2, &[]);
-    let limits = [("max.poll.interval.ms", "7000"), ("session.timeout.ms", "6000")];
-    let mut first = member(&kafka.bootstrap(), "k-late", "k-late", &limits);
-    assert_eq!(assigned(&mut *first).await.len(), 2);
-    let mut second = member(&kafka.bootstrap(), "k-late", "k-late", &limits);
-    let Event::Revoked(revoked) = news(&mut *first).await else { panic!("not revoked") };
-    let Event::Lost(lost) = news(&mut *first).await else { panic!("not lost") };
-    assert_eq!(revoked, lost);
-    // Too late: it must not let go anything else.
-    first.release();
-    let got = loop {
-        let partitions = assigned(&mut *second).await;
-        if !partitions.is_empty() {
-            break partitions;
-        }
-    };
-    assert_eq!(got, lost);
-    first.close().await;
-    second.close().await;
-}
-
 #[tokio::test]
 async fn a_start_that_retention_overtook_is_out_of_range() {
     let kafka = kit::need!(kit::kafka());
@@ -464,108 +333,6 @@ async fn a_start_that_retention_overtook_is_out_of_range() {
         consumer.close().await;
         kafka.delete_records("k-range", 1, 0).unwrap();
     }
-}
-
-#[tokio::test]
-async fn the_admin_tells_and_changes_what_the_broker_knows() {
-    let kafka = kit::need!(kit::kafka());
-    let bootstrap = kafka.bootstrap();
-    let admin = admin(&bootstrap);
-    assert_eq!(admin.cluster_id().await.unwrap().len(), 22);
-    let new = NewTopic {
-        name: "k-admin".to_owned(),
-        partitions: Some(3),
-        replication_factor: None,
-        configs: BTreeMap::from([("retention.ms".to_owned(), "-1".to_owned())]),
-    };
-    admin.create_topic(&new).await.unwrap();
-    assert_eq!(admin.create_topic(&new).await.expect_err("exists").kind(), Kind::Conflict);
-    let bad = NewTopic { name: "k-admin-2".to_owned(), replication_factor: Some(7), ..new.clone() };
-    assert_eq!(admin.create_topic(&bad).await.expect_err("refused").kind(), Kind::Config);
-    let bad = NewTopic { configs: BTreeMap::from([("no.such".to_owned(), "1".to_owned())]), ..bad };
-    let error = admin.create_topic(&NewTopic { replication_factor: None, ..bad }).await.expect_err("refused");
-    assert_eq!(error.kind(), Kind::Config);
-    assert!(error.message().contains("no.such"), "{error}");
-    assert!(admin.topics().await.unwrap().contains(&"k-admin".to_owned()));
-
-    let view = admin.topic("k-admin").await.unwrap();
-    assert_eq!((view.partitions, view.replication_factor), (3, 1));
-    assert_eq!(view.configs, new.configs);
-    let compacted = BTreeMap::from([("cleanup.policy".to_owned(), Some("compact".to_owned()))]);
-    let mut both = new.configs.clone();
-    both.insert("cleanup.policy".to_owned(), "compact".to_owned());
-    let default = BTreeMap::from([("cleanup.policy".to_owned(), None)]);
-    // A default is not the topic's own.
-    for (altered, expected) in [(&compacted, &both), (&default, &new.configs), (&compacted, &both)] {
-        admin.alter_topic_configs("k-admin", altered).await.unwrap();
-        // The broker answers before the change has reached what it tells of itself.
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while admin.topic("k-admin").await.unwrap().configs != *expected {
-            assert!(tokio::time::Instant::now() < deadline, "{:?} is not {expected:?}", admin.topic("k-admin").await);
-        }
-    }
-    let target = admin.target_topic("k-admin").await.unwrap().expect("exists");
-    assert_eq!((target.partitions, target.offsets), (3, vec![(0, 0); 3]));
-    assert_eq!(target.configs["message.timestamp.type"], "CreateTime");
-    assert_eq!(target.configs["cleanup.policy"], "compact");
-
-    assert_eq!(admin.target_topic("k-nothing").await.unwrap(), None);
-    assert_eq!(admin.topic("k-nothing").await.expect_err("absent").kind(), Kind::NotFound);
-    for absent in [place("k-nothing", 0), place("k-admin", 3)] {
-        assert_eq!(admin.partition(&absent).await.expect_err("absent").kind(), Kind::NotFound, "{absent}");
-    }
-    let id = admin.partition(&place("k-admin", 0)).await.unwrap().topic_id.expect("an id");
-    assert_eq!(id.len(), 22, "{id}");
-    kafka.delete_topic("k-admin").unwrap();
-    admin.create_topic(&new).await.unwrap();
-    let again = admin.partition(&place("k-admin", 0)).await.unwrap().topic_id.expect("an id");
-    assert_ne!(again, id, "a topic that was made anew has another id");
-}
-
-#[tokio::test]
-async fn a_groups_offsets_are_changed_only_without_members() {
-    let kafka = kit::need!(kit::kafka());
-    let bootstrap = kafka.bootstrap();
-    create(kafka, "k-groups", 2, &[]);
-    let admin = admin(&bootstrap);
-    let (one, two) = (place("k-groups", 0), place("k-groups", 1));
-    assert_eq!(admin.group_offsets("k-groups").await.unwrap(), Positions::new());
-    assert!(!admin.group_is_live("k-groups").await.unwrap());
-    let offsets = Positions::from([(one.clone(), 5), (two.clone(), 6)]);
-    admin.alter_group_offsets("k-groups", &offsets).await.unwrap();
-    assert_eq!(admin.group_offsets("k-groups").await.unwrap(), offsets);
-
-    let mut consumer = member(&bootstrap, "k-groups", "k-groups", &[]);
-    let partitions = assigned(&mut *consumer).await;
-    assert_eq!(consumer.group().committed(&partitions).await.unwrap(), offsets);
-    assert!(admin.group_is_live("k-groups").await.unwrap());
-    for error in [
-        admin.alter_group_offsets("k-groups", &offsets).await.expect_err("live"),
-        admin.delete_group_offsets("k-groups", std::slice::from_ref(&one)).await.expect_err("live"),
-        admin.delete_group("k-groups").await.expect_err("live"),
-    ] {
-        assert_eq!(error.kind(), Kind::Conflict, "{}", error.trace());
-    }
-    consumer.group().commit(&Positions::from([(one.clone(), 9)])).await.unwrap();
-    consumer.close().await;
-
-    assert!(!admin.group_is_live("k-groups").await.unwrap());
-    admin.delete_group_offsets("k-groups", std::slice::from_ref(&two)).await.unwrap();
-    assert_eq!(admin.group_offsets("k-groups").await.unwrap(), Positions::from([(one.clone(), 9)]));
-
-    // What it held of a topic that is gone went with that, and stands in the way of nothing else.
-    create(kafka, "k-groups-gone", 1, &[]);
-    let gone = place("k-groups-gone", 0);
-    admin.alter_group_offsets("k-groups", &Positions::from([(gone.clone(), 3)])).await.unwrap();
-    kafka.delete_topic("k-groups-gone").unwrap();
-    admin.delete_group_offsets("k-groups", &[gone, one]).await.unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !admin.group_offsets("k-groups").await.unwrap().is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", admin.group_offsets("k-groups").await);
-    }
-    admin.delete_group("k-groups").await.unwrap();
-    admin.delete_group("k-groups").await.unwrap();
-    assert_eq!(admin.group_offsets("k-groups").await.unwrap(), Positions::new());
 }
 
 #[tokio::test]
@@ -666,24 +433,4 @@ async fn a_broker_that_goes_and_comes_costs_nothing() {
     let all = read_all(&bootstrap, &place("k-down", 0), (1_000, 2_000)).await;
     let stamps: Vec<i64> = all.iter().flat_map(|batch| batch.timestamps().to_vec()).collect();
     assert_eq!(stamps, (1..=1_000).collect::<Vec<_>>(), "each record once, in order");
-}
-
-#[tokio::test]
-async fn a_member_that_hangs_loses_its_partitions() {
-    let mut kafka = kit::need!(Kafka::start(KafkaOptions::default()));
-    create(&kafka, "k-lost", 1, &[]);
-    let mut consumer = member(&kafka.bootstrap(), "k-lost", "k-lost", &[("session.timeout.ms", "6000")]);
-    let partitions = assigned(&mut *consumer).await;
-    kafka.signal_broker(0, "STOP");
-    let lost = loop {
-        match next(&mut *consumer).await {
-            Event::Lost(lost) => break lost,
-            Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
-            other => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(lost, partitions);
-    kafka.signal_broker(0, "CONT");
-    assert_eq!(assigned(&mut *consumer).await, partitions);
-    consumer.close().await;
 }
