@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod golden;
+mod held;
 
 /// A record with everything that a file must give back.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,14 +4,13 @@
 //! so that the reader below never looks outside the block it was given; every row is held to the partition and to
 //! ascending offsets. What the parquet crate panics at in damaged pages becomes an error here.
 
-use std::collections::VecDeque;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use lakeferry_api::error::Context;
-use lakeferry_api::{Batch, ConnectError, Kind, Result, TopicPartition};
+use lakeferry_api::{Batch, BatchBuilder, ConnectError, Kind, Result, TopicPartition};
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
@@ -24,6 +23,8 @@ use super::super::{Batches, Block, FileDecoder, FileMetadata};
 use super::{arrays, claims, schema};
 
 const MAGIC: &[u8] = b"PAR1";
+/// What is decoded at once is given as it is up to here, though it is somewhat more than a step.
+const WHOLE_BYTES: usize = STEP_BYTES + STEP_BYTES / 4;
 
 struct ParquetDecoder {
     partition: TopicPartition,
@@ -72,7 +73,7 @@ impl FileDecoder for ParquetDecoder {
                 .build()
         })?;
         let (partition, offsets) = (self.partition.clone(), Offsets::default());
-        Ok(Box::new(Rows { rows, partition, offsets, decoded: VecDeque::new(), ended: false }))
+        Ok(Box::new(Rows { rows, partition, offsets, decoded: None, ended: false }))
     }
 }
 
@@ -81,22 +82,33 @@ struct Rows {
     rows: ParquetRecordBatchReader,
     partition: TopicPartition,
     offsets: Offsets,
-    /// What was decoded and not given yet.
-    decoded: VecDeque<Batch>,
+    /// What was decoded and not given yet, with the first row that was not.
+    decoded: Option<(Batch, usize)>,
     ended: bool,
 }
 
 impl Rows {
     fn next_batch(&mut self) -> Result<Option<Batch>> {
         loop {
-            if let Some(batch) = self.decoded.pop_front() {
-                return Ok(Some(batch));
+            if let Some((batch, from)) = self.decoded.take() {
+                return Ok(Some(self.give(batch, from)));
             }
             let Some(arrays) = guarded(|| self.rows.next().transpose())? else { return Ok(None) };
-            if let Some(batch) = arrays::batch(&arrays, &self.partition, &mut self.offsets)? {
-                self.decoded.extend(steps(&batch, STEP_BYTES, STEP_ROWS).map(|rows| batch.slice(rows)));
-            }
+            self.decoded = arrays::batch(&arrays, &self.partition, &mut self.offsets)?.map(|batch| (batch, 0));
         }
+    }
+
+    /// The next step of `batch`, from its row `from` on. Where rows are uneven and it takes several, each is a copy:
+    /// whoever buffers it pays for its own bytes, and slices would hold those of all.
+    fn give(&mut self, batch: Batch, from: usize) -> Batch {
+        let rest = batch.slice(from..batch.len());
+        let end = steps(&rest, STEP_BYTES, STEP_ROWS).next().map_or(batch.len(), |rows| from + rows.end);
+        if from == 0 && (end == batch.len() || batch.raw_bytes() <= WHOLE_BYTES) {
+            return batch;
+        }
+        let step = copy(&batch.slice(from..end));
+        self.decoded = (end < batch.len()).then_some((batch, end));
+        step
     }
 }
 
@@ -111,6 +123,15 @@ impl Iterator for Rows {
         self.ended = !matches!(batch, Some(Ok(_)));
         batch
     }
+}
+
+/// `batch` with arenas of its own, which hold no other rows.
+fn copy(batch: &Batch) -> Batch {
+    let mut builder = BatchBuilder::new(batch.partition().clone(), batch.base_offset());
+    builder.reserve(batch.len(), batch.values().byte_len(batch.row_range()));
+    batch.rows().for_each(|row| builder.push_row(&row));
+    builder.leader_epoch(batch.leader_epoch());
+    builder.build(batch.next_offset())
 }
 
 /// A block's bytes at their place in the file.
