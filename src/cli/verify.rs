@@ -86,7 +86,8 @@ order, since a restored topic has offsets of its own.
 
 --match offset: records with the same offset are compared, as far as both the topic and the archive reach: what retention \
 removed from the topic, or was not archived yet, is counted and is no difference; nor is what the log cleaner removed from \
-a compacted topic.
+a compacted topic. Archived records behind the end of the topic are a difference: a copy is not complete, or an unclean \
+election took them back. So is a partition that the topic does not have.
 
 --match order: the topic holds the archived records, in order and nothing else. A record that is missing or too many is \
 told as one, as long as both sides meet again within 1024 records.";

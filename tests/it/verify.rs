@@ -11,6 +11,7 @@ use crate::topic::{Record, produce, records};
 
 const SOON: Duration = Duration::from_secs(60);
 const COUNT: usize = 40;
+const COMPACTED: (&str, &str) = ("cleanup.policy", "compact");
 
 /// Records of one partition: nulls, tombstones, headers, and timestamps that are out of order.
 fn odd_records(partition: i32) -> Vec<Record> {
@@ -154,6 +155,36 @@ fn a_copy_that_is_wrong_is_told_by_partition_offset_and_field() {
     let (code, document) = archived.verify_copy("verify-no-such-topic", &[]);
     assert_eq!(code, 1, "{document:#}");
     assert!(document["not_compared"][0].as_str().unwrap().contains("verify-no-such-topic"), "{document:#}");
+}
+
+#[test]
+fn a_copy_by_offset_that_ends_before_the_archive_does_differs() {
+    let kafka = need!(kit::kafka());
+    let archived = Archived::new(kafka, "verify-short");
+    for (copy, configs) in [("verify-short-copy", ("retention.ms", "-1")), ("verify-short-compacted", COMPACTED)] {
+        kafka.create_topic(copy, 1, &[configs]).unwrap();
+        let mut rows = odd_records(0);
+        // Compacted topics take no record without a key.
+        rows.truncate(2);
+        produce(&archived.bootstrap, copy, 0, &rows);
+        let (code, document) = archived.verify_copy(copy, &["--match", "offset"]);
+        assert_eq!((code, &document["ok"]), (1, &json!(false)), "{document:#}");
+        assert_eq!((sum(&document, "equal"), document["differences"].as_u64()), (2, Some(0)), "{document:#}");
+        assert_eq!(sum(&document, "unreached_records"), COUNT as i64 - 2, "{document:#}");
+        assert_eq!(document["not_compared"], json!([format!("verify-short-1: topic {copy} has no such partition")]));
+    }
+    let rename = "verify-short=verify-short-copy";
+    let broker = ["--bootstrap-server", &archived.bootstrap];
+    let arguments = ["verify", &archived.url, "--rename", rename, "--match", "offset"];
+    // What lies behind the cut need not be there.
+    let until = odd_records(0)[1].timestamp.unwrap().to_string();
+    let (code, out, err) = run(&[&arguments[..], &broker].concat());
+    let line = "2 records equal, 0 differences, 38 archived records that the topic does not reach\n";
+    assert!(code == 1 && out.contains(line), "{out}\n{err}");
+    let end = "topic verify-short-copy does not reach 38 archived records, 1 could not be compared\n";
+    assert!(out.contains(end), "{out}\n{err}");
+    let (_, document) = archived.verify_copy("verify-short-copy", &["--match", "offset", "--until", &until]);
+    assert_eq!((sum(&document, "equal"), sum(&document, "unreached_records")), (2, 0), "{document:#}");
 }
 
 #[test]
