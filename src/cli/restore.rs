@@ -235,14 +235,12 @@ impl Args {
         let mut ledger = Arc::new(Ledger::new(parts.clone()));
         source.ledger = Some(Arc::clone(&ledger));
         // One that goes on with an older incarnation has other demands of its targets; else what they are counts first.
-        let resumed = prepared.resume(&source).await;
-        if matches!(resumed, Ok(true)) {
-            targets = prepared.targets(&source).await?;
-            targets.iter().try_for_each(|target| target.check(self.force))?;
-        } else {
-            fit?;
-            resumed?;
+        match prepared.resume(&source).await {
+            Ok(true) => targets = prepared.targets(&source).await?,
+            Ok(false) => {}
+            Err(error) => return fit.and(Err(error)).map_err(Into::into),
         }
+        self.judge(&prepared, &mut targets).await?;
         let plan = plan::Plan::new(&prepared, &targets, &identity).await?;
         if self.json {
             plan.tell_json(out)?
@@ -264,7 +262,10 @@ impl Args {
         }
         let replay = match plan.writes() {
             true => {
+                let all = prepared.topics.clone();
+                prepared.topics.retain(|topic| plan.takes(&topic.topic));
                 prepared.make_targets(&source).await?;
+                prepared.topics = all;
                 Some(prepared.replay(&source)?)
             }
             false => None,
@@ -273,6 +274,24 @@ impl Args {
         let transactions = Transactions::new(ledger, Duration::from_millis(self.transaction_ms));
         let run = run::Run { context: source, settings, transactions, progress, patience };
         Ok(Some(Begun { run, replay, plan }))
+    }
+
+    /// Refuses what stands against the targets. Nothing does where all records of a topic were restored before: its
+    /// configs may have been applied, too.
+    async fn judge(&self, prepared: &Prepared, targets: &mut [Target]) -> Result<()> {
+        let check = |targets: &[Target]| targets.iter().try_for_each(|target| target.check(self.force));
+        if check(targets).is_ok() {
+            return Ok(());
+        }
+        let left = prepared.survey().await?;
+        for (topic, target) in prepared.topics.iter().zip(&mut *targets) {
+            let is_begun = topic.logs.iter().any(|log| log.plan.position > 0);
+            let mut surveys = topic.logs.iter().filter_map(|log| left.get(&log.plan.partition));
+            if is_begun && surveys.all(|survey| survey.records == 0) {
+                target.objections.clear();
+            }
+        }
+        check(targets)
     }
 
     /// The arguments as the connector's settings, so that both mean the same.

@@ -13,7 +13,7 @@ use crate::kit::kafka::RawRecord;
 use crate::kit::proxy::HttpProxy;
 use crate::kit::{self, Launch, Process, need, poll_until, wait_until};
 use crate::lake::{Lake, sink, task_state, wait_trace};
-use crate::topic::{Record, consume, produce};
+use crate::topic::{Record, consume, produce, records};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -299,6 +299,55 @@ async fn the_options_of_a_restore_do_what_they_say() {
     kafka.create_topic("options-narrow", 1, &[("retention.ms", "-1")]).unwrap();
     let (code, _, err) = restore("options-narrow", &["--yes", "--force"]);
     assert!(code == 2 && err.contains("partitions=1"), "{code} {err}");
+}
+
+#[tokio::test]
+async fn a_restore_that_has_applied_some_configs_can_be_said_again() {
+    let kafka = need!(kit::kafka());
+    let bootstrap = kafka.bootstrap();
+    let (compacted, plain) =
+        ([("cleanup.policy", "compact")], [("retention.ms", "-1"), ("min.compaction.lag.ms", "7")]);
+    let lake = Lake::of(kafka, "settled-one", &[records(20)], &compacted);
+    kafka.create_topic("settled-two", 1, &plain).unwrap();
+    let archive_more = |count: i64| {
+        produce(&bootstrap, "settled-two", 0, &records(20));
+        let mut worker = Worker::start(&bootstrap, &[], &[lake.sink("settled-two", "settled-two")]);
+        let reached = || lake.chain("settled-two", 0).last().and_then(|entry| std::fs::read_to_string(entry).ok());
+        let next = || serde_json::from_str::<Value>(&reached()?).ok()?["resume_offset"].as_i64();
+        wait_until("it is archived", SOON, || next() == Some(count)).unwrap();
+        worker.stop();
+    };
+    archive_more(20);
+    let renames = ["--rename", "settled-one=settled-one-back", "--rename", "settled-two=settled-two-back"];
+    let url = lake.url();
+    let restore = |more: &[&str]| {
+        run(&[&["restore", &url, "--bootstrap-server", &bootstrap, "--yes"], &renames[..], more].concat())
+    };
+    let (code, out, err) = restore(&[]);
+    assert_eq!(code, 0, "{out}\n{err}");
+    // As it is left where the first topic has its configs, and the second does not.
+    let admin = admin(&bootstrap);
+    let made = admin.topic("settled-one-back").await.unwrap().configs;
+    let mut settled: BTreeMap<_, _> = made.into_keys().map(|key| (key, None)).collect();
+    settled.insert("cleanup.policy".to_owned(), Some("compact".to_owned()));
+    admin.alter_topic_configs("settled-one-back", &settled).await.unwrap();
+    for _ in 0..2 {
+        let (code, out, err) = restore(&["--apply-configs"]);
+        assert_eq!(code, 0, "{out}\n{err}");
+        assert!(out.contains("all 20 records of it were restored before"), "{out}");
+        assert_eq!(admin.topic("settled-one-back").await.unwrap().configs, pairs(&compacted));
+        assert_eq!(admin.topic("settled-two-back").await.unwrap().configs, pairs(&plain));
+    }
+    assert_eq!((visible(kafka, "settled-one-back"), visible(kafka, "settled-two-back")), (20, 20));
+
+    // What comes later goes to the topic that is fit for it, and not to the one that is not.
+    archive_more(40);
+    let (code, out, err) = restore(&["--apply-configs"]);
+    assert_eq!((code, visible(kafka, "settled-two-back")), (0, 40), "{out}\n{err}");
+    admin.alter_topic_configs("settled-two-back", &settled).await.unwrap();
+    archive_more(60);
+    let (code, out, err) = restore(&["--apply-configs"]);
+    assert!(code == 2 && err.contains("topic settled-two-back is not fit") && out.is_empty(), "{code} {out}\n{err}");
 }
 
 #[test]

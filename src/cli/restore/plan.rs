@@ -151,6 +151,11 @@ impl Plan {
         self.records > 0 || self.topics.iter().all(|topic| topic.exists)
     }
 
+    /// True where records of `topic` are to be written, or its target is to be made.
+    pub(super) fn takes(&self, topic: &str) -> bool {
+        self.topics.iter().any(|plan| plan.topic == topic && (plan.records > 0 || !plan.exists))
+    }
+
     /// Why there is nothing to restore at all, where that is so.
     pub(super) fn nothing(&self) -> Option<String> {
         let all: Option<Vec<_>> = self.topics.iter().map(|topic| topic.nothing.as_ref()).collect();
