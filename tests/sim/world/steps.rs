@@ -184,10 +184,12 @@ impl World {
     }
 
     /// The group forgets its offsets: all of them, or where nothing else says where to begin those of what is archived.
+    /// The group forgets what manifests know better. Brokers keep the offsets of a group that lives, and where nothing
+    /// is archived, or a reset says nothing, they alone tell where a task began.
     fn forget_offsets(&self) {
         let mut state = self.broker.lock();
-        let needs_them = state.reset == Reset::None;
-        state.committed.retain(|partition, _| needs_them && self.store.end(partition).is_none());
+        let needs_them = state.reset != Reset::Earliest;
+        state.committed.retain(|partition, _| needs_them && self.store.resume(partition).is_none());
         state.forget_begun(|_| true);
     }
 
