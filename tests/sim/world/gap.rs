@@ -5,6 +5,7 @@
 use lakeferry_api::TopicPartition;
 use serde_json::Value;
 
+use crate::broker::log::Log;
 use crate::broker::{Broker, Topic};
 
 /// What the settings demand, as the error of a task has it.
@@ -41,7 +42,10 @@ impl Told {
         // A chain that was reset says nothing of what is archived.
         let Some((Some(id), Some(resume))) = broker.store.end(&self.partition) else { return is_gone(now) };
         let archived = state.incarnation(&self.partition.topic, &id);
-        is_gone(archived) && resume <= self.from || is_gone(now.filter(|topic| topic.id != id))
+        // What an election put in the place of archived records may be gone, too.
+        let is_unarchived = |log: &Log| (self.from..=self.to).all(|offset| resume <= offset || log.has_removed(offset));
+        let is_unarchived = archived.and_then(|topic| topic.logs.get(number)).is_some_and(is_unarchived);
+        is_gone(archived) && is_unarchived || is_gone(now.filter(|topic| topic.id != id))
     }
 }
 
