@@ -5,6 +5,8 @@
 //!   librdkafka's 1,000 it waits more than it works); the rest are librdkafka's defaults.
 //! - `limit-zstd`: what zstd at level 1 takes, one context, for the same keys and the same values in pieces of 1 MiB,
 //!   and what it takes to undo that; only the calls are counted.
+//! - `limit-both`: counts the topic and at the same time, in a second thread, compresses as many bytes in pieces of its
+//!   beginning. It shows what the machine takes for keeping both cores busy: work costs more CPU time beside other work.
 //! - `limit-produce`: sends as many records from memory, idempotently, `linger.ms=20`, `batch.size` 1 MiB.
 //!
 //! Archiving cannot cost less than counting plus compressing, restoring not less than decompressing plus producing.
@@ -13,7 +15,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer};
@@ -21,13 +23,16 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Kind, Topic};
-use crate::lines::{LIMIT_OF_ARCHIVING, Line};
+use crate::lines::{LIMIT_AT_ONCE, LIMIT_OF_ARCHIVING, Line};
 use crate::measure::{self, Ended};
 
 const COUNT: &str = "limit-count";
 const ZSTD: &str = "limit-zstd";
+const BOTH: &str = "limit-both";
 const PRODUCE: &str = "limit-produce";
 const PIECE_BYTES: usize = 1 << 20;
+/// Pieces that `limit-both` compresses again and again: more than any cache holds.
+const SAMPLE_PIECES: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a limit program found.
@@ -38,12 +43,15 @@ struct Found {
     compressed_bytes: u64,
     compress_s: f64,
     decompress_s: f64,
+    /// CPU time of all that `limit-both` does, but for gathering its pieces.
+    both_s: f64,
 }
 
 /// The limit of archiving a topic.
 pub(crate) struct Limit {
     found: Found,
     counting: Ended,
+    at_once: (Found, Ended),
 }
 
 impl Limit {
@@ -57,27 +65,33 @@ impl Limit {
         self.found.decompress_s
     }
 
-    /// Counting alone, and counting with compressing.
-    pub(crate) fn lines(&self, topic: &Topic) -> [Line; 2] {
-        let line = |program: &str, cpu_s: f64, stored_bytes: u64| Line {
+    /// Counting alone, counting with compressing, and the two at once.
+    pub(crate) fn lines(&self, topic: &Topic) -> [Line; 3] {
+        let line = |program: &str, (ended, cpu_s): (&Ended, f64), stored_bytes: u64| Line {
             bytes: self.found.bytes,
-            wall_s: self.counting.wall_s,
+            wall_s: ended.wall_s,
             cpu_s,
-            peak_rss_mb: self.counting.peak_rss_mb,
+            peak_rss_mb: ended.peak_rss_mb,
             stored_bytes,
             ..Line::new(program, topic)
         };
-        let both = self.counting.cpu_s + self.found.compress_s;
-        [line("count", self.counting.cpu_s, 0), line(LIMIT_OF_ARCHIVING, both, self.found.compressed_bytes)]
+        let (counting, (at_once, ended)) = (&self.counting, &self.at_once);
+        let both_s = counting.cpu_s + self.found.compress_s;
+        [
+            line("count", (counting, counting.cpu_s), 0),
+            line(LIMIT_OF_ARCHIVING, (counting, both_s), self.found.compressed_bytes),
+            line(LIMIT_AT_ONCE, (ended, at_once.both_s), at_once.compressed_bytes),
+        ]
     }
 }
 
 /// Measures the limit of archiving `topic`.
 pub(crate) fn of_archiving(bootstrap: &str, topic: &Topic) -> Result<Limit> {
-    let records = topic.records().to_string();
-    let counting = start(COUNT, &[bootstrap, &topic.name, &topic.partitions.to_string(), &records])?;
-    let compressing = start(ZSTD, &[bootstrap, &topic.name, &topic.partitions.to_string(), &records])?;
-    Ok(Limit { found: serde_json::from_str(&compressing.output)?, counting })
+    let (partitions, records) = (topic.partitions.to_string(), topic.records().to_string());
+    let start = |program| start(program, &[bootstrap, &topic.name, &partitions, &records]);
+    let (counting, compressing, at_once) = (start(COUNT)?, start(ZSTD)?, start(BOTH)?);
+    let found = serde_json::from_str(&compressing.output)?;
+    Ok(Limit { found, counting, at_once: (serde_json::from_str(&at_once.output)?, at_once) })
 }
 
 /// Measures sending `records` records of `kind` to an existing topic, compressed as `codec` says.
@@ -91,7 +105,7 @@ pub(crate) fn of_producing(bootstrap: &str, target: &str, topic: &Topic, codec: 
 
 /// Whether this is the name of a limit program.
 pub(crate) fn is_program(name: &str) -> bool {
-    [COUNT, ZSTD, PRODUCE].contains(&name)
+    [COUNT, ZSTD, BOTH, PRODUCE].contains(&name)
 }
 
 /// Is one of the limit programs.
@@ -103,6 +117,7 @@ pub(crate) fn run(program: &str, arguments: &[String]) -> Result<()> {
     let found = match (program, rest) {
         (COUNT, []) => count(&consumer(bootstrap, topic, partitions)?, records)?,
         (ZSTD, []) => compress(&consumer(bootstrap, topic, partitions)?, partitions, records)?,
+        (BOTH, []) => at_once(bootstrap, topic, partitions, records)?,
         (PRODUCE, [kind, codec]) => {
             let kind = if kind == "orders" { Kind::Orders } else { Kind::Events };
             produce(bootstrap, topic, (partitions, records), (kind, codec))?
@@ -163,6 +178,63 @@ fn compress(consumer: &BaseConsumer, partitions: usize, records: u64) -> Result<
         zstd.take(column, &mut found)?;
     }
     Ok(found)
+}
+
+fn at_once(bootstrap: &str, topic: &str, partitions: usize, records: u64) -> Result<Found> {
+    let sample = Sample::gather(&consumer(bootstrap, topic, partitions)?, partitions, records)?;
+    let consumer = consumer(bootstrap, topic, partitions)?;
+    let before_s = measure::cpu_s(std::process::id())?;
+    let (counted, compressed_bytes) = std::thread::scope(|scope| {
+        let compressing = scope.spawn(|| sample.compress(records));
+        let counted = count(&consumer, records)?;
+        Ok::<_, Error>((counted, compressing.join().map_err(|_| anyhow!("the compressing thread panicked"))??))
+    })?;
+    let both_s = measure::cpu_s(std::process::id())? - before_s;
+    Ok(Found { both_s, compressed_bytes, ..counted })
+}
+
+/// The beginning of a topic, in pieces.
+struct Sample {
+    pieces: Vec<Vec<u8>>,
+    records: u64,
+    bytes: u64,
+}
+
+impl Sample {
+    fn gather(consumer: &BaseConsumer, partitions: usize, records: u64) -> Result<Sample> {
+        let mut sample = Sample { pieces: Vec::new(), records: 0, bytes: 0 };
+        let mut columns: Vec<[Vec<u8>; 2]> = vec![Default::default(); partitions];
+        while sample.records < records && sample.pieces.len() < SAMPLE_PIECES {
+            let message = consumer.poll(PATIENCE).context("no record comes")??;
+            sample.records += 1;
+            sample.bytes += (message.key_len() + message.payload_len()) as u64;
+            let columns = &mut columns[message.partition() as usize];
+            for (column, bytes) in columns.iter_mut().zip([message.key(), message.payload()]) {
+                column.extend_from_slice(bytes.unwrap_or_default());
+                if column.len() >= PIECE_BYTES {
+                    sample.pieces.push(std::mem::take(column));
+                }
+            }
+        }
+        sample.pieces.extend(columns.into_iter().flatten().filter(|column| !column.is_empty()));
+        Ok(sample)
+    }
+
+    /// Compresses as many bytes as `records` such records have; what they come to.
+    fn compress(&self, records: u64) -> Result<u64> {
+        let mut left = (self.bytes as f64 / self.records as f64 * records as f64) as usize;
+        let (mut compressor, mut into) = (zstd::bulk::Compressor::new(1)?, vec![0; 4 * PIECE_BYTES]);
+        let mut compressed = 0;
+        for piece in self.pieces.iter().cycle() {
+            let piece = &piece[..piece.len().min(left)];
+            compressed += compressor.compress_to_buffer(piece, &mut into[..])? as u64;
+            left -= piece.len();
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(compressed)
+    }
 }
 
 fn produce(bootstrap: &str, topic: &str, (partitions, records): (usize, u64), data: (Kind, &str)) -> Result<Found> {

@@ -6,6 +6,8 @@ use crate::data::Topic;
 
 /// Counting with librdkafka plus compressing with zstd-1.
 pub(crate) const LIMIT_OF_ARCHIVING: &str = "limit of archiving";
+/// The same at the same time, on both cores.
+pub(crate) const LIMIT_AT_ONCE: &str = "limit, both at once";
 /// Decompressing plus producing with librdkafka.
 pub(crate) const LIMIT_OF_RESTORING: &str = "limit of restoring";
 /// The JVM worker.
