@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Result};
 use lakeferry_lake::source::choose::refuse_unknown;
-use lakeferry_lake::source::config::SourceSettings;
+use lakeferry_lake::source::config::{SourceSettings, Topics};
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::replay::Replay;
 
@@ -214,7 +214,7 @@ impl Args {
         out: &mut impl std::io::Write,
     ) -> anyhow::Result<Option<Begun>> {
         let identity = Identity::of(self)?;
-        let settings = self.settings().await?;
+        let mut settings = self.settings().await?;
         let mut prepared = Prepared::new(&source, settings.clone()).await?;
         let mut targets = prepared.targets(&source).await?;
         let fit = targets.iter().try_for_each(|target| target.check(self.force));
@@ -248,6 +248,9 @@ impl Args {
             plan.tell(out)?
         };
         prepared.refuse_untimed().await?;
+        for target in targets.iter().filter(|target| plan.makes(&target.name)) {
+            source.admin.check_new_topic(&target.new_topic).await?;
+        }
         if self.dry_run || plan.writes() && !self.is_confirmed().await? {
             return Ok(None);
         }
@@ -262,10 +265,10 @@ impl Args {
         }
         let replay = match plan.writes() {
             true => {
-                let all = prepared.topics.clone();
                 prepared.topics.retain(|topic| plan.takes(&topic.topic));
                 prepared.make_targets(&source).await?;
-                prepared.topics = all;
+                // Nor later: what is archived meanwhile of another topic would go where nobody made a target for it.
+                settings.topics = Topics::Names(prepared.topics.iter().map(|topic| topic.topic.clone()).collect());
                 Some(prepared.replay(&source)?)
             }
             false => None,

@@ -248,11 +248,25 @@ impl Admin for BlockingAdmin {
         Ok(Some(TargetTopic { partitions: numbers.len() as u32, configs, offsets }))
     }
 
+    async fn check_new_topic(&self, topic: &NewTopic) -> Result<()> {
+        if self.is_embedded().await? {
+            return Ok(());
+        }
+        let new = topic.clone();
+        let name = &topic.name;
+        let what = (format!("topic {name} cannot be created"), format!("CREATE on topic {name}"));
+        match self.ask(what, move |handle, timeout| handle.create_topic(&new, true, timeout)).await {
+            // Another instance was faster.
+            Err(error) if error.kind() == Kind::Conflict => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
         let new = topic.clone();
         let name = &topic.name;
         let what = (format!("creating topic {name}"), format!("CREATE on topic {name}"));
-        self.ask(what, move |handle, timeout| handle.create_topic(&new, timeout)).await?;
+        self.ask(what, move |handle, timeout| handle.create_topic(&new, false, timeout)).await?;
         let deadline = self.clock.monotonic() + self.timeout;
         loop {
             let described = self.describe(&topic.name).await?;

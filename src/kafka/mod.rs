@@ -280,6 +280,11 @@ pub trait Admin: Send + Sync {
     async fn target_topic(&self, topic: &str) -> Result<Option<TargetTopic>> {
         Err(not_here("target_topic", topic))
     }
+    /// Whether a topic could be created: the brokers check all of it, and make nothing.
+    async fn check_new_topic(&self, topic: &NewTopic) -> Result<()> {
+        let _ = topic;
+        Ok(())
+    }
     /// Creates a topic and waits until it can be written to.
     async fn create_topic(&self, topic: &NewTopic) -> Result<()> {
         Err(not_here("create_topic", &topic.name))

@@ -1,6 +1,8 @@
 //! Ways back that are not straight: a restore or a replaying connector that is cut short and goes on, and what each
 //! option of `lakeferry restore` does to the target.
 
+mod targets;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

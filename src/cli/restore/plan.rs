@@ -134,7 +134,7 @@ impl Plan {
     /// What each target's configs become at the end: those of the archived topic and, where a restore made the target,
     /// the broker's default for the rest of what it was made with. Topics whose configs nobody archived are left out.
     pub(super) fn settled_configs(&self) -> impl Iterator<Item = (&str, BTreeMap<String, Option<String>>)> {
-        let is_there = |topic: &&TopicPlan| topic.exists || self.writes();
+        let is_there = |topic: &&TopicPlan| topic.exists || topic.records > 0;
         self.topics.iter().filter(is_there).filter_map(|topic| {
             let archived = topic.archived_configs.as_ref()?;
             let made =
@@ -145,15 +145,19 @@ impl Plan {
         })
     }
 
-    /// False where no record is to be restored and a target would be made for nothing: an empty topic is soon taken for
-    /// what was archived.
+    /// False where no record is to be restored and a target is missing all the same.
     pub(super) fn writes(&self) -> bool {
         self.records > 0 || self.topics.iter().all(|topic| topic.exists)
     }
 
-    /// True where records of `topic` are to be written, or its target is to be made.
+    /// True where records of `topic` are to be written.
     pub(super) fn takes(&self, topic: &str) -> bool {
-        self.topics.iter().any(|plan| plan.topic == topic && (plan.records > 0 || !plan.exists))
+        self.topics.iter().any(|plan| plan.topic == topic && plan.records > 0)
+    }
+
+    /// True where `target` is to be made. None is made for nothing: an empty topic is soon taken for what was archived.
+    pub(super) fn makes(&self, target: &str) -> bool {
+        self.topics.iter().any(|plan| plan.target == target && plan.records > 0 && !plan.exists)
     }
 
     /// Why there is nothing to restore at all, where that is so.
@@ -169,7 +173,7 @@ impl Plan {
 
     pub(super) fn tell(&self, out: &mut impl Write) -> anyhow::Result<()> {
         for topic in &self.topics {
-            topic.tell(self.writes(), out)?;
+            topic.tell(out)?;
         }
         let goes_on = self.topics.iter().flat_map(|topic| &topic.logs).any(|log| log.goes_on_at > 0);
         let behind = if goes_on { ", behind what was restored before" } else { "" };
@@ -179,8 +183,8 @@ impl Plan {
 }
 
 impl TopicPlan {
-    fn tell(&self, is_made: bool, out: &mut impl Write) -> std::io::Result<()> {
-        let exists = match (self.exists, is_made) {
+    fn tell(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let exists = match (self.exists, self.records > 0) {
             (true, _) => "exists",
             (false, true) => "will be created",
             (false, false) => "will not be created",

@@ -14,7 +14,7 @@ use lakeferry_lake::source::choose::{ChosenLog, ChosenTopic, choose};
 use lakeferry_lake::source::config::{SourceSettings, Topics};
 use lakeferry_lake::source::cut::{Cut, Side};
 use lakeferry_lake::source::plan::Selection;
-use lakeferry_lake::source::read::{Access, LogReader};
+use lakeferry_lake::source::read::{Access, LogReader, survey};
 use lakeferry_lake::verify::compare::{Alignment, Comparison, Difference};
 use serde::Serialize;
 
@@ -235,8 +235,12 @@ impl<'a> Comparing<'a> {
         comparisons: &mut Comparisons,
     ) -> Result<()> {
         let Some(target) = self.admin.target_topic(&topic.target).await? else {
-            let name = &topic.target;
-            comparisons.not_compared.push(format!("{}: the cluster has no topic {name}", topic.topic));
+            let text = format!("{}: the cluster has no topic {}", topic.topic, topic.target);
+            if self.holds_nothing(topic).await? {
+                comparisons.remarks.push(format!("{text}, and nothing of it is to be compared"));
+            } else {
+                comparisons.not_compared.push(text);
+            }
             return Ok(());
         };
         let compacted = target.configs.get("cleanup.policy").is_some_and(|policy| policy.contains("compact"));
@@ -276,6 +280,18 @@ impl<'a> Comparing<'a> {
             self.compare(pair, compared, progress, comparisons).await?;
         }
         Ok(())
+    }
+
+    /// True where a restore with the same arguments would make no target for it.
+    async fn holds_nothing(&self, topic: &ChosenTopic) -> Result<bool> {
+        for log in &topic.logs {
+            match survey(self.access, &log.plan).await {
+                Ok(survey) if survey.records == 0 => {}
+                Err(error) if !is_fault(&error) => return Err(error),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     async fn compare(

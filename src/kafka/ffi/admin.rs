@@ -237,10 +237,16 @@ impl Handle {
         })
     }
 
-    /// Creates a topic.
-    pub(in crate::kafka) fn create_topic(&self, topic: &NewTopic, timeout: Duration) -> Result<(), Failure> {
+    /// Creates a topic; with `dry_run` it is only asked whether that could be.
+    pub(in crate::kafka) fn create_topic(
+        &self,
+        topic: &NewTopic,
+        dry_run: bool,
+        timeout: Duration,
+    ) -> Result<(), Failure> {
         let new = new_topic(topic)?;
         let options = Options::new(self, Operation::RD_KAFKA_ADMIN_OP_CREATETOPICS, timeout)?;
+        options.set_validate_only(dry_run)?;
         let asked = Asked::new(self, timeout)?;
         // SAFETY: all pointers outlive the call, which copies the topic; the topic is ours to destroy.
         unsafe {

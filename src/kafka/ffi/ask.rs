@@ -101,6 +101,16 @@ impl Options {
             Ok(options)
         }
     }
+
+    /// The brokers check what they are asked to do, and do nothing.
+    pub(super) fn set_validate_only(&self, only: bool) -> Result<(), Failure> {
+        let mut reason = [0_u8; 256];
+        // SAFETY: options and buffer outlive the call.
+        unsafe {
+            let (reason, len) = (reason.as_mut_ptr().cast(), reason.len());
+            Failure::of(sys::rd_kafka_AdminOptions_set_validate_only(self.0.as_ptr(), only.into(), reason, len))
+        }
+    }
 }
 
 impl Drop for Options {
