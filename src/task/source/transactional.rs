@@ -66,8 +66,10 @@ impl TransactionalLoop {
     /// One round; a failure says where.
     async fn round(&mut self, control: &mut Control) -> Result<Flag, Failed> {
         if control.is_paused() {
-            self.commit(control).await?;
-            return Ok(self.wait_while_paused(control).await);
+            return match self.commit(control).await? {
+                Flag::Stop => Ok(Flag::Stop),
+                Flag::GoOn => Ok(self.wait_while_paused(control).await),
+            };
         }
         let TransactionalParts { task, transactions, clock, .. } = &mut self.parts;
         let batches = match serve(transactions, clock.as_ref(), control, task.poll()).await? {
@@ -88,10 +90,7 @@ impl TransactionalLoop {
                 return Ok(Flag::Stop);
             }
         }
-        if self.parts.transactions.due_at() <= self.parts.clock.monotonic() {
-            self.commit(control).await?;
-        }
-        Ok(Flag::GoOn)
+        self.commit_if_due(control).await
     }
 
     async fn send(&mut self, control: &mut Control, batch: SourceBatch) -> Result<Flag, Failed> {
@@ -106,8 +105,13 @@ impl TransactionalLoop {
         }
     }
 
-    /// Ends the open transaction, where there is one, unless the task is to stop before the brokers answer.
-    async fn commit(&mut self, control: &mut Control) -> Result<(), Failed> {
+    async fn commit_if_due(&mut self, control: &mut Control) -> Result<Flag, Failed> {
+        let is_due = self.parts.transactions.due_at() <= self.parts.clock.monotonic();
+        if is_due { self.commit(control).await } else { Ok(Flag::GoOn) }
+    }
+
+    /// Ends the open transaction, where there is one, unless the task is to stop and the brokers do not answer.
+    async fn commit(&mut self, control: &mut Control) -> Result<Flag, Failed> {
         let (stop, clock) = (control.stop_token(), Arc::clone(&self.parts.clock));
         let patience = self.parts.timing.end_patience;
         let overdue = async {
@@ -121,19 +125,19 @@ impl TransactionalLoop {
             let what = format!("ending a transaction takes longer than offset.flush.timeout.ms={limit_ms}");
             tracing::warn!("{what}");
             voice.trouble(Trouble::Commit, Some(what));
-            std::future::pending::<()>().await;
+            std::future::pending().await
         };
         let settled = tokio::select! {
             biased;
             settled = self.parts.transactions.commit() => settled.map_err(Failed::Write)?,
             // Whether it is committed the next instance finds out.
-            () = overdue => return Ok(()),
-            () = slow => return Ok(()),
+            () = overdue => return Ok(Flag::Stop),
+            flag = slow => return Ok(flag),
         };
         self.write_backoff.reset();
         self.parts.voice.trouble(Trouble::Commit, None);
         self.tell_committed(&settled).await;
-        Ok(())
+        Ok(Flag::GoOn)
     }
 
     async fn tell_committed(&mut self, settled: &Settled) {
@@ -160,12 +164,7 @@ impl TransactionalLoop {
         let clock = Arc::clone(&self.parts.clock);
         match serve(&mut self.parts.transactions, clock.as_ref(), control, clock.sleep(wait)).await? {
             Served::Stop => Ok(Flag::Stop),
-            Served::Done(()) | Served::Interrupted => {
-                if self.parts.transactions.due_at() <= self.parts.clock.monotonic() {
-                    self.commit(control).await?;
-                }
-                Ok(Flag::GoOn)
-            }
+            Served::Done(()) | Served::Interrupted => self.commit_if_due(control).await,
         }
     }
 

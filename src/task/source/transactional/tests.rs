@@ -56,6 +56,8 @@ struct Shared {
     healed: bool,
     /// Markers that each end of a transaction leaves beyond the first.
     markers_again: usize,
+    /// The brokers do not answer who ends a transaction well.
+    commits_hang: bool,
     /// How many producers there were, where each has an id of its own.
     ids: Option<u64>,
     foreign: BTreeSet<TopicPartition>,
@@ -228,6 +230,9 @@ impl Producer for Writer {
     }
 
     async fn commit_transaction(&self) -> Result<()> {
+        if self.model.lock().commits_hang {
+            std::future::pending::<()>().await;
+        }
         self.call(|shared| shared.end(&self.id, true)).await
     }
 
@@ -462,6 +467,19 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         prop_assert_eq!(runtime.block_on(live(seed, lives, Writers::Others)), Ok(()));
     }
+}
+
+#[tokio::test]
+async fn a_task_that_is_to_stop_while_no_broker_ends_its_transaction_ends_by_itself() {
+    let model = Model::new(1);
+    (model.lock().healed, model.lock().commits_hang) = (true, true);
+    let world = World::of(&[], Arc::new(model.clone()));
+    let mut handle = spawn(&world, &model);
+    world.advance_ms(10_000).await;
+    assert!(!model.lock().open_by_id.is_empty(), "it waits for its commit");
+    let said = world.stop(&mut handle).await;
+    assert!(said.iter().any(|line| line == "UNASSIGNED"), "it was aborted: {said:?}");
+    assert!(model.lock().open_by_id.is_empty(), "what was open is taken back");
 }
 
 /// Of two rivals the later one's transaction is committed first, while the other's is open before it.
