@@ -58,8 +58,8 @@ impl Transactions {
         Self { shared, id, servers, turn: Arc::default() }
     }
 
-    /// What transactions need of a producer's settings: a record that is not acknowledged within the time of a
-    /// transaction is lost with it.
+    /// What transactions need of a producer's settings. A record that is not acknowledged is given up well before the
+    /// time of its transaction is over: whoever takes that back in time can write again, and is put out else.
     ///
     /// # Errors
     /// `Config` where the settings exclude transactions.
@@ -78,7 +78,8 @@ impl Transactions {
         let timeout = timeout.or_insert_with(|| TRANSACTION_TIMEOUT_MS.to_owned()).clone();
         let number = |text: &String| text.trim().parse::<u64>().unwrap_or(u64::MAX);
         let delivery = settings.get("delivery.timeout.ms").map_or(u64::MAX, number);
-        settings.insert("delivery.timeout.ms".to_owned(), delivery.min(number(&timeout)).to_string());
+        let in_time = (number(&timeout) / 4).saturating_mul(3).max(1);
+        settings.insert("delivery.timeout.ms".to_owned(), delivery.min(in_time).to_string());
         Ok(())
     }
 
@@ -186,5 +187,23 @@ impl Transactions {
             (Remedy::Abort, _) if fatal.is_none() => ConnectError::retriable(format!("{what}: {}", cause.text)),
             _ => ConnectError::fatal(format!("{what}: {}", cause.text)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_given_up_while_its_transaction_can_still_be_taken_back() {
+        let timeout = |given: &[(&str, &str)]| {
+            let pair = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            let mut settings: Settings = given.iter().map(pair).collect();
+            Transactions::demand(&mut settings).unwrap();
+            settings["delivery.timeout.ms"].clone()
+        };
+        assert_eq!(timeout(&[]), "45000");
+        assert_eq!(timeout(&[("delivery.timeout.ms", "2147483647"), ("transaction.timeout.ms", "900000")]), "675000");
+        assert_eq!(timeout(&[("delivery.timeout.ms", "30000")]), "30000");
     }
 }
