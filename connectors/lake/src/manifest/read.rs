@@ -113,20 +113,6 @@ impl Archive {
         Ok(numbers)
     }
 
-    /// The numbers and bytes of all entries of `partition`, whatever they say.
-    ///
-    /// # Errors
-    /// As [`explain`].
-    pub async fn entries(&self, partition: &TopicPartition) -> Result<Vec<(u64, bytes::Bytes)>> {
-        let numbers = self.numbers(partition).await?;
-        let entries = stream::iter(numbers.into_iter().map(|seq| async move {
-            let bytes = self.manifests.read_bytes(partition, seq).await?;
-            let bytes = bytes.ok_or_else(|| removed(partition, format!("entry {seq} vanished")))?;
-            Ok::<_, ConnectError>((seq, bytes))
-        }));
-        entries.buffered(PARALLEL).try_collect().await
-    }
-
     /// The chain of `partition`; `None` where nothing was ever archived.
     ///
     /// # Errors
@@ -134,7 +120,12 @@ impl Archive {
     /// [`explain`].
     pub async fn chain(&self, partition: &TopicPartition) -> Result<Option<Chain>> {
         let mut links: Vec<Link> = Vec::new();
-        for (seq, bytes) in self.entries(partition).await? {
+        let numbers = self.numbers(partition).await?;
+        let read = |seq| async move { Ok((seq, self.manifests.read_bytes(partition, seq).await?)) };
+        // A chain may have a great many entries: the bytes of a few of them at a time are enough.
+        let mut entries = stream::iter(numbers.into_iter().map(read)).buffered(PARALLEL);
+        while let Some((seq, bytes)) = entries.try_next().await? {
+            let bytes = bytes.ok_or_else(|| removed(partition, format!("entry {seq} vanished")))?;
             let next = links.len() as u64;
             if seq != next {
                 return Err(removed(partition, format!("entry {seq} is there, entry {next} is not")));

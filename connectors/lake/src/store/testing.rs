@@ -45,6 +45,7 @@ pub(crate) struct Faulty {
     late: Mutex<Vec<(Path, PutPayload, PutOptions)>>,
     reads_refused: AtomicU64,
     puts: AtomicU64,
+    reads: AtomicU64,
 }
 
 impl Faulty {
@@ -68,6 +69,11 @@ impl Faulty {
         self.puts.load(Ordering::SeqCst)
     }
 
+    /// How many objects were asked for.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::SeqCst)
+    }
+
     /// The names of all objects.
     pub(crate) async fn names(&self) -> Vec<String> {
         let objects: Vec<_> = self.inner.list(None).try_collect().await.unwrap();
@@ -83,6 +89,7 @@ impl Faulty {
     }
 
     fn read(&self) -> Result<()> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
         let one_less = |left: u64| left.checked_sub(1);
         match self.reads_refused.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) {
             Ok(_) => Err(failed()),

@@ -96,7 +96,18 @@ async fn a_chain_is_read_whole_or_refused() {
     let path = shelf.archive.manifests.layout.entry(&orders(), 1);
     shelf.store.delete(&path).await.unwrap();
     assert!(refused(&shelf).await.contains("entry 2 is there, entry 1 is not"));
-    assert_eq!(shelf.archive.entries(&orders()).await.unwrap().len(), 3, "verify sees what is there");
+}
+
+#[tokio::test]
+async fn entries_are_decoded_as_they_come() {
+    let shelf = Shelf::new();
+    shelf.write(&orders(), 0, "damaged").await;
+    for seq in 1..100 {
+        shelf.write(&orders(), seq, "never looked at").await;
+    }
+    assert!(shelf.archive.chain(&orders()).await.unwrap_err().message().contains("0.json is refused: it is damaged"));
+    let reads = shelf.store.reads();
+    assert!(reads <= 2 * PARALLEL as u64, "{reads} entries were held as bytes before the first was decoded");
 }
 
 fn ranges(pieces: &[Piece<'_>]) -> Vec<(u32, i64, i64)> {
