@@ -61,7 +61,10 @@ fn targets_that_cannot_be_made_are_told_before_anything_is() {
         let (code, out, err) = restore("no such name!", &[ending]);
         assert!(code == 2 && err.contains("topic no such name!"), "{ending}: {code} {out}\n{err}");
         let (code, out, err) = restore("unmade-late-back", &[ending, "--replication-factor", "7"]);
-        assert!(code == 2 && err.contains("topic unmade-early-back cannot be created"), "{ending}: {code} {out}\n{err}");
+        assert!(
+            code == 2 && err.contains("topic unmade-early-back cannot be created"),
+            "{ending}: {code} {out}\n{err}"
+        );
         assert!(kafka.topic("unmade-early-back").unwrap().is_none(), "{ending}: made though another cannot be");
     }
     let (code, out, err) = restore("unmade-late-back", &["--dry-run"]);
