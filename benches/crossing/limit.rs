@@ -6,7 +6,8 @@
 //! - `limit-zstd`: what zstd at level 1 takes, one context, for the same keys and the same values in pieces of 1 MiB,
 //!   and what it takes to undo that; only the calls are counted.
 //! - `limit-both`: counts the topic and at the same time, in a second thread, compresses as many bytes in pieces of its
-//!   beginning. It shows what the machine takes for keeping both cores busy: work costs more CPU time beside other work.
+//!   beginning. It shows what the machine takes for keeping both cores busy: work costs more CPU time beside other
+//!   work.
 //! - `limit-produce`: sends as many records from memory, idempotently, `linger.ms=20`, `batch.size` 1 MiB.
 //!
 //! Archiving cannot cost less than counting plus compressing, restoring not less than decompressing plus producing.

@@ -247,10 +247,7 @@ impl Args {
         } else {
             plan.tell(out)?
         };
-        prepared.refuse_untimed().await?;
-        for target in targets.iter().filter(|target| plan.makes(&target.name)) {
-            source.admin.check_new_topic(&target.new_topic).await?;
-        }
+        refuse_impossible(&prepared, (&plan, &targets), source.admin.as_ref()).await?;
         if self.dry_run || plan.writes() && !self.is_confirmed().await? {
             return Ok(None);
         }
@@ -357,6 +354,19 @@ impl Args {
         let answer = answer.await??;
         Ok(answer.trim().eq_ignore_ascii_case("y") || answer.trim().eq_ignore_ascii_case("yes"))
     }
+}
+
+/// Refuses records that cannot be produced as they were, and targets that the brokers could not make.
+async fn refuse_impossible(
+    prepared: &Prepared,
+    (plan, targets): (&plan::Plan, &[Target]),
+    admin: &dyn Admin,
+) -> Result<()> {
+    prepared.refuse_untimed().await?;
+    for target in targets.iter().filter(|target| plan.makes(&target.name)) {
+        admin.check_new_topic(&target.new_topic).await?;
+    }
+    Ok(())
 }
 
 /// What makes a producer fast, and give up where the brokers are gone: somebody waits for the end, and can go on. No
