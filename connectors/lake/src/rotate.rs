@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{Offset, TimeZone, Utc};
-use lakeferry_api::Batch;
+use lakeferry_api::{Batch, Clock};
 
 use crate::config::Rotation;
 
@@ -17,10 +17,27 @@ pub struct FileFacts {
     pub records: u64,
     /// Stored bytes so far, near enough.
     pub stored_bytes: u64,
-    /// Wall-clock time when its first record was taken.
-    pub opened_at_ms: i64,
+    /// When its first record was taken.
+    pub opened: Moment,
     /// Timestamp of its first record that has one.
     pub first_timestamp_ms: Option<i64>,
+}
+
+/// A moment by both clocks: the wall's, which may be set back, and the one that only goes on but stands still while a
+/// machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// By the wall clock, in milliseconds since the Unix epoch.
+    pub wall_ms: i64,
+    /// By the other one, since some fixed moment.
+    pub monotonic: Duration,
+}
+
+impl Moment {
+    /// This moment.
+    pub fn now(clock: &dyn Clock) -> Self {
+        Self { wall_ms: clock.now_ms(), monotonic: clock.monotonic() }
+    }
 }
 
 impl Rotation {
@@ -43,11 +60,13 @@ impl Rotation {
         batch.rows().take(room).map(|row| row.timestamp()).map(joins).take_while(|joins| *joins).count()
     }
 
-    /// True where the file is full, or due at `now_ms`.
-    pub fn is_due(&self, file: &FileFacts, now_ms: i64) -> bool {
+    /// True where the file is full, or due `now`: of its age by whichever clock says so first.
+    pub fn is_due(&self, file: &FileFacts, now: Moment) -> bool {
         let full = file.records >= self.records || file.stored_bytes >= self.bytes;
-        let aged = now_ms.saturating_sub(file.opened_at_ms) >= self.age_ms;
-        full || aged || self.passed_boundary(file.opened_at_ms, now_ms)
+        let opened = file.opened;
+        let aged = now.wall_ms.saturating_sub(opened.wall_ms) >= self.age_ms
+            || now.monotonic.saturating_sub(opened.monotonic) >= self.age();
+        full || aged || self.passed_boundary(opened.wall_ms, now.wall_ms)
     }
 
     /// True where a boundary of `rotate.schedule.interval.ms`, counted from midnight in the time zone, lies in
@@ -87,16 +106,31 @@ mod tests {
     }
 
     fn facts() -> FileFacts {
-        FileFacts { records: 1, stored_bytes: 10, opened_at_ms: 1_000_000, first_timestamp_ms: Some(0) }
+        FileFacts { records: 1, stored_bytes: 10, opened: at(1_000_000), first_timestamp_ms: Some(0) }
+    }
+
+    /// A moment at which both clocks say the same.
+    fn at(ms: i64) -> Moment {
+        Moment { wall_ms: ms, monotonic: Duration::from_millis(ms as u64) }
     }
 
     #[test]
     fn each_bound_ends_a_file_by_itself() {
         let rotation = rotation();
-        assert!(!rotation.is_due(&facts(), 1_059_999));
-        assert!(rotation.is_due(&facts(), 1_060_000));
-        assert!(rotation.is_due(&FileFacts { records: 10, ..facts() }, 1_000_000));
-        assert!(rotation.is_due(&FileFacts { stored_bytes: 1_000, ..facts() }, 1_000_000));
+        assert!(!rotation.is_due(&facts(), at(1_059_999)));
+        assert!(rotation.is_due(&facts(), at(1_060_000)));
+        assert!(rotation.is_due(&FileFacts { records: 10, ..facts() }, at(1_000_000)));
+        assert!(rotation.is_due(&FileFacts { stored_bytes: 1_000, ..facts() }, at(1_000_000)));
+    }
+
+    #[test]
+    fn either_clock_tells_the_age() {
+        let set_back = |ms| Moment { wall_ms: 0, ..at(ms) };
+        assert!(!rotation().is_due(&facts(), set_back(1_059_999)));
+        assert!(rotation().is_due(&facts(), set_back(1_060_000)));
+        let slept = |ms| Moment { monotonic: facts().opened.monotonic, ..at(ms) };
+        assert!(!rotation().is_due(&facts(), slept(1_059_999)));
+        assert!(rotation().is_due(&facts(), slept(1_060_000)));
     }
 
     /// How many of rows with these timestamps may join.
@@ -126,10 +160,10 @@ mod tests {
     fn scheduled_boundaries_follow_local_midnight() {
         let hour = 3_600_000;
         let daily = |timezone| Rotation { schedule_ms: Some(24 * hour), age_ms: i64::MAX, timezone, ..rotation() };
-        let opened = FileFacts { opened_at_ms: 22 * hour + 1, ..facts() };
-        assert!(!daily(chrono_tz::UTC).is_due(&opened, 23 * hour));
-        assert!(daily(chrono_tz::UTC).is_due(&opened, 24 * hour));
+        let opened = FileFacts { opened: at(22 * hour + 1), ..facts() };
+        assert!(!daily(chrono_tz::UTC).is_due(&opened, at(23 * hour)));
+        assert!(daily(chrono_tz::UTC).is_due(&opened, at(24 * hour)));
         // Midnight in Berlin (UTC+1 in January 1970) comes an hour earlier.
-        assert!(daily(chrono_tz::Europe::Berlin).is_due(&opened, 23 * hour));
+        assert!(daily(chrono_tz::Europe::Berlin).is_due(&opened, at(23 * hour)));
     }
 }

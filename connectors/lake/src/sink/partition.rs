@@ -32,6 +32,7 @@ use crate::config::SinkSettings;
 use crate::format::{Compression, FileFormat, FileHeader};
 use crate::job::Job;
 use crate::manifest::{End, ManifestStore};
+use crate::rotate::Moment;
 
 /// What all partitions of a task share.
 pub(crate) struct Shared {
@@ -234,7 +235,7 @@ impl Partition {
         while !rest.is_empty() {
             let clock = self.shared.context.clock();
             if self.file.is_none() {
-                self.file = Some(Box::new(self.begin_file(clock.now_ms())?));
+                self.file = Some(Box::new(self.begin_file(Moment::now(&*clock))?));
                 self.passed_since = None;
             }
             let Some(file) = &mut self.file else { continue };
@@ -248,7 +249,7 @@ impl Partition {
             file.append(&slice, &self.shared.context.executor()).await?;
             self.position = slice.next_offset();
             rest = rest.slice(fitting..rest.len());
-            if self.shared.settings.rotation.is_due(&file.facts(), clock.now_ms()) {
+            if self.shared.settings.rotation.is_due(&file.facts(), Moment::now(&*clock)) {
                 self.end_file().await?;
             }
         }
@@ -268,14 +269,14 @@ impl Partition {
         }
     }
 
-    fn begin_file(&mut self, now_ms: i64) -> Result<OpenFile> {
+    fn begin_file(&mut self, now: Moment) -> Result<OpenFile> {
         let header = FileHeader {
             partition: self.name.clone(),
             cluster_id: Some(self.shared.identity.cluster_id.clone()),
             topic_id: self.start.source.topic_id.clone(),
         };
         let encoder = self.shared.format.encoder(header, self.shared.compression)?;
-        Ok(OpenFile::new(encoder, self.accounted, now_ms, &self.shared.context.budget()))
+        Ok(OpenFile::new(encoder, self.accounted, now, &self.shared.context.budget()))
     }
 
     async fn end_file(&mut self) -> Result<()> {
@@ -365,9 +366,9 @@ impl Partition {
     }
 
     async fn rotate_if_due(&mut self, now: Duration) -> Result<()> {
-        let now_ms = self.shared.context.clock().now_ms();
+        let moment = Moment { wall_ms: self.shared.context.clock().now_ms(), monotonic: now };
         let rotation = &self.shared.settings.rotation;
-        let file_due = self.file.as_ref().is_some_and(|file| rotation.is_due(&file.facts(), now_ms));
+        let file_due = self.file.as_ref().is_some_and(|file| rotation.is_due(&file.facts(), moment));
         let passed_due = self.passed_since.is_some_and(|since| now.saturating_sub(since) >= rotation.age());
         if file_due || passed_due { self.close_stretch().await } else { Ok(()) }
     }

@@ -301,6 +301,17 @@ async fn every_kind_of_rotation_fires_with_no_data_arriving() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_keeps_no_file_open() {
+    let rig = Rig::new(&[("rotate.age.ms", "5000")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 3, 0..3).await.unwrap();
+    rig.clock.set_back(86_400_000);
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    assert!((5_000..6_000).contains(&rig.clock.now()), "published at {}", rig.clock.now());
+}
+
+#[tokio::test]
 async fn record_time_ends_a_file() {
     let rig = Rig::new(&[("rotate.interval.ms", "4")]);
     let mut writer = rig.writer(1);

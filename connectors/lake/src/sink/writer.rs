@@ -15,7 +15,7 @@ use object_store::path::Path;
 use super::spill::Spill;
 use super::upload::{Chunk, Target, Upload};
 use crate::format::{FileEncoder, Tail};
-use crate::rotate::FileFacts;
+use crate::rotate::{FileFacts, Moment};
 
 /// Below this a batch that ends no block is encoded where it is: handing it to the pool would cost more.
 const INLINE_BYTES: u64 = 16 * 1024;
@@ -53,7 +53,7 @@ impl Contents {
 /// A file being written, or written and on its way.
 pub(crate) struct OpenFile {
     contents: Contents,
-    opened_at_ms: i64,
+    opened: Moment,
     first_timestamp_ms: Option<i64>,
     encoder: Option<Box<dyn FileEncoder>>,
     held: Permit,
@@ -68,7 +68,7 @@ pub(crate) struct OpenFile {
 
 impl OpenFile {
     /// A file whose span begins at `span_from` and whose first record comes next.
-    pub(crate) fn new(encoder: Box<dyn FileEncoder>, span_from: i64, opened_at_ms: i64, budget: &Budget) -> Self {
+    pub(crate) fn new(encoder: Box<dyn FileEncoder>, span_from: i64, opened: Moment, budget: &Budget) -> Self {
         let contents = Contents {
             span_from,
             next_offset: span_from,
@@ -82,7 +82,7 @@ impl OpenFile {
         };
         Self {
             contents,
-            opened_at_ms,
+            opened,
             first_timestamp_ms: None,
             encoder: Some(encoder),
             held: budget.take(0),
@@ -105,7 +105,7 @@ impl OpenFile {
         FileFacts {
             records: self.contents.records,
             stored_bytes: self.encoder.as_ref().map_or(0, |encoder| encoder.stored_bytes()),
-            opened_at_ms: self.opened_at_ms,
+            opened: self.opened,
             first_timestamp_ms: self.first_timestamp_ms,
         }
     }

@@ -45,6 +45,8 @@ pub(super) fn partition(number: i32) -> TopicPartition {
 #[derive(Debug, Default)]
 pub(super) struct ManualClock {
     now_ms: AtomicI64,
+    /// How far the wall clock was set back.
+    behind_ms: AtomicI64,
 }
 
 impl ManualClock {
@@ -55,22 +57,27 @@ impl ManualClock {
     pub(super) fn advance(&self, ms: i64) {
         self.now_ms.fetch_add(ms, Ordering::SeqCst);
     }
+
+    /// Sets the wall clock back; time passes on as before.
+    pub(super) fn set_back(&self, ms: i64) {
+        self.behind_ms.fetch_add(ms, Ordering::SeqCst);
+    }
 }
 
 #[async_trait]
 impl Clock for ManualClock {
     fn now_ms(&self) -> i64 {
-        self.now_ms.load(Ordering::SeqCst)
+        self.now() - self.behind_ms.load(Ordering::SeqCst)
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.now_ms() as u64)
+        Duration::from_millis(self.now() as u64)
     }
 
     async fn sleep(&self, duration: Duration) {
-        let until = self.now_ms() + duration.as_millis() as i64;
+        let until = self.now() + duration.as_millis() as i64;
         for _ in 0..1_000_000 {
-            if self.now_ms() >= until {
+            if self.now() >= until {
                 return;
             }
             tokio::task::yield_now().await;
