@@ -63,6 +63,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     let (sender, events) = mpsc::channel(CHANNEL_EVENTS);
     let watch = pattern::subscribe(&handle, &spec.subscription, refresh)
         .map_err(|error| error.context(format!("cannot subscribe the consumer of group {group}")))?;
+    let budget = spec.budget.clone();
     let fetch = fetch::Fetch::new(fetch::FetchSpec {
         handle: Arc::clone(&handle),
         group: group.clone(),
@@ -71,7 +72,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
         orders: Arc::clone(&orders),
         clock: spec.clock,
         // The client's own queue is paid for as long as the consumer lives.
-        queue: spec.budget.take(queue_bytes),
+        queue: spec.budget.take_standing(queue_bytes),
         release_within: max_poll_interval / 2,
     });
     let thread = std::thread::Builder::new()
@@ -79,6 +80,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
         .spawn(move || fetch.run(watch))
         .map_err(|error| ConnectError::retriable("cannot start a consumer thread").caused_by(error))?;
     orders.lock().thread = Some(thread.thread().clone());
+    tell_of_crowding(&budget);
     Ok(Box::new(GroupConsumer {
         events,
         orders,
@@ -98,12 +100,23 @@ const CHANNEL_EVENTS: usize = 2;
 const DEFAULT_MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 const METADATA_REFRESH: Duration = Duration::from_secs(30);
 
-/// How much of the budget the client's own queue may take: never so much that many consumers together exhaust it.
+/// How much of the budget the client's own queue may take: many consumers together take little more than half of it.
 fn queue_bytes(budget: &Budget) -> u64 {
     const LEAST: u64 = 256 << 10;
     const MOST: u64 = 8 << 20;
-    let left = budget.limit().saturating_sub(budget.used());
-    (left / 32).clamp(LEAST, MOST)
+    let left = (budget.limit() / 2).saturating_sub(budget.standing());
+    (left / 16).clamp(LEAST, MOST)
+}
+
+/// Beyond half of the budget nobody makes room for queues: the worker takes more memory than it was given.
+fn tell_of_crowding(budget: &Budget) {
+    let (limit, standing) = (budget.limit(), budget.standing());
+    if standing > limit / 2 {
+        tracing::warn!(
+            "the queues of the Kafka clients alone take {standing} of lakeferry.memory.bytes={limit}, and up to half of \
+             that is used besides: raise it, or lower tasks.max or the consumers' queued.max.messages.kbytes"
+        );
+    }
 }
 
 fn settings(properties: &Config, queue_bytes: u64) -> Result<Settings> {
@@ -425,3 +438,17 @@ impl GroupMember for Member {
 }
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_consumers_leave_memory_for_records() {
+        let budget = Budget::new(256 << 20);
+        let queues: Vec<_> = (0..200).map(|_| budget.take_standing(queue_bytes(&budget))).collect();
+        let (first, last) = (queues[0].bytes(), queues[199].bytes());
+        assert_eq!((first, last), (8 << 20, 256 << 10));
+        assert!(budget.used() < budget.limit() / 3 * 2, "{} bytes of queues", budget.used());
+    }
+}

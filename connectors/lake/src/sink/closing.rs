@@ -21,6 +21,14 @@ impl Ended {
         }
     }
 
+    /// Memory that comes back when it is stored; see [`OpenFile::leaving_bytes`].
+    pub(super) fn leaving_bytes(&self, part_bytes: usize) -> u64 {
+        match self {
+            Self::File { file, .. } => file.leaving_bytes(part_bytes),
+            Self::Gap { .. } => 0,
+        }
+    }
+
     /// What the entry says of it; `None` where it is not stored yet.
     pub(super) fn into_segment(self) -> Option<Segment> {
         match self {

@@ -144,6 +144,11 @@ impl Partition {
         self.file.as_ref().map_or(0, |file| file.memory_bytes())
     }
 
+    /// Memory that uploads under way give back.
+    pub(crate) fn leaving_bytes(&self) -> u64 {
+        self.closing.iter().map(|ended| ended.leaving_bytes(self.shared.settings.part_bytes)).sum()
+    }
+
     /// True while something is on its way that [`Partition::progress`] moves on.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self.phase, Phase::Reading) && (!self.closing.is_empty() || self.commit.is_some())

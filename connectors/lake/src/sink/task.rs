@@ -33,7 +33,7 @@ use crate::layout::Layout;
 use crate::manifest::ManifestStore;
 use crate::store;
 
-/// Requests of a task that may be under way at once.
+/// Uploads of files and parts that may be under way at once.
 const UPLOADS_AT_ONCE: usize = 8;
 /// Chains of newly assigned partitions read at once.
 const OPENS_AT_ONCE: usize = 16;
@@ -170,14 +170,16 @@ impl LakeSinkTask {
     async fn relieve_memory(&mut self) -> Result<()> {
         let context = Arc::clone(&self.shared()?.context);
         let budget = context.budget();
-        if budget.used() < budget.limit() / 4 * 3 {
+        let (much, enough) = (budget.room() / 4 * 3, budget.room() / 2);
+        if budget.moving() < much {
             return Ok(());
         }
+        let leaving: u64 = self.partitions.values().map(Partition::leaving_bytes).sum();
         let mut by_size: Vec<_> =
             self.partitions.iter_mut().filter(|(_, partition)| partition.open_file_bytes() > 0).collect();
         by_size.sort_by_key(|(_, partition)| Reverse(partition.open_file_bytes()));
         for (_, partition) in &mut by_size {
-            if budget.used() < budget.limit() / 2 {
+            if budget.moving() < enough {
                 return Ok(());
             }
             if partition.open_file_bytes() < WORTH_SPILLING_BYTES || !partition.spill().await? {
@@ -185,13 +187,15 @@ impl LakeSinkTask {
             }
         }
         let largest = by_size.into_iter().max_by_key(|(_, partition)| partition.open_file_bytes());
-        let Some((name, partition)) = largest.filter(|_| budget.used() >= budget.limit() / 4 * 3) else {
+        // What is on its way to the store frees its memory without more files that end for it.
+        let Some((name, partition)) = largest.filter(|_| budget.moving().saturating_sub(leaving) >= much) else {
             return Ok(());
         };
         let bytes = partition.open_file_bytes();
         tracing::info!(partition = %name, bytes, used = budget.used(), "closing a file early: memory runs short");
         context.count(&SinkEvent::EndedEarly { partition: name });
-        partition.rotate().await
+        partition.rotate().await?;
+        partition.progress().await
     }
 }
 

@@ -119,6 +119,15 @@ impl OpenFile {
         self.held.bytes() + waiting.sum::<u64>()
     }
 
+    /// Memory that comes back by itself, near enough, because the file is finished and on its way to the store.
+    pub(crate) fn leaving_bytes(&self, part_bytes: usize) -> u64 {
+        match (&self.tail, &self.upload) {
+            // Of a large one no more than a part waits to be full.
+            (Some(tail), Some(_)) if !self.stored => tail.stored_bytes.min(self.memory_bytes() + part_bytes as u64),
+            _ => 0,
+        }
+    }
+
     /// Adds the rows of `batch`, which continues the file.
     ///
     /// # Errors

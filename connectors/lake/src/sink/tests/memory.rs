@@ -1,6 +1,8 @@
 //! Memory that runs short: what open files hold goes to disk, and only where there is no room do files end early.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use lakeferry_api::{BatchBuilder, Budget, Closing, SinkTask};
 
@@ -115,6 +117,45 @@ async fn files_end_early_where_there_is_no_room() {
         let (early, files) = (archived.ended_early, archived.files.len());
         assert!(early == files || early + 1 == files, "{early} of {files} files");
     }
+}
+
+#[tokio::test]
+async fn a_slow_store_makes_no_crumbs_of_files() {
+    const PARTITIONS: usize = 16;
+    let mut rig = Rig::new(&[("codec", "none")]);
+    rig.budget = Budget::new(BUDGET_BYTES);
+    rig.store.put_latency.set((Arc::clone(&rig.clock), Duration::from_millis(500))).unwrap();
+    let (mut writer, partitions) = (rig.writer(1), (0..PARTITIONS as i32).map(partition).collect::<Vec<_>>());
+    writer.task.open(&partitions).await.unwrap();
+    let (value, mut put) = (noise(1), 0);
+    while put < 1_000 {
+        // The consumer pauses where nothing is left.
+        if !rig.budget.is_exhausted() {
+            let (name, offset) = (&partitions[put % PARTITIONS], (put / PARTITIONS) as i64);
+            let mut builder = BatchBuilder::new(name.clone(), offset);
+            builder.push(offset, (offset, None), None, Some(&value[..4 << 10]));
+            writer.task.put(&[builder.build(offset + 1)]).await.unwrap();
+            put += 1;
+        }
+        writer.tick().await.unwrap();
+        rig.clock.advance(5);
+    }
+    let early = rig.kafka.lock().unwrap().ended_early;
+    assert!(early * 8 < put, "{early} files of {put} records ended early");
+}
+
+#[tokio::test]
+async fn clients_that_hold_most_of_the_budget_make_no_crumbs_of_files() {
+    let mut rig = Rig::new(&[]);
+    rig.budget = Budget::new(BUDGET_BYTES);
+    let _clients = rig.budget.take_standing(BUDGET_BYTES / 5 * 4);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    for offset in 0..20 {
+        writer.put(offset, offset + 1, [offset]).await.unwrap();
+        writer.tick().await.unwrap();
+    }
+    assert_eq!(rig.kafka.lock().unwrap().ended_early, 0);
 }
 
 /// What a set of these offsets would need, no machine has.

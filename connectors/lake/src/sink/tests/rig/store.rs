@@ -25,6 +25,11 @@ pub(in super::super) struct FaultyStore {
     /// What each read takes by this clock, where that is anything.
     pub(in super::super) latency: OnceLock<(Arc<ManualClock>, Duration)>,
     pub(in super::super) reads: AtomicU64,
+    /// What each put takes by this clock, where that is anything.
+    pub(in super::super) put_latency: OnceLock<(Arc<ManualClock>, Duration)>,
+    /// Puts that are under way, and how many were at the most.
+    puts: AtomicU64,
+    pub(in super::super) most_puts: AtomicU64,
 }
 
 impl FaultyStore {
@@ -49,6 +54,11 @@ impl fmt::Display for FaultyStore {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
         self.writes.fetch_add(1, Ordering::SeqCst);
+        if let Some((clock, latency)) = self.put_latency.get() {
+            self.most_puts.fetch_max(self.puts.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            clock.sleep(*latency).await;
+            self.puts.fetch_sub(1, Ordering::SeqCst);
+        }
         let fault = self.next_fault(path);
         if fault == Some(Fault::Before) {
             return Err(Self::lost());
