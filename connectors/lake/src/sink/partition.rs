@@ -393,7 +393,8 @@ impl Partition {
             Tenure::Opening(job) => {
                 if let Some(opened) = job.take_if_ended() {
                     self.tenure = Tenure::Open(Box::new(opened?));
-                    self.recovered();
+                    // Not for good: what fails behind every opening must not write one after the other.
+                    self.shared.troubles.tell(&self.name, None);
                 }
             }
             _ => {}
@@ -425,7 +426,8 @@ impl Partition {
             let Some(committed) = job.take_if_ended() else { return Ok(()) };
             self.commit = None;
             self.tenure = Tenure::Open(Box::new(committed?));
-            self.recovered();
+            self.failures = 0;
+            self.shared.troubles.tell(&self.name, None);
         }
         let Tenure::Open(end) = &self.tenure else { return Ok(()) };
         let stored = self.closing.iter().take_while(|segment| segment.is_stored()).count();
@@ -475,13 +477,6 @@ impl Partition {
         self.failures += 1;
         self.discard();
         if matches!(error.kind(), Kind::Config | Kind::Fatal) { Err(error) } else { Ok(()) }
-    }
-
-    fn recovered(&mut self) {
-        if self.failures > 0 {
-            self.failures = 0;
-            self.shared.troubles.tell(&self.name, None);
-        }
     }
 
     fn discard(&mut self) {

@@ -20,6 +20,7 @@ use lakeferry_api::{
     TopicPartition,
 };
 use object_store::ObjectStore;
+use object_store::limit::LimitStore;
 use tokio::sync::{Notify, Semaphore};
 
 use super::backoff::backoff;
@@ -35,6 +36,9 @@ use crate::store;
 
 /// Uploads of files and parts that may be under way at once.
 const UPLOADS_AT_ONCE: usize = 8;
+/// Requests of a task to the store that may be under way at once, whatever for: thousands of partitions that write an
+/// entry at the same moment must not need as many connections.
+const REQUESTS_AT_ONCE: usize = 32;
 /// Chains of newly assigned partitions read at once.
 const OPENS_AT_ONCE: usize = 16;
 /// How often a close looks at uploads that nothing wakes it for.
@@ -143,6 +147,7 @@ impl LakeSinkTask {
         cluster_id: String,
     ) -> Result<Self> {
         let (format, compression) = super::compression(&settings)?;
+        let lake: Arc<dyn ObjectStore> = Arc::new(LimitStore::new(lake, REQUESTS_AT_ONCE));
         let identity = Identity::of(context.as_ref(), cluster_id);
         let ended = Arc::new(Notify::new());
         let target = Target {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use lakeferry_api::{Closing, Kind, SinkTask};
+use lakeferry_api::{Batch, BatchBuilder, Closing, Kind, SinkTask, TopicPartition};
 
 use super::rig::{Fault, Rig, Writer, partition};
 
@@ -330,4 +330,56 @@ async fn what_fails_an_opening_fails_the_task_and_lets_it_end() {
     // As the loop does at the end: what failed is not asked again, and nothing of it is published.
     assert_eq!(writer.task.close(&[partition(0)], Closing::Revoked).await.unwrap().get(&partition(0)), None);
     assert!(rig.chain().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_never_goes_up_makes_no_flood_of_entries() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    let mut position = writer.open().await;
+    // A gateway that takes small bodies only, for example: entries pass, files do not.
+    rig.store.faults.lock().unwrap().extend([(".parquet", Fault::Before); 10_000]);
+    while rig.clock.now() < 600_000 {
+        position = writer.seek().unwrap_or(position);
+        if position < 10 {
+            writer.put(0, 10, 0..10).await.unwrap();
+            position = 10;
+        }
+        writer.tick().await.unwrap();
+        rig.clock.advance(100);
+    }
+    let entries = rig.chain().await.len();
+    assert!((2..40).contains(&entries), "{entries} entries in ten minutes");
+    rig.store.faults.lock().unwrap().clear();
+    while rig.spans().await.is_empty() {
+        position = writer.seek().unwrap_or(position);
+        if position < 10 {
+            writer.put(0, 10, 0..10).await.unwrap();
+            position = 10;
+        }
+        writer.tick().await.unwrap();
+        rig.clock.advance(100);
+        assert!(rig.clock.now() < 700_000, "it goes on by itself");
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_partitions_do_not_all_write_to_the_store_at_once() {
+    let rig = Rig::new(&[("flush.size", "1")]);
+    let clock = (Arc::clone(&rig.clock), Duration::from_millis(20));
+    rig.store.put_latency.set(clock).unwrap();
+    let (mut writer, partitions) = (rig.writer(1), (0..1_000).map(partition).collect::<Vec<_>>());
+    writer.task.open(&partitions).await.unwrap();
+    let batches: Vec<_> = partitions.iter().map(one_record).collect();
+    writer.task.put(&batches).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.writes() >= 3_000).await;
+    let most = rig.store.most_puts.load(Ordering::SeqCst);
+    assert!((8..=32).contains(&most), "{most} puts at once");
+}
+
+/// The record at offset 0.
+fn one_record(partition: &TopicPartition) -> Batch {
+    let mut builder = BatchBuilder::new(partition.clone(), 0);
+    builder.push(0, (0, None), None, Some(b"value"));
+    builder.build(1)
 }
