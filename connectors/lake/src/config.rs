@@ -37,8 +37,8 @@ pub struct SinkSettings {
     pub codec_level: Option<i32>,
     /// When a file is full.
     pub rotation: Rotation,
-    /// `archive.takeover`: the owner whose chains may be continued.
-    pub takeover: Option<String>,
+    /// `archive.takeover`: the owners whose chains may be continued.
+    pub takeover: Vec<String>,
     /// `errors.on.gap=fail`.
     pub fail_on_gap: bool,
     /// `lakeferry.part.bytes`: the size of an upload part.
@@ -199,10 +199,10 @@ fn rotation_keys() -> ConfigDef {
 fn archive_keys() -> ConfigDef {
     ConfigDef::new()
         .define(
-            ConfigKey::new("archive.takeover", ConfigType::String)
-                .default_null()
+            ConfigKey::new("archive.takeover", ConfigType::List)
+                .default("")
                 .importance(Importance::Low)
-                .doc("<cluster id>/<group>: go on with the chains that this other owner wrote.")
+                .doc("<cluster id>/<group>, separated by commas: go on with the chains that these other owners wrote.")
                 .shown(ARCHIVE, 1, Width::Long, "Take over from"),
         )
         .define(
@@ -295,7 +295,7 @@ impl SinkSettings {
             codec: parsed.text_if_set("codec").map(str::to_owned),
             codec_level: parsed.integer_if_set("codec.level").map(|level| level as i32),
             rotation,
-            takeover: parsed.text_if_set("archive.takeover").map(str::to_owned),
+            takeover: parsed.list("archive.takeover").to_vec(),
             fail_on_gap: parsed.text("errors.on.gap")? == "fail",
             part_bytes: parsed.integer("lakeferry.part.bytes")? as usize,
         })

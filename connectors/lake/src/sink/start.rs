@@ -67,7 +67,7 @@ impl Start {
         let context = &shared.context;
         let end = shared.manifests.end(name).await?;
         if let Some(end) = &end {
-            check_owner(&end.entry.owner, &shared.identity.owner(), shared.settings.takeover.as_deref(), name)?;
+            check_owner(&end.entry.owner, &shared.identity.owner(), &shared.settings.takeover, name)?;
         }
         let view = context.partition(name).await?;
         let known = match &end {
@@ -121,13 +121,14 @@ impl Start {
 }
 
 /// Two connectors on one archive would fence each other until both have failed; the newcomer is refused instead.
-fn check_owner(owner: &Owner, us: &Owner, takeover: Option<&str>, name: &TopicPartition) -> Result<()> {
-    if owner == us || takeover == Some(owner.to_string().as_str()) {
+fn check_owner(owner: &Owner, us: &Owner, takeover: &[String], name: &TopicPartition) -> Result<()> {
+    if owner == us || takeover.contains(&owner.to_string()) {
         return Ok(());
     }
     Err(ConnectError::config(format!(
         "{name} is archived here by {owner} (cluster id/consumer group), this connector is {us}: give it another \
-         store.url or topics.dir, or set archive.takeover={owner} once the other one is stopped for good"
+         store.url or topics.dir, or set archive.takeover={} once the other one is stopped for good",
+        [takeover, &[owner.to_string()]].concat().join(",")
     )))
 }
 

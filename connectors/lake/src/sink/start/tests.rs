@@ -250,12 +250,14 @@ fn a_reset_is_resolved_by_the_policy_and_never_skips_what_the_group_has_behind_i
 fn another_owner_is_refused_by_name_unless_taken_over() {
     let owner = |group: &str| Owner { cluster_id: "c".to_owned(), group: group.to_owned() };
     let (theirs, ours) = (owner("connect-old"), owner("connect-new"));
-    let error = check_owner(&theirs, &ours, None, &name()).unwrap_err();
+    let error = check_owner(&theirs, &ours, &[], &name()).unwrap_err();
     assert_eq!(error.kind(), lakeferry_api::Kind::Config);
     assert!(error.message().contains("c/connect-old") && error.message().contains("archive.takeover"), "{error}");
-    assert!(check_owner(&theirs, &ours, Some("c/connect-old"), &name()).is_ok());
-    assert!(check_owner(&ours, &ours, None, &name()).is_ok());
-    assert!(check_owner(&theirs, &ours, Some("c/connect-other"), &name()).is_err());
+    let leave = |owners: &[&str]| owners.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(check_owner(&theirs, &ours, &leave(&["c/connect-old"]), &name()).is_ok());
+    assert!(check_owner(&ours, &ours, &[], &name()).is_ok());
+    let error = check_owner(&theirs, &ours, &leave(&["c/connect-other"]), &name()).unwrap_err();
+    assert!(error.message().contains("archive.takeover=c/connect-other,c/connect-old once"), "{error}");
 }
 
 proptest! {
