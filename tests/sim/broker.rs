@@ -23,6 +23,8 @@ use crate::clock::SimClock;
 use crate::rare::Reset;
 use crate::store::SimStore;
 
+/// Who archives at first.
+pub(crate) const FIRST_CONNECTOR: &str = "sink";
 /// How far a broker lags behind the others at most.
 const BEHIND_MS: u64 = 8_000;
 
@@ -42,8 +44,12 @@ pub(crate) struct State {
     pub(crate) topics: BTreeMap<String, Topic>,
     /// Topics that are gone: their last state, by id.
     pub(crate) buried: BTreeMap<String, Topic>,
-    pub(crate) group: Group,
-    pub(crate) committed: Positions,
+    /// Every group of consumers, by its name.
+    pub(crate) groups: BTreeMap<String, Group>,
+    /// The group of whoever archives now.
+    current: String,
+    /// Who was allowed by a user to go on with whose chains: the new owner and the old.
+    pub(crate) takeovers: BTreeSet<(String, String)>,
     /// Every offset that a user asked to alter a partition to; `None` is a reset.
     pub(crate) altered: BTreeMap<TopicPartition, BTreeSet<Option<i64>>>,
     pub(crate) coordinator: Coordinator,
@@ -80,14 +86,20 @@ pub(crate) struct Topic {
     pub(crate) compacted: bool,
 }
 
+/// The group of consumers of `connector`.
+pub(crate) fn group_of(connector: &str) -> String {
+    format!("connect-{connector}")
+}
+
 impl Broker {
     pub(crate) fn new(clock: Arc<SimClock>, dice: Arc<Dice>, store: Arc<SimStore>, eager: bool) -> Arc<Self> {
         let diary = store.diary.clone();
         let state = State {
             topics: BTreeMap::new(),
             buried: BTreeMap::new(),
-            group: Group::new(eager),
-            committed: Positions::new(),
+            groups: BTreeMap::from([(group_of(FIRST_CONNECTOR), Group::new(eager))]),
+            current: group_of(FIRST_CONNECTOR),
+            takeovers: BTreeSet::new(),
             altered: BTreeMap::new(),
             coordinator: Coordinator::default(),
             next_topic: 0,
@@ -130,9 +142,10 @@ impl Broker {
         let of_topic = |partition: &TopicPartition| *partition.topic == *name;
         if state.reset == Reset::None {
             // Its user says at once that what comes under this name is to be read from the beginning.
-            state.committed.iter_mut().filter(|(partition, _)| of_topic(partition)).for_each(|(_, offset)| *offset = 0);
+            let all = state.groups.values_mut().flat_map(|group| group.committed.iter_mut());
+            all.filter(|(partition, _)| of_topic(partition)).for_each(|(_, offset)| *offset = 0);
         } else {
-            state.committed.retain(|partition, _| !of_topic(partition));
+            state.each_committed(|committed| committed.retain(|partition, _| !of_topic(partition)));
         }
         drop(state);
         self.tell();
@@ -191,7 +204,7 @@ impl Broker {
     /// An election; every consumer that reads `partition` has to validate its position.
     pub(crate) fn elect(&self, partition: &TopicPartition, lost_from: Option<i64>) {
         self.change(partition, "has a new leader", |log| log.elect(lost_from));
-        self.lock().group.validate(partition);
+        self.lock().groups.values_mut().for_each(|group| group.validate(partition));
         self.tell();
     }
 
@@ -202,6 +215,37 @@ impl Broker {
 }
 
 impl State {
+    /// The group of whoever archives now.
+    pub(crate) fn group(&self) -> &Group {
+        &self.groups[&self.current]
+    }
+
+    /// What that group has committed.
+    pub(crate) fn committed(&self) -> &Positions {
+        &self.group().committed
+    }
+
+    /// Changes what every group has committed.
+    pub(crate) fn each_committed(&mut self, change: impl FnMut(&mut Positions)) {
+        self.groups.values_mut().map(|group| &mut group.committed).for_each(change);
+    }
+
+    /// The group that is called `name`.
+    fn group_mut(&mut self, name: &str) -> &mut Group {
+        self.groups.get_mut(name).unwrap()
+    }
+
+    /// `connector` archives from now on, in a group of its own. Where no policy says where to begin, its user takes the
+    /// offsets along.
+    pub(crate) fn archive_as(&mut self, connector: &str) {
+        let (before, eager) = (self.committed().clone(), self.group().eager);
+        self.current = group_of(connector);
+        let group = self.groups.entry(self.current.clone()).or_insert_with(|| Group::new(eager));
+        if self.reset == Reset::None {
+            group.committed = before;
+        }
+    }
+
     fn next_transaction(&mut self) -> u64 {
         self.next_transaction += 1;
         self.next_transaction
@@ -249,9 +293,11 @@ impl State {
     fn begin_at_0(&mut self, name: &str) {
         if self.reset == Reset::None {
             let count = self.topics.get(name).map_or(0, |topic| topic.logs.len());
-            for number in 0..count {
-                self.committed.entry(TopicPartition::new(name, number as i32)).or_insert(0);
-            }
+            self.each_committed(|committed| {
+                for number in 0..count {
+                    committed.entry(TopicPartition::new(name, number as i32)).or_insert(0);
+                }
+            });
         }
     }
 
@@ -281,7 +327,7 @@ impl State {
     }
 
     /// A4: what is committed is in the archive, or was never to be.
-    fn check_commit(&mut self, broker: &Broker, partition: &TopicPartition, offset: i64) {
+    fn check_commit(&mut self, broker: &Broker, group: &str, (partition, offset): (&TopicPartition, i64)) {
         if self.reset == Reset::Latest && broker.store.resume(partition).is_none() {
             let end = self.told_end(partition, None);
             if broker.store.end(partition).is_none() {
@@ -297,7 +343,7 @@ impl State {
             resume => self
                 .peek(partition)
                 .map_or(0, Log::start)
-                .max(self.committed.get(partition).copied().unwrap_or(0))
+                .max(self.groups[group].committed.get(partition).copied().unwrap_or(0))
                 .max(resume.unwrap_or(0)),
         };
         if offset > durable {
@@ -308,6 +354,6 @@ impl State {
     /// Gives every partition an owner among those who are there.
     pub(crate) fn rebalance(&mut self, broker: &Broker) {
         let partitions = self.partitions();
-        self.group.rebalance(&partitions, broker);
+        self.groups.values_mut().for_each(|group| group.rebalance(&partitions, broker));
     }
 }

@@ -82,7 +82,7 @@ fn check_chain(
     partition: &TopicPartition,
     chain: &[Value],
 ) -> Verdict<BTreeMap<String, Rows>> {
-    chain::check(partition, chain)?;
+    chain::check(partition, chain, &state.takeovers)?;
     let asked = state.altered.get(partition).cloned().unwrap_or_default();
     altered::check(chain, &asked)?;
     check_shape(state, partition, chain)?;
@@ -107,7 +107,7 @@ fn check_chain(
             let (told, begun) = beginning(state, partition, &id);
             let mut waived = altered::waived(chain, number, (&asked, told))?;
             check_begun(line, told.and(begun))?;
-            if let (true, Some(committed)) = (altered::is_reset(end), state.committed.get(partition)) {
+            if let (true, Some(committed)) = (altered::is_reset(end), state.committed().get(partition)) {
                 // Nothing came since, so the group's offset is all there is.
                 waived.extend(told.filter(|told| committed <= told).map(|_| 0..*committed));
             }
@@ -160,7 +160,7 @@ fn check_reached(state: &State, partition: &TopicPartition, chain: Option<&[Valu
         let told = beginning(state, partition, &topic.id).0;
         let is_begun = |at: &&i64| told.is_some_and(|told| **at <= told);
         let is_asked = |at: &&i64| asked.is_some_and(|all| all.contains(&Some(**at)));
-        let committed = state.committed.get(partition).filter(|at| is_asked(at) || is_begun(at));
+        let committed = state.committed().get(partition).filter(|at| is_asked(at) || is_begun(at));
         let due = present.range(committed.copied().unwrap_or(0)..).count();
         return demand(due == 0, || format!("{partition} holds {due} records and has no archive"));
     };

@@ -11,6 +11,7 @@ use crate::restore::setbacks::{Conditions, Setback};
 use crate::store::{Accident, Point};
 use crate::world::LARGE_BYTES;
 use crate::world::alter::{Alteration, To};
+use crate::world::takeover::TakeOver;
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
@@ -75,6 +76,8 @@ pub(crate) enum Step {
     ForgetOffsets,
     /// The connector's offsets are altered while it is stopped.
     Alter(Alteration),
+    /// Another connector takes the archive over.
+    TakeOver(TakeOver),
     Sweep {
         partition: u64,
     },
@@ -140,12 +143,28 @@ impl Plan {
         if plan.is_torrent() {
             return plan;
         }
+        plan.draw_takeovers();
         // Dice of its own: whatever is changed about restores leaves the archives of all seeds as they are.
         let mut dice = StdRng::seed_from_u64(seed ^ 0xbac4);
         plan.conditions = Conditions::draw(&mut dice);
         let setbacks = plan.conditions.setbacks(&mut dice);
         plan.steps.extend(setbacks.into_iter().map(|(gap_ms, setback)| (gap_ms, Step::Restore(setback))));
         plan
+    }
+
+    /// Dice of their own, too.
+    fn draw_takeovers(&mut self) {
+        if !self.settings.rare.takes_over {
+            return;
+        }
+        let mut dice = StdRng::seed_from_u64(self.seed ^ 0x7a7e0);
+        for _ in 0..dice.random_range(1..4) {
+            let for_ms = if dice.random() { dice.random_range(100..9_000) } else { dice.random_range(11_000..60_000) };
+            let (to, has_leave, fates) = (dice.random(), dice.random_bool(0.6), dice.random());
+            let at = dice.random_range(self.steps.len() / 8..=self.steps.len());
+            let step = Step::TakeOver(TakeOver { to, has_leave, fates, for_ms });
+            self.steps.insert(at, (dice.random_range(0..6_000), step));
+        }
     }
 
     fn of_archive(seed: u64) -> Self {

@@ -14,6 +14,8 @@ pub(crate) struct Rare {
     pub(crate) fails_on_gap: bool,
     /// A broker that is some seconds behind the others may answer any question about a partition, and any fetch.
     pub(crate) lags: bool,
+    /// Other connectors take the archive over.
+    pub(crate) takes_over: bool,
 }
 
 /// `auto.offset.reset`.
@@ -48,6 +50,8 @@ impl Rare {
         };
         let fails_on_gap = dice(0x6a9).random_bool(0.2);
         let lags = dice(0x1a6).random_bool(0.2);
-        Self { resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap, lags }
+        // Where reading begins at the end another group begins at another one.
+        let takes_over = reset != Reset::Latest && dice(0x7a7e).random_bool(0.15);
+        Self { takes_over, resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap, lags }
     }
 }

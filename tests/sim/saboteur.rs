@@ -4,7 +4,7 @@
 
 use lakeferry_api::simulation::sabotage::Fault;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 use crate::rare::Rare;
 use crate::run;
 
@@ -51,6 +51,7 @@ pub(crate) fn chosen() -> Option<Fault> {
 fn plain(seed: u64) -> Plan {
     let mut plan = Plan::of(seed);
     plan.settings.rare = Rare::default();
+    plan.steps.retain(|(_, step)| !matches!(step, Step::TakeOver(_)));
     plan
 }
 

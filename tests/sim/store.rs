@@ -24,6 +24,7 @@ use self::uploads::Uploads;
 use crate::chance::{Diary, Dice};
 use crate::clock::SimClock;
 use crate::process::Process;
+use crate::world::takeover::{self, Owners};
 
 /// How old a worker's knowledge of a chain's end may be.
 const LATELY_MS: u64 = 10_000;
@@ -81,6 +82,8 @@ struct Books {
     epochs: BTreeMap<String, u64>,
     /// Since when each resume offset stood at a chain's end, by chain folder.
     resumes: BTreeMap<String, Vec<(u64, i64)>>,
+    /// Who wrote each entry, by chain folder.
+    owners: BTreeMap<String, Owners>,
     /// The chains whose last entry knows no leader epoch of what is published last.
     unmarked: BTreeSet<String>,
     accidents: BTreeMap<(String, Point), Accident>,
@@ -173,6 +176,22 @@ impl SimStore {
         resumes.iter().enumerate().filter(|(at, _)| replaced(*at) >= since).map(|(_, (_, resume))| *resume).max()
     }
 
+    /// Who wrote the entry before `seq`.
+    pub(crate) fn owner_before(&self, partition: &TopicPartition, seq: u64) -> Option<String> {
+        self.books.lock().unwrap().owners.get(&chain_of(partition))?.before(seq)
+    }
+
+    /// Who wrote the chain's end.
+    pub(crate) fn owner(&self, partition: &TopicPartition) -> Option<String> {
+        self.books.lock().unwrap().owners.get(&chain_of(partition))?.last().map(str::to_owned)
+    }
+
+    /// True where an entry of `owner` stood at the chain's end lately.
+    pub(crate) fn was_lately_of(&self, partition: &TopicPartition, owner: &str) -> bool {
+        let books = self.books.lock().unwrap();
+        books.owners.get(&chain_of(partition)).is_some_and(|owners| owners.was_lately(&self.clock, owner))
+    }
+
     /// The resume offset of the chain's end.
     pub(crate) fn resume(&self, partition: &TopicPartition) -> Option<i64> {
         self.end(partition)?.1
@@ -221,6 +240,8 @@ impl SimStore {
         if let Some(resume) = entry["resume_offset"].as_i64() {
             books.resumes.entry(chain.clone()).or_default().push((self.clock.ms(), resume));
         }
+        let seq = entry["seq"].as_u64().unwrap_or_default();
+        books.owners.entry(chain.clone()).or_default().note(&self.clock, seq, takeover::owner(&entry));
         books.epochs.insert(chain.clone(), entry["epoch"].as_u64().unwrap_or_default());
         books.ends.insert(chain, (topic_id, entry["resume_offset"].as_i64()));
         books.named.extend(files.iter().map(|file| format!("{root}/{}", file["path"].as_str().unwrap_or_default())));

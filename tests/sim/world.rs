@@ -8,6 +8,7 @@ mod gap;
 pub(crate) mod parts;
 mod steps;
 mod sweep;
+pub(crate) mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use lakeferry_lake::store::memory;
 pub(crate) use self::steps::stop;
 
 use self::parts::{Listener, SlowExecutor, connector_config, join, worker_config};
+use self::takeover::{Archivist, Archivists};
 use crate::awaits::{Blow, Hit, Stretch, Trap};
 use crate::broker::Broker;
 use crate::broker::client::SimClients;
@@ -42,7 +44,6 @@ const COMMIT_LAG_MS: u64 = 8_000;
 const RECREATED_AGAIN_MS: u64 = 60_000;
 /// A record of so many bytes is large: a few of them make a file that is stored in parts.
 pub(crate) const LARGE_BYTES: u64 = 1 << 20;
-const CONNECTOR: &str = "sink";
 /// Where reading begins at the end there are so many records that nobody archives.
 const BEFORE_ANYBODY: u64 = 7;
 
@@ -57,6 +58,13 @@ pub(crate) struct World {
     /// Tells the stores of this run from those of others in this process.
     pub(crate) run: u64,
     workers: Vec<Worker>,
+    /// Those of connectors that were deleted, whether or not they know.
+    former: Vec<Worker>,
+    /// The connector that archives now.
+    archivist: Archivist,
+    archivists: Archivists,
+    /// How often the archive was taken over.
+    generation: u64,
     written: u64,
     /// How many herders there were.
     herders: u64,
@@ -77,7 +85,7 @@ impl Drop for World {
         // Else the stores of all runs are kept until the last has ended: by their names, and by their judges, who know
         // the cluster, which knows its store.
         self.store.dismiss_judge();
-        for worker in &self.workers {
+        for worker in self.workers.iter().chain(&self.former) {
             memory::place(&self.url(&worker.name), None);
         }
     }
@@ -93,6 +101,35 @@ struct Worker {
     up_at_ms: Option<u64>,
     /// Its task has failed for a gap.
     gave_up: Arc<AtomicBool>,
+    /// Its task has failed because this owner archives here.
+    refused: Arc<Mutex<Option<String>>>,
+}
+
+impl Worker {
+    /// Ends its task as a user does, and then its process.
+    async fn end(&mut self, (clock, diary): (&Arc<SimClock>, &Diary), peace: bool) {
+        let Some(mut handle) = self.handle.take() else { return };
+        if self.process.is_dead() {
+            return;
+        }
+        self.process.go_on();
+        self.process.reach(Stretch::Release);
+        handle.stop();
+        let ended = join(handle.as_mut(), clock).await;
+        if peace && !ended && !self.process.is_dead() {
+            diary.accuse(format!("liveness: {} does not stop when it is asked to", self.name));
+        }
+        drop(handle);
+        // What was given up beside the task may take a moment.
+        let deadline = clock.ms() + 120_000;
+        while self.budget.used() > 0 && clock.ms() < deadline && !self.process.is_dead() {
+            clock.wait(200).await;
+        }
+        if self.budget.used() > 0 && !self.process.is_dead() {
+            diary.accuse(format!("A7: {} ends with {} bytes of its budget unpaid", self.name, self.budget.used()));
+        }
+        self.process.crash();
+    }
 }
 
 impl World {
@@ -109,6 +146,7 @@ impl World {
             lives: 0,
             up_at_ms: Some(0),
             gave_up: Arc::default(),
+            refused: Arc::default(),
         });
         Self {
             clock: Arc::clone(clock),
@@ -119,6 +157,10 @@ impl World {
             plan: plan.clone(),
             run,
             workers: workers.collect(),
+            former: Vec::new(),
+            archivist: Archivist::first(),
+            archivists: Arc::default(),
+            generation: 0,
             written: 0,
             herders: 0,
             cut_back: BTreeSet::new(),
@@ -177,6 +219,7 @@ impl World {
     }
 
     fn raise(&mut self) {
+        self.hear_refusals();
         let now = self.clock.ms();
         for at in 0..self.workers.len() {
             let worker = &mut self.workers[at];
@@ -210,7 +253,10 @@ impl World {
         // Whoever sees a task that has failed for a gap lets one life of it record the gap.
         let gave_up = std::mem::take(&mut worker.gave_up).load(Ordering::Relaxed);
         let fails_on_gap = settings.rare.fails_on_gap && !gave_up;
-        let hears = Arc::clone(&worker.gave_up);
+        let (hears, refused) = (Arc::clone(&worker.gave_up), Arc::default());
+        worker.refused = Arc::clone(&refused);
+        let archivist = self.archivist.clone();
+        self.archivists.lock().unwrap().insert(name.clone(), archivist.clone());
         self.fail_on_gap(&name, fails_on_gap);
         self.diary.note(format!("{name} starts"));
         process.set_striker(self.striker(&name, &process));
@@ -234,16 +280,16 @@ impl World {
             budget,
             random: Arc::new(Random::seeded(seed)),
         };
-        let config = connector_config(&settings, &url, fails_on_gap);
+        let config = connector_config(&settings, &archivist, &url, fails_on_gap);
         let spec = TaskSpec {
-            id: TaskId { connector: CONNECTOR.to_owned(), task: at as u32 },
+            id: TaskId { connector: archivist.connector.to_owned(), task: at as u32 },
             connector_config: config.clone(),
             task_config: config,
             paused: false,
         };
         let _inside = process.enter();
         let (broker, diary) = (Arc::clone(&self.broker), self.diary.clone());
-        let listener = Arc::new(Listener { broker, diary, worker: name, gave_up: hears });
+        let listener = Arc::new(Listener { broker, diary, worker: name, gave_up: hears, archivist, refused });
         self.workers[at].handle = Some(Tasks::new(parts).spawn(spec, listener).unwrap());
     }
 
@@ -281,6 +327,7 @@ impl World {
             }
         }
         // Topics that are to come back, come.
+        self.stop_former().await;
         self.pass(8_000).await;
         for partition in self.broker.partitions() {
             self.broker.end_transactions(&partition, true);
@@ -310,7 +357,7 @@ impl World {
     fn unfinished(&self) -> Vec<String> {
         let state = self.broker.lock();
         let begins_at = |partition: &TopicPartition, stable| {
-            state.reset == Reset::Latest && state.committed.get(partition) == Some(&stable)
+            state.reset == Reset::Latest && state.committed().get(partition) == Some(&stable)
         };
         let behind = |partition: TopicPartition| {
             let topic = &state.topics[&*partition.topic];
@@ -319,7 +366,7 @@ impl World {
             match self.store.end(&partition) {
                 // Nothing is to be archived, or a user said so.
                 None if stable == 0 || log.start() == stable => None,
-                None if state.committed.get(&partition) == Some(&stable) => None,
+                None if state.committed().get(&partition) == Some(&stable) => None,
                 Some((id, None)) if id.as_deref() == Some(&topic.id) && log.start() == stable => None,
                 Some((id, None)) if id.as_deref() == Some(&topic.id) && begins_at(&partition, stable) => None,
                 Some((id, Some(resume))) if id.as_deref() == Some(&topic.id) && resume == stable => None,
@@ -339,38 +386,15 @@ impl World {
     }
 
     async fn shut_down(&mut self, at: usize) {
-        let worker = &mut self.workers[at];
-        let Some(mut handle) = worker.handle.take() else { return };
-        if worker.process.is_dead() {
-            return;
-        }
-        worker.process.go_on();
-        worker.process.reach(Stretch::Release);
-        handle.stop();
-        let ended = join(handle.as_mut(), &self.clock).await;
-        if self.peace && !ended && !worker.process.is_dead() {
-            self.diary.accuse(format!("liveness: {} does not stop when it is asked to", worker.name));
-        }
-        drop(handle);
-        // What was given up beside the task may take a moment.
-        let deadline = self.clock.ms() + 120_000;
-        while worker.budget.used() > 0 && self.clock.ms() < deadline && !worker.process.is_dead() {
-            self.clock.wait(200).await;
-        }
-        if worker.budget.used() > 0 && !worker.process.is_dead() {
-            self.diary.accuse(format!(
-                "A7: {} ends with {} bytes of its budget unpaid",
-                worker.name,
-                worker.budget.used()
-            ));
-        }
-        worker.process.crash();
+        let (clock, diary) = (Arc::clone(&self.clock), self.diary.clone());
+        self.workers[at].end((&clock, &diary), self.peace).await;
     }
-
     /// Whoever handed a partition over publishes nothing of it any more.
     fn watch_writers(&self) {
         let (broker, failing) = (Arc::clone(&self.broker), Arc::clone(&self.failing_on_gap));
+        let archivists = Arc::clone(&self.archivists);
         self.store.set_judge(Arc::new(move |worker, entry| {
+            Self::judge_owner(&broker.store, &archivists, worker, entry);
             let (Some(topic), Some(number)) =
                 (entry["source"]["topic"].as_str(), entry["source"]["partition"].as_i64())
             else {
@@ -381,11 +405,13 @@ impl World {
             if entry["kind"] == "open" && (*why == "latest" || broker.lock().reset == Reset::None) {
                 broker.diary.note(format!("{worker} opens {partition}, begun at {first} by {why}"));
             }
-            let member = format!("{worker}/connector-consumer-{CONNECTOR}-{}", entry["writer"]["task"]);
+            let (connector, task) =
+                (entry["writer"]["connector"].as_str().unwrap_or_default(), &entry["writer"]["task"]);
+            let member = format!("{worker}/connector-consumer-{connector}-{task}");
             if let Some(gap) = gap::recorded(entry).filter(|_| failing.lock().unwrap().contains(worker)) {
                 broker.diary.accuse(format!("{worker} passes over {gap} of {partition} with errors.on.gap=fail"));
             }
-            if broker.lock().group.has_handed_over(&member, &partition) {
+            if broker.lock().groups.values().any(|group| group.has_handed_over(&member, &partition)) {
                 broker.diary.accuse(format!("{member} writes an entry of {partition} after it handed it over"));
             }
         }));
@@ -398,7 +424,8 @@ impl World {
             loop {
                 broker.clock.wait(500).await;
                 let mut state = broker.lock();
-                let changed = state.group.expel(&broker);
+                let changed: Vec<bool> = state.groups.values_mut().map(|group| group.expel(&broker)).collect();
+                let changed = changed.contains(&true);
                 if changed {
                     state.rebalance(&broker);
                 }

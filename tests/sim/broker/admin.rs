@@ -88,12 +88,16 @@ impl Admin for SimAdmin {
             .await
     }
 
-    async fn group_offsets(&self, _: &str) -> Result<Positions> {
-        self.clients.request("asks for the group's offsets", |state, _| Ok(state.committed.clone())).await
+    async fn group_offsets(&self, group: &str) -> Result<Positions> {
+        let group = group.to_owned();
+        self.clients
+            .request("asks for the group's offsets", move |state, _| Ok(state.groups[&group].committed.clone()))
+            .await
     }
 
-    async fn group_is_live(&self, _: &str) -> Result<bool> {
-        self.clients.request("asks for the group's members", |state, _| Ok(state.group.is_live())).await
+    async fn group_is_live(&self, group: &str) -> Result<bool> {
+        let group = group.to_owned();
+        self.clients.request("asks for the group's members", move |state, _| Ok(state.groups[&group].is_live())).await
     }
 
     async fn alter_group_offsets(&self, group: &str, offsets: &Positions) -> Result<()> {
@@ -110,7 +114,7 @@ impl Admin for SimAdmin {
     }
 
     async fn delete_group(&self, group: &str) -> Result<()> {
-        let all = self.clients.broker.lock().committed.keys().cloned().collect();
+        let all = self.clients.broker.lock().groups[group].committed.keys().cloned().collect();
         self.alter(group, all, Positions::clear).await
     }
 
@@ -152,10 +156,10 @@ impl SimAdmin {
         let group = group.to_owned();
         self.clients
             .request("alters the group's offsets", move |state, broker| {
-                if state.group.is_live() {
+                if state.groups[&group].is_live() {
                     return Err(ConnectError::conflict(format!("the group {group} has members")));
                 }
-                change(&mut state.committed);
+                change(&mut state.group_mut(&group).committed);
                 state.forget_begun(|partition| altered.contains(partition));
                 broker.diary.note("the group's offsets are altered");
                 Ok(())
@@ -209,7 +213,8 @@ fn stale_view(
     partition: &TopicPartition,
     member: &str,
 ) -> Option<Result<PartitionView>> {
-    let asking = state.group.members.values_mut().find(|known| known.name == member)?;
+    let mut members = state.groups.values_mut().flat_map(|group| group.members.values_mut());
+    let asking = members.find(|known| known.name == member)?;
     let fetching = asking.fetched.get_mut(partition).filter(|fetching| fetching.stale_answers > 0)?;
     fetching.stale_answers -= 1;
     let (_, old) = state.stale_until_ms.get(&*partition.topic).filter(|(until, _)| broker.clock.ms() <= *until)?;

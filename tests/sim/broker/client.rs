@@ -38,11 +38,12 @@ impl Clients for SimClients {
         let id = properties.get("client.id").cloned().unwrap_or_default();
         let name = format!("{}/{id}", self.worker);
         let mut state = self.broker.lock();
-        let member = state.group.join(name, Arc::clone(&self.process));
+        let group = properties.get("group.id").cloned().unwrap_or_default();
+        let member = state.group_mut(&group).join(name, Arc::clone(&self.process));
         state.rebalance(&self.broker);
         drop(state);
         self.broker.tell();
-        Ok(Box::new(SimConsumer { clients: self.clone(), member, queue: VecDeque::new(), closed: false }))
+        Ok(Box::new(SimConsumer { clients: self.clone(), group, member, queue: VecDeque::new(), closed: false }))
     }
 
     fn producer(&self, properties: &Config) -> Result<Arc<dyn Producer>> {
@@ -94,6 +95,7 @@ pub(super) fn away() -> ConnectError {
 
 struct SimConsumer {
     clients: SimClients,
+    group: String,
     member: MemberId,
     /// Fetched ahead of the loop, with the position it was fetched at.
     queue: VecDeque<Event>,
@@ -112,7 +114,7 @@ impl SimConsumer {
         let broker = Arc::clone(&self.clients.broker);
         let mut state = broker.lock();
         let now = broker.clock.ms();
-        if let Some(lost) = state.group.hear_of_expulsion(self.member, &broker) {
+        if let Some(lost) = state.group_mut(&self.group).hear_of_expulsion(self.member, &broker) {
             broker.diary.note(format!("{} hears that it was expelled", self.clients.worker));
             self.queue.clear();
             state.rebalance(&broker);
@@ -120,7 +122,9 @@ impl SimConsumer {
             broker.tell();
             return Next::Say(Event::Lost(lost));
         }
-        let Some(member) = state.group.members.get_mut(&self.member) else { return Next::Wait(10_000) };
+        let Some(member) = state.group_mut(&self.group).members.get_mut(&self.member) else {
+            return Next::Wait(10_000);
+        };
         if let Some(notice) = member.notices.pop_front() {
             return Next::Say(self.tell(notice, &mut state));
         }
@@ -133,7 +137,7 @@ impl SimConsumer {
         match self.queue.pop_front() {
             Some(event) if state.torrent => Next::Say(event),
             Some(event) => {
-                let member = state.group.members.get_mut(&self.member).unwrap();
+                let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
                 member.busy_until_ms = now + broker.dice.between(1, 20);
                 Next::Say(event)
             }
@@ -142,7 +146,7 @@ impl SimConsumer {
     }
 
     fn tell(&mut self, notice: Notice, state: &mut State) -> Event {
-        let member = state.group.members.get_mut(&self.member).unwrap();
+        let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
         match notice {
             Notice::Assigned(partitions) => {
                 for partition in &partitions {
@@ -171,21 +175,28 @@ impl SimConsumer {
             }
             return;
         }
-        let names: Vec<TopicPartition> = state.group.members[&self.member].fetched.keys().cloned().collect();
+        let names: Vec<TopicPartition> =
+            state.groups[&self.group].members[&self.member].fetched.keys().cloned().collect();
         if names.is_empty() {
             return;
         }
         let first = broker.dice.below(names.len() as u64) as usize;
         for at in 0..names.len() {
             let name = &names[(first + at) % names.len()];
-            let mut fetching = state.group.members[&self.member].fetched[name].clone();
+            let mut fetching = state.groups[&self.group].members[&self.member].fetched[name].clone();
             let end_behind = state.behind(&broker, name, LAGGING_FETCHES).map(Log::end);
             if let Some(position) = fetching.position.filter(|at| end_behind.is_some_and(|end| end < *at)) {
                 // The log that it has does not reach the position.
                 broker.diary.note(format!("a broker behind the others refuses {position} of {name}"));
                 fetching.position = None;
                 self.queue.push_back(Event::OutOfRange(name.clone()));
-                state.group.members.get_mut(&self.member).unwrap().fetched.insert(name.clone(), fetching);
+                state
+                    .group_mut(&self.group)
+                    .members
+                    .get_mut(&self.member)
+                    .unwrap()
+                    .fetched
+                    .insert(name.clone(), fetching);
                 return;
             }
             let mut batches = 1 + broker.dice.below(3);
@@ -196,7 +207,7 @@ impl SimConsumer {
                     None => break,
                 }
             }
-            state.group.members.get_mut(&self.member).unwrap().fetched.insert(name.clone(), fetching);
+            state.group_mut(&self.group).members.get_mut(&self.member).unwrap().fetched.insert(name.clone(), fetching);
             if !self.queue.is_empty() {
                 return;
             }
@@ -206,7 +217,7 @@ impl SimConsumer {
     fn begin(&mut self, partition: &TopicPartition, place: Place, release: bool) {
         forget(&mut self.queue, partition);
         let mut state = self.clients.broker.lock();
-        let Some(member) = state.group.members.get_mut(&self.member) else { return };
+        let Some(member) = state.group_mut(&self.group).members.get_mut(&self.member) else { return };
         if let Some(fetching) = member.fetched.get_mut(partition) {
             let paused = fetching.paused && !release;
             let stale_answers = fetching.stale_answers;
@@ -224,7 +235,7 @@ impl SimConsumer {
 
     fn hold(&mut self, partitions: &[TopicPartition], paused: bool) {
         let mut state = self.clients.broker.lock();
-        let Some(member) = state.group.members.get_mut(&self.member) else { return };
+        let Some(member) = state.group_mut(&self.group).members.get_mut(&self.member) else { return };
         for partition in partitions {
             if let Some(fetching) = member.fetched.get_mut(partition) {
                 fetching.paused = paused;
@@ -330,7 +341,7 @@ impl Consumer for SimConsumer {
 
     fn release(&mut self) {
         let broker = Arc::clone(&self.clients.broker);
-        broker.lock().group.release(self.member, &broker);
+        broker.lock().group_mut(&self.group).release(self.member, &broker);
         broker.tell();
     }
 
@@ -349,7 +360,7 @@ impl Consumer for SimConsumer {
     }
 
     fn group(&self) -> Arc<dyn GroupMember> {
-        Arc::new(Membership { clients: self.clients.clone(), member: self.member })
+        Arc::new(Membership { clients: self.clients.clone(), group: self.group.clone(), member: self.member })
     }
 
     async fn close(&mut self) {
@@ -365,7 +376,7 @@ impl SimConsumer {
         self.closed = true;
         let broker = Arc::clone(&self.clients.broker);
         let mut state = broker.lock();
-        state.group.leave(self.member);
+        state.group_mut(&self.group).leave(self.member);
         state.rebalance(&broker);
         drop(state);
         broker.tell();
@@ -380,6 +391,7 @@ impl Drop for SimConsumer {
 
 struct Membership {
     clients: SimClients,
+    group: String,
     member: MemberId,
 }
 
@@ -387,23 +399,24 @@ struct Membership {
 impl GroupMember for Membership {
     async fn commit(&self, positions: &Positions) -> Result<()> {
         let (member, positions, worker) = (self.member, positions.clone(), self.clients.worker.clone());
-        let membership = self.clients.broker.lock().group.membership(member);
+        let group = self.group.clone();
+        let membership = self.clients.broker.lock().groups[&self.group].membership(member);
         self.clients
             .request("commits offsets", move |state, broker| {
-                if state.group.membership(member) != membership {
+                if state.groups[&group].membership(member) != membership {
                     return Err(ConnectError::fenced("the membership is over"));
                 }
-                let stranger = positions.keys().find(|partition| !state.group.owns(member, partition));
+                let stranger = positions.keys().find(|partition| !state.groups[&group].owns(member, partition));
                 if let Some(partition) = stranger {
                     return Err(ConnectError::fenced(format!("{partition} has another owner")));
                 }
-                if state.group.is_rebalancing() && broker.dice.hits(300) {
+                if state.groups[&group].is_rebalancing() && broker.dice.hits(300) {
                     return Err(ConnectError::fenced("the group is rebalancing"));
                 }
                 for (partition, offset) in positions {
-                    state.check_commit(broker, &partition, offset);
+                    state.check_commit(broker, &group, (&partition, offset));
                     broker.diary.note(format!("{worker} commits {partition}@{offset}"));
-                    state.committed.insert(partition, offset);
+                    state.group_mut(&group).committed.insert(partition, offset);
                 }
                 Ok(())
             })
@@ -411,16 +424,18 @@ impl GroupMember for Membership {
     }
 
     async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions> {
-        let partitions = partitions.to_vec();
+        let (partitions, group) = (partitions.to_vec(), self.group.clone());
         self.clients
             .request("asks for committed offsets", move |state, _| {
-                let known = |partition| Some((TopicPartition::clone(partition), *state.committed.get(partition)?));
+                let known = |partition| {
+                    Some((TopicPartition::clone(partition), *state.groups[&group].committed.get(partition)?))
+                };
                 Ok(partitions.iter().filter_map(known).collect())
             })
             .await
     }
 
     fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.clients.broker.lock().group.members.get(&self.member)?.fetched.get(partition)?.position
+        self.clients.broker.lock().groups[&self.group].members.get(&self.member)?.fetched.get(partition)?.position
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use lakeferry_api::simulation::host::Host as _;
-use lakeferry_api::{EpochMark, TopicPartition};
+use lakeferry_api::{EpochMark, Positions, TopicPartition};
 
 use super::Broker;
 use crate::process::Process;
@@ -63,7 +63,8 @@ pub(crate) struct Fetching {
 
 /// See the module's documentation.
 pub(crate) struct Group {
-    eager: bool,
+    pub(super) eager: bool,
+    pub(crate) committed: Positions,
     pub(crate) members: BTreeMap<MemberId, Member>,
     pub(crate) owner: BTreeMap<TopicPartition, MemberId>,
     target: BTreeMap<TopicPartition, MemberId>,
@@ -76,6 +77,7 @@ impl Group {
     pub(crate) fn new(eager: bool) -> Self {
         Self {
             eager,
+            committed: Positions::new(),
             members: BTreeMap::new(),
             owner: BTreeMap::new(),
             target: BTreeMap::new(),

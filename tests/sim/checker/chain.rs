@@ -4,7 +4,7 @@
 //! Every member that the format demands must be there, in its order, and no other: what is absent is a finding, never
 //! taken for empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lakeferry_api::TopicPartition;
 use serde_json::Value;
@@ -12,8 +12,11 @@ use serde_json::Value;
 use super::{Objects, Verdict, demand, hex, integer, list, number, text};
 
 const SEAL: &str = ",\"self_sha256\":\"";
-/// Who archives in a run.
-const OWNER: (&str, &str) = ("simulated", "connect-sink");
+/// Who may archive in a run: the cluster, and the connectors, whose groups are called so.
+const CLUSTER: &str = "simulated";
+const CONNECTORS: &[&str] = &["sink", "heir", "third"];
+/// Who may go on with whose chains: the new owner and the old.
+type Leaves = BTreeSet<(String, String)>;
 
 const ENTRY: &str = "format version seq previous_sha256 kind epoch written_at owner writer source topic lineages files \
                      missing gaps resume_offset ahead totals log self_sha256";
@@ -71,11 +74,11 @@ fn sealed(bytes: &[u8]) -> Verdict<Value> {
 }
 
 /// Whether the documents of a chain are what the format says, and follow each other.
-pub(super) fn check(partition: &TopicPartition, chain: &[Value]) -> Verdict {
+pub(super) fn check(partition: &TopicPartition, chain: &[Value], leaves: &Leaves) -> Verdict {
     for (at, entry) in chain.iter().enumerate() {
         let before = at.checked_sub(1).map(|before| &chain[before]);
         check_form(entry)
-            .and_then(|()| check_owner(entry))
+            .and_then(|()| check_owner(entry, before, leaves))
             .and_then(|()| check_place(entry, partition))
             .and_then(|()| check_epoch(entry, before))
             .and_then(|()| check_lineages(entry, before))
@@ -145,12 +148,21 @@ fn check_counts(missing: &Value) -> Verdict {
     Ok(())
 }
 
-fn check_owner(entry: &Value) -> Verdict {
+/// The owner is the writer's group; only an `open` changes it, with its user's leave. Who alters offsets leaves it.
+fn check_owner(entry: &Value, before: Option<&Value>, leaves: &Leaves) -> Verdict {
     let (owner, writer) = (&entry["owner"], &entry["writer"]);
-    demand(owner["cluster_id"] == OWNER.0 && owner["group"] == OWNER.1, || format!("owner {owner}"))?;
+    let connector = text(writer, "connector")?;
+    demand(CONNECTORS.contains(&&*connector), || format!("writer {writer}"))?;
+    let is_own = owner["cluster_id"] == CLUSTER && owner["group"] == format!("connect-{connector}");
+    demand(is_own, || format!("owner {owner} of an entry by {writer}"))?;
+    if let Some(old) = before.map(|before| &before["owner"]).filter(|old| *old != owner) {
+        demand(entry["kind"] == "open", || format!("owner {owner} behind {old} in no open"))?;
+        let name = |owner: &Value| Ok(format!("{}/{}", text(owner, "cluster_id")?, text(owner, "group")?));
+        let leave: Verdict<_> = name(owner).and_then(|new| Ok((new, name(old)?)));
+        demand(leaves.contains(&leave?), || format!("owner {owner} behind {old} without leave"))?;
+    }
     let id = text(writer, "id")?;
     demand(id.len() == 32 && is_hex(&id), || format!("writer.id {id}"))?;
-    demand(writer["connector"] == "sink", || format!("writer {writer}"))?;
     number(writer, "task")?;
     text(writer, "worker")?;
     text(writer, "version").map(drop)

@@ -16,8 +16,8 @@ use lakeferry_lake::store::memory;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::World;
 use super::parts::{connector_config, worker_config};
-use super::{CONNECTOR, World};
 use crate::awaits::{Blow, Stretch, Trap};
 use crate::broker::client::SimClients;
 use crate::clock;
@@ -80,7 +80,7 @@ impl World {
                 _ => NewOffsets::Some(asked.iter().map(entry).collect()),
             };
             if self.ask_herder(request, crash_at.take()).await {
-                if zombie.is_none() {
+                if zombie.is_none() && !self.has_former() {
                     self.check_altered(&asked);
                 }
                 break;
@@ -122,7 +122,7 @@ impl World {
         (worker % self.workers.len() as u64) as usize
     }
 
-    fn sleep(&self, at: usize, for_ms: u64) {
+    pub(super) fn sleep(&self, at: usize, for_ms: u64) {
         let process = Arc::clone(&self.workers[at].process);
         super::steps::stop(&process, &self.clock, for_ms);
     }
@@ -139,10 +139,10 @@ impl World {
         let inside = process.enter();
         let (herder, running) = herder::start(self.herder_parts(&name, &process), CancellationToken::new());
         drop(inside);
-        let config = connector_config(&self.plan.settings, &url, self.plan.settings.rare.fails_on_gap);
+        let config = connector_config(&self.plan.settings, &self.archivist, &url, self.plan.settings.rare.fails_on_gap);
         // It is checked in a thread of its own, which takes no simulated time.
         self.clock.hold(true);
-        let created = herder.create(CONNECTOR, config, TargetState::Stopped).await;
+        let created = herder.create(self.archivist.connector, config, TargetState::Stopped).await;
         self.clock.hold(false);
         if let Err(error) = created {
             self.diary.accuse(format!("no connector: {}", error.trace()));
@@ -165,7 +165,7 @@ impl World {
     /// The herder's answer; `None` where it crashed, or takes too long.
     async fn answer(&self, herder: &Handle, offsets: NewOffsets, process: &Process) -> Option<Result<()>> {
         let deadline = self.clock.ms() + PATIENCE_MS;
-        let mut answer = pin!(herder.alter_offsets(CONNECTOR, offsets));
+        let mut answer = pin!(herder.alter_offsets(self.archivist.connector, offsets));
         while !process.is_dead() && self.clock.ms() < deadline {
             tokio::select! {
                 biased;
@@ -210,9 +210,13 @@ impl World {
     /// What the user was told is true: the archive and the group say so.
     fn check_altered(&self, asked: &[(TopicPartition, Option<i64>)]) {
         let state = self.broker.lock();
-        for (partition, offset) in asked {
+        // What another owner archives a reset of all passes over.
+        let is_own = |partition: &TopicPartition| {
+            self.store.owner(partition).is_none_or(|owner| owner == self.archivist.owner())
+        };
+        for (partition, offset) in asked.iter().filter(|(partition, _)| is_own(partition)) {
             let archived = self.store.end(partition);
-            let committed = state.committed.get(partition).copied();
+            let committed = state.committed().get(partition).copied();
             if archived.as_ref().is_some_and(|(_, resume)| resume != offset) || committed != *offset {
                 self.diary.accuse(format!(
                     "{partition} is altered to {offset:?}, but the archive says {archived:?} and the group {committed:?}"

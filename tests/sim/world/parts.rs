@@ -2,15 +2,16 @@
 //! the states of its task.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lakeferry::config::WorkerConfig;
 use lakeferry::task::{Handle, State, StatusListener, TaskId};
 use lakeferry_api::{Config, Executor};
 
-use super::{CONNECTOR, gap};
+use super::gap;
+use super::takeover::{self, Archivist};
 use crate::awaits::{Stage, waits_here};
 use crate::broker::Broker;
 use crate::chance::Diary;
@@ -35,9 +36,9 @@ pub(crate) fn worker_config() -> WorkerConfig {
     WorkerConfig::standalone(&config(&settings)).unwrap()
 }
 
-pub(super) fn connector_config(settings: &Settings, url: &str, fails_on_gap: bool) -> Config {
+pub(super) fn connector_config(settings: &Settings, archivist: &Archivist, url: &str, fails_on_gap: bool) -> Config {
     let mut connector = config(&[
-        ("name", CONNECTOR),
+        ("name", archivist.connector),
         ("connector.class", "io.lakeferry.LakeSinkConnector"),
         ("topics.regex", "t.*"),
         ("store.url", url),
@@ -49,6 +50,9 @@ pub(super) fn connector_config(settings: &Settings, url: &str, fails_on_gap: boo
     connector.insert("format".to_owned(), format.to_owned());
     connector.insert("flush.size".to_owned(), settings.flush_size.to_string());
     connector.insert("rotate.age.ms".to_owned(), settings.age_ms.to_string());
+    if !archivist.takes.is_empty() {
+        connector.insert("archive.takeover".to_owned(), archivist.takes.join(","));
+    }
     if fails_on_gap {
         connector.insert("errors.on.gap".to_owned(), "fail".to_owned());
     }
@@ -103,6 +107,10 @@ pub(super) struct Listener {
     pub(super) worker: String,
     /// The task has failed, and was right to.
     pub(super) gave_up: Arc<AtomicBool>,
+    /// For which connector it runs.
+    pub(super) archivist: Archivist,
+    /// The task has failed because this owner archives here, and was right to.
+    pub(super) refused: Arc<Mutex<Option<String>>>,
 }
 
 impl StatusListener for Listener {
@@ -112,8 +120,11 @@ impl StatusListener for Listener {
         if state != State::Failed {
             return;
         }
-        match gap::told(&trace) {
-            Some(gap) if gap.is_true(&self.broker) => self.gave_up.store(true, Ordering::Relaxed),
+        match (gap::told(&trace), takeover::told(&trace)) {
+            (Some(gap), _) if gap.is_true(&self.broker) => self.gave_up.store(true, Ordering::Relaxed),
+            (_, Some(told)) if told.is_true(&self.broker.store, &self.archivist) => {
+                *self.refused.lock().unwrap() = Some(told.owner);
+            }
             _ => self.diary.accuse(format!("{} {id} FAILED: {trace}", self.worker)),
         }
     }

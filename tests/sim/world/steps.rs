@@ -58,6 +58,7 @@ impl World {
                 }
             }
             Step::Alter(alteration) => self.alter(alteration).await,
+            Step::TakeOver(step) => self.take_over(step).await,
             Step::Sweep { partition } => self.sweep_beside(partition).await,
             Step::ForgetOffsets => self.forget_offsets(),
             Step::Rebalance => {
@@ -122,7 +123,9 @@ impl World {
 
     /// Everybody stops; then the archive is as if files had ended out of order, and the log may begin behind them.
     async fn publish_ahead(&mut self, partition: u64, per_mille: u64) {
-        let Some(partition) = self.partition(partition).filter(|partition| !self.cut_back.contains(partition)) else {
+        let is_calm = !self.has_former();
+        let chosen = self.partition(partition).filter(|partition| is_calm && !self.cut_back.contains(partition));
+        let Some(partition) = chosen else {
             return;
         };
         for at in 0..self.workers.len() {
@@ -134,9 +137,11 @@ impl World {
         if let Some(resume) = ahead::publish_ahead(&self.store, &partition).await {
             self.diary.note(format!("{partition} has files ahead of {resume}"));
             let mut state = self.broker.lock();
-            if let Some(committed) = state.committed.get_mut(&partition) {
-                *committed = resume.min(*committed);
-            }
+            state.each_committed(|committed| {
+                if let Some(committed) = committed.get_mut(&partition) {
+                    *committed = resume.min(*committed);
+                }
+            });
             drop(state);
             self.broker.change(&partition, "loses its oldest records", |log| {
                 log.remove_before(resume + (log.stable() - resume) * per_mille.saturating_sub(500) as i64 / 1_000);
@@ -157,7 +162,7 @@ impl World {
             durable.push((self.clock.ms(), self.store.resume(&partition).unwrap_or(0)));
         }
         self.broker.lock().torrent = false;
-        let committed = self.broker.lock().committed.get(&partition).copied().unwrap_or(0);
+        let committed = self.broker.lock().committed().get(&partition).copied().unwrap_or(0);
         let due = durable.iter().rev().find(|(at, _)| at + COMMIT_LAG_MS < until).map_or(0, |(_, resume)| *resume);
         if committed < due {
             self.diary.accuse(format!("{partition} is committed at {committed}, was durable to {due} long ago"));
@@ -189,7 +194,7 @@ impl World {
     fn forget_offsets(&self) {
         let mut state = self.broker.lock();
         let needs_them = state.reset != Reset::Earliest;
-        state.committed.retain(|partition, _| needs_them && self.store.resume(partition).is_none());
+        state.each_committed(|all| all.retain(|name, _| needs_them && self.store.resume(name).is_none()));
         state.forget_begun(|_| true);
     }
 
@@ -219,7 +224,7 @@ impl World {
     pub(super) fn owned(&self, partition: u64) -> Option<(TopicPartition, String)> {
         let partition = self.partition(partition)?;
         let state = self.broker.lock();
-        let member = &state.group.members[state.group.owner.get(&partition)?];
+        let member = &state.group().members[state.group().owner.get(&partition)?];
         let worker = member.name.split('/').next()?.to_owned();
         Some((partition.clone(), worker))
     }

@@ -12,6 +12,12 @@ fn set(value: &mut Value, to: Value) -> Option<()> {
     Some(())
 }
 
+/// Another connector wrote it.
+fn be_of_heir(entry: &mut Value) -> Option<()> {
+    set(&mut entry["writer"]["connector"], json!("heir"))?;
+    set(&mut entry["owner"]["group"], json!("connect-heir"))
+}
+
 /// Of what was published last nobody remembers the leader epoch.
 fn unmark(entry: &mut Value) -> Option<()> {
     set(&mut entry["log"]["leader_epoch"], Value::Null)?;
@@ -80,6 +86,15 @@ pub(super) const DAMAGES: &[(&str, &str, Damage)] = &[
     // Laws 1 to 4.
     ("a number again", "is entry", |all| add(&mut all.commit()?["seq"], 1)),
     ("another owner", "owner", |all| set(&mut all.commit()?["owner"]["group"], json!("connect-other"))),
+    ("another owner in the middle", "in no open", |all| be_of_heir(all.commit()?)),
+    ("another owner without leave", "without leave", |all| {
+        be_of_heir(
+            all.entry(|entry| {
+                entry["kind"] == "open" && entry["seq"] != 0 && entry["owner"]["group"] == "connect-sink"
+            })?,
+        )
+    }),
+    ("another writer's owner", "of an entry by", |all| set(&mut all.commit()?["writer"]["connector"], json!("heir"))),
     ("a short writer", "writer.id", |all| set(&mut all.commit()?["writer"]["id"], json!("00ff"))),
     ("another topic", "it says that it is of", |all| set(&mut all.commit()?["source"]["topic"], json!("t9"))),
     ("another partition", "it says that it is of", |all| add(&mut all.commit()?["source"]["partition"], 1)),
