@@ -136,20 +136,42 @@ pub(crate) enum Step {
 impl Plan {
     /// The plan of `seed`.
     pub(crate) fn of(seed: u64) -> Self {
+        Self::draw(seed, Rare::of(seed))
+    }
+
+    /// The plan of `seed` if this is so in it.
+    pub(crate) fn draw(seed: u64, rare: Rare) -> Self {
         if let Some(drill) = drill::of(seed) {
             return drill;
         }
-        let mut plan = Self::of_archive(seed);
+        let mut plan = Self::of_archive(seed, rare);
         if plan.is_torrent() {
             return plan;
         }
         plan.draw_takeovers();
+        plan.draw_large();
         // Dice of its own: whatever is changed about restores leaves the archives of all seeds as they are.
         let mut dice = StdRng::seed_from_u64(seed ^ 0xbac4);
         plan.conditions = Conditions::draw(&mut dice);
         let setbacks = plan.conditions.setbacks(&mut dice);
         plan.steps.extend(setbacks.into_iter().map(|(gap_ms, setback)| (gap_ms, Step::Restore(setback))));
         plan
+    }
+
+    /// What is to be on disk must be large, and come while memory is short. Dice of its own, too.
+    fn draw_large(&mut self) {
+        if self.settings.rare.spill_mib.is_none() {
+            return;
+        }
+        self.settings.memory_bytes = 4 << 20;
+        self.settings.flush_size = self.settings.flush_size.max(8);
+        self.settings.age_ms = self.settings.age_ms.max(3_000);
+        let mut dice = StdRng::seed_from_u64(self.seed ^ 0xd15c0);
+        for _ in 0..dice.random_range(1..4) {
+            let at = dice.random_range(0..=self.steps.len());
+            let (partition, records) = (dice.random(), dice.random_range(3..9));
+            self.steps.insert(at, (0, Step::Produce { partition, records, bytes: LARGE_BYTES, end: None }));
+        }
     }
 
     /// Dice of their own, too.
@@ -167,14 +189,14 @@ impl Plan {
         }
     }
 
-    fn of_archive(seed: u64) -> Self {
+    fn of_archive(seed: u64, rare: Rare) -> Self {
         let mut dice = StdRng::seed_from_u64(seed);
         let settings = Settings::draw(&mut dice);
         if seed % TORRENT == TORRENT - 1 {
             return Self::torrent(seed, settings, &mut dice);
         }
         let theme = THEMES[(seed % THEMES.len() as u64) as usize];
-        let settings = Settings { rare: Rare::of(seed), ..settings.suited(theme) };
+        let settings = Settings { rare, ..settings.suited(theme) };
         let steps = (0..dice.random_range(10..60)).map(|_| {
             let gap_ms = if dice.random_bool(0.3) { dice.random_range(0..8_000) } else { dice.random_range(0..400) };
             (gap_ms, step(&mut dice, theme))

@@ -14,6 +14,8 @@ pub(crate) struct Rare {
     pub(crate) fails_on_gap: bool,
     /// A broker that is some seconds behind the others may answer any question about a partition, and any fetch.
     pub(crate) lags: bool,
+    /// Memory is short, there are large records, and so much room for open files on disk, in MiB.
+    pub(crate) spill_mib: Option<u64>,
     /// Other connectors take the archive over.
     pub(crate) takes_over: bool,
 }
@@ -52,6 +54,8 @@ impl Rare {
         let lags = dice(0x1a6).random_bool(0.2);
         // Where reading begins at the end another group begins at another one.
         let takes_over = reset != Reset::Latest && dice(0x7a7e).random_bool(0.15);
-        Self { takes_over, resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap, lags }
+        let mut disk = dice(0xd15c);
+        let spill_mib = disk.random_bool(0.08).then(|| if disk.random_bool(0.3) { 2 } else { 64 });
+        Self { spill_mib, takes_over, resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap, lags }
     }
 }

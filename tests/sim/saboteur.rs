@@ -4,7 +4,7 @@
 
 use lakeferry_api::simulation::sabotage::Fault;
 
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 use crate::rare::Rare;
 use crate::run;
 
@@ -49,10 +49,7 @@ pub(crate) fn chosen() -> Option<Fault> {
 
 /// The plan of `seed` without what is so in some seeds only: the rules that are broken are those of all.
 fn plain(seed: u64) -> Plan {
-    let mut plan = Plan::of(seed);
-    plan.settings.rare = Rare::default();
-    plan.steps.retain(|(_, step)| !matches!(step, Step::TakeOver(_)));
-    plan
+    Plan::draw(seed, Rare::default())
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod sweep;
 pub(crate) mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -24,7 +25,7 @@ use lakeferry_lake::store::memory;
 
 pub(crate) use self::steps::stop;
 
-use self::parts::{Listener, SlowExecutor, connector_config, join, worker_config};
+use self::parts::{Disk, Listener, SlowExecutor, connector_config, join, worker_config};
 use self::takeover::{Archivist, Archivists};
 use crate::awaits::{Blow, Hit, Stretch, Trap};
 use crate::broker::Broker;
@@ -57,6 +58,8 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     /// Tells the stores of this run from those of others in this process.
     pub(crate) run: u64,
+    /// The folder of everybody's disk.
+    disks: PathBuf,
     workers: Vec<Worker>,
     /// Those of connectors that were deleted, whether or not they know.
     former: Vec<Worker>,
@@ -85,6 +88,7 @@ impl Drop for World {
         // Else the stores of all runs are kept until the last has ended: by their names, and by their judges, who know
         // the cluster, which knows its store.
         self.store.dismiss_judge();
+        let _ = std::fs::remove_dir_all(&self.disks);
         for worker in self.workers.iter().chain(&self.former) {
             memory::place(&self.url(&worker.name), None);
         }
@@ -103,12 +107,17 @@ struct Worker {
     gave_up: Arc<AtomicBool>,
     /// Its task has failed because this owner archives here.
     refused: Arc<Mutex<Option<String>>>,
+    /// The folder of its disk in this life, if it has one.
+    disk: Option<PathBuf>,
 }
 
 impl Worker {
     /// Ends its task as a user does, and then its process.
     async fn end(&mut self, (clock, diary): (&Arc<SimClock>, &Diary), peace: bool) {
         let Some(mut handle) = self.handle.take() else { return };
+        if let Some(bytes) = self.disk.as_deref().map(bytes_on_disk).filter(|bytes| *bytes > 0) {
+            diary.note(format!("{} had up to {bytes} bytes on disk", self.name));
+        }
         if self.process.is_dead() {
             return;
         }
@@ -147,6 +156,7 @@ impl World {
             up_at_ms: Some(0),
             gave_up: Arc::default(),
             refused: Arc::default(),
+            disk: None,
         });
         Self {
             clock: Arc::clone(clock),
@@ -156,6 +166,7 @@ impl World {
             broker,
             plan: plan.clone(),
             run,
+            disks: std::env::temp_dir().join(format!("lakeferry-sim-{}-{run}", std::process::id())),
             workers: workers.collect(),
             former: Vec::new(),
             archivist: Archivist::first(),
@@ -259,6 +270,8 @@ impl World {
         self.archivists.lock().unwrap().insert(name.clone(), archivist.clone());
         self.fail_on_gap(&name, fails_on_gap);
         self.diary.note(format!("{name} starts"));
+        let disk = self.disk(&name, lives);
+        self.workers[at].disk = disk.as_ref().map(|(folder, _)| folder.clone());
         process.set_striker(self.striker(&name, &process));
         let url = self.url(&name);
         memory::place(&url, Some(self.store.client(&name, &process)));
@@ -267,7 +280,7 @@ impl World {
         let seed = self.plan.seed.wrapping_mul(31).wrapping_add(at as u64 * 1_000 + lives);
         let parts = Parts {
             catalog: Arc::new(plugins::catalog()),
-            worker: Arc::new(worker_config()),
+            worker: Arc::new(worker_config(disk)),
             worker_id: format!("{name}:8083"),
             clients: Arc::new(clients),
             offsets: Arc::new(MemoryOffsetLog::default()),
@@ -291,6 +304,14 @@ impl World {
         let (broker, diary) = (Arc::clone(&self.broker), self.diary.clone());
         let listener = Arc::new(Listener { broker, diary, worker: name, gave_up: hears, archivist, refused });
         self.workers[at].handle = Some(Tasks::new(parts).spawn(spec, listener).unwrap());
+    }
+
+    /// Where a worker may put what its open files hold, in one of its lives: nobody finds what the one before left.
+    fn disk(&self, worker: &str, lives: u64) -> Disk {
+        let mib = self.plan.settings.rare.spill_mib?;
+        let folder = self.disks.join(format!("{worker}.{lives}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        Some((folder, mib << 20))
     }
 
     fn fail_on_gap(&self, worker: &str, fails: bool) {
@@ -436,4 +457,11 @@ impl World {
             }
         });
     }
+}
+
+/// The most that this process had in the files of a folder at once: they have no name, but it holds them open.
+fn bytes_on_disk(folder: &Path) -> u64 {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = open.filter(|fd| std::fs::read_link(fd).is_ok_and(|file| file.starts_with(folder)));
+    ours.filter_map(|fd| std::fs::metadata(fd).ok()).map(|file| file.len()).sum()
 }

@@ -64,7 +64,7 @@ impl Instance {
         let budget = Budget::new(MEMORY_BYTES);
         let tasks = Tasks::new(Parts {
             catalog: Arc::new(plugins::catalog()),
-            worker: Arc::new(worker_config()),
+            worker: Arc::new(worker_config(None)),
             worker_id: format!("{name}:8083"),
             clients: Arc::clone(&clients),
             offsets: Arc::new(MemoryOffsetLog::default()),

@@ -179,7 +179,7 @@ impl World {
     fn herder_parts(&self, name: &str, process: &Arc<Process>) -> herder::Parts {
         let tasks = task::Parts {
             catalog: Arc::new(plugins::catalog()),
-            worker: Arc::new(worker_config()),
+            worker: Arc::new(worker_config(None)),
             worker_id: format!("{name}:8083"),
             clients: Arc::new(SimClients {
                 broker: Arc::clone(&self.broker),

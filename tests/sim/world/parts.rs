@@ -2,6 +2,7 @@
 //! the states of its task.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,12 @@ use crate::store::spawn;
 
 const JOIN: Duration = Duration::from_secs(30);
 
-pub(crate) fn worker_config() -> WorkerConfig {
+/// Where open files may wait on disk: the folder, and how many bytes.
+pub(crate) type Disk = Option<(PathBuf, u64)>;
+
+pub(crate) fn worker_config(disk: Disk) -> WorkerConfig {
+    let (dir, bytes) = disk.unwrap_or_default();
+    let (dir, bytes) = (dir.display().to_string(), bytes.max(1).to_string());
     let settings = [
         ("bootstrap.servers", "sim:9092"),
         ("key.converter", "org.apache.kafka.connect.converters.ByteArrayConverter"),
@@ -31,7 +37,8 @@ pub(crate) fn worker_config() -> WorkerConfig {
         ("offset.storage.file.filename", "unused"),
         ("offset.flush.interval.ms", "3000"),
         ("task.shutdown.graceful.timeout.ms", "20000"),
-        ("lakeferry.spill.dir", ""),
+        ("lakeferry.spill.dir", dir.as_str()),
+        ("lakeferry.spill.bytes", bytes.as_str()),
     ];
     WorkerConfig::standalone(&config(&settings)).unwrap()
 }

@@ -130,6 +130,7 @@ impl World {
                 up_at_ms: Some(now),
                 gave_up: Arc::default(),
                 refused: Arc::default(),
+                disk: None,
             };
             self.former.push(std::mem::replace(worker, heir));
         }
