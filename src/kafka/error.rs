@@ -16,7 +16,7 @@ pub(super) fn explain(failure: &Failure, what: impl Display) -> ConnectError {
         _ if failure.is_certificate() && failure.text.contains("verify failed") => UNTRUSTED,
         Code::RD_KAFKA_RESP_ERR__SSL => "; check security.protocol and the ssl.* settings",
         _ if is_denied(failure.code) => "; grant this user the right that the operation needs",
-        Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => "; raise max.request.size or the topic's max.message.bytes",
+        Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => TOO_LARGE,
         _ => "",
     };
     ConnectError::new(kind, format!("{what}: {}{remedy}", failure.text))
@@ -101,6 +101,10 @@ fn is_denied(code: Code) -> bool {
             | RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED
     )
 }
+
+/// What helps where a record is too large, or only the batch that the client made of several: it splits none.
+const TOO_LARGE: &str = "; raise max.request.size or the topic's max.message.bytes, or, where each record is smaller than \
+    that, set the producer's batch.size below it (producer.override.batch.size)";
 
 /// What helps where the broker's certificate is not trusted.
 const UNTRUSTED: &str = "; name the PEM file of the authority that issued the broker's certificate in \

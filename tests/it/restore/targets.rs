@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use super::{held, thick, visible};
+use serde_json::{Value, json};
+
+use super::{assert_holds, held, thick, visible};
 use crate::journey::{Worker, run};
-use crate::kit::{self, need};
-use crate::lake::Lake;
+use crate::kit::{self, need, wait_until};
+use crate::lake::{Lake, wait_trace};
 use crate::topic::produce;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -71,4 +73,32 @@ fn targets_that_cannot_be_made_are_told_before_anything_is() {
     assert!(code == 0 && kafka.topic("unmade-late-back").unwrap().is_none(), "{code} {out}\n{err}");
     let (code, out, err) = restore("unmade-late-back", &["--yes"]);
     assert!(code == 0 && held(kafka, "unmade-late-back") > 0, "{code} {out}\n{err}");
+}
+
+#[test]
+fn a_target_that_takes_only_small_batches_is_filled_in_small_batches() {
+    let kafka = need!(kit::kafka());
+    let truth = [thick(400, 2000, EARLY)];
+    let lake = Lake::of(kafka, "batched", &truth, &[("retention.ms", "-1")]);
+    let configs = [
+        ("retention.ms", "-1"),
+        ("max.message.bytes", "100000"),
+        ("message.timestamp.before.max.ms", "9223372036854775807"),
+    ];
+    kafka.create_topic("batched-back", 1, &configs).unwrap();
+    let mut config = json!({
+        "connector.class": "LakeSource",
+        "store.url": lake.url(),
+        "topics": "batched",
+        "topic.rename": "batched:batched-back",
+    });
+    let replay = |config: &Value| json!({ "name": "batched-replay", "config": config });
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[replay(&config)]);
+    wait_trace(&worker, "batched-replay", "producer.override.batch.size");
+    worker.stop();
+    config["producer.override.batch.size"] = json!("50000");
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[replay(&config)]);
+    wait_until("it is replayed", SOON, || visible(kafka, "batched-back") == 400).unwrap();
+    worker.stop();
+    assert_holds(kafka, "batched-back", &truth);
 }
