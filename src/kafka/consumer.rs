@@ -180,7 +180,7 @@ enum Said {
 /// thread tells past the channel: what the group gives this member now.
 #[derive(Default)]
 struct Orders {
-    starts: BTreeMap<TopicPartition, Start>,
+    starts: BTreeMap<TopicPartition, StartOrder>,
     held: BTreeMap<TopicPartition, bool>,
     released: u64,
     closing: bool,
@@ -189,7 +189,7 @@ struct Orders {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Start {
+struct StartOrder {
     place: Place,
     generation: u64,
 }
@@ -235,7 +235,7 @@ impl GroupConsumer {
             self.last += 1;
             self.generations.insert(partition.clone(), self.last);
             self.member.positions().insert(partition.clone(), place.offset);
-            starts.insert(partition.clone(), Start { place: *place, generation: self.last });
+            starts.insert(partition.clone(), StartOrder { place: *place, generation: self.last });
         }
         self.order(|orders| {
             if release {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, BatchBuilder, EpochMark, Place, TopicPartition};
 
 use super::super::ffi::Message;
-use super::{BATCH_BYTES, BATCH_RECORDS, Start};
+use super::{BATCH_BYTES, BATCH_RECORDS, StartOrder};
 
 /// What a partition is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Slot {
     }
 
     /// Forgets what was fetched and waits to begin at `start`.
-    pub(super) fn start(&mut self, start: Start, now: Duration) {
+    pub(super) fn start(&mut self, start: StartOrder, now: Duration) {
         let dead = self.is_dead();
         self.open = None;
         self.generation = start.generation;

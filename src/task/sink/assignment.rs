@@ -17,7 +17,7 @@ use std::time::Duration;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Batch, Closing, ConnectError, Kind, PartitionView, Places, Result, TopicPartition};
 
-use super::opening::{Start, Step, Waits, views};
+use super::opening::{Beginning, Step, Waits, views};
 use super::{SinkLoop, unrecoverable};
 use crate::spawn::within;
 use crate::task::doubts::{Doubt, Doubts, Insisted, ends_before};
@@ -185,7 +185,7 @@ impl SinkLoop {
         Ok(())
     }
 
-    fn begin(&mut self, starts: BTreeMap<TopicPartition, Start>) {
+    fn begin(&mut self, starts: BTreeMap<TopicPartition, Beginning>) {
         if starts.is_empty() {
             return;
         }
@@ -193,11 +193,11 @@ impl SinkLoop {
         // Or who begins again would begin elsewhere, and at the end of the log pass over what is there meanwhile.
         let is_latest = self.parts.context.offset_reset == OffsetReset::Latest;
         let untold =
-            |(partition, start): (_, &Start)| !start.committed && (is_latest || !self.opening.keeps(partition));
+            |(partition, start): (_, &Beginning)| !start.committed && (is_latest || !self.opening.keeps(partition));
         if starts.iter().any(untold) {
             self.next_commit = self.clock.monotonic();
         }
-        for (partition, Start { place, committed }) in starts {
+        for (partition, Beginning { place, committed }) in starts {
             tracing::info!(%partition, offset = place.offset, "reading begins");
             let sought = self.opening.placed(&partition);
             self.doubts().settle(&partition);

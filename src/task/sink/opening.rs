@@ -41,14 +41,14 @@ pub(super) struct Opening {
 /// What is to be done with a partition that the task has open.
 #[derive(Debug)]
 pub(super) enum Step {
-    Begin(Start),
+    Begin(Beginning),
     /// The log does not have what the task names: it is asked anew.
     Anew(Doubt),
 }
 
 /// Where a partition begins, and whether the group holds just that.
 #[derive(Debug)]
-pub(super) struct Start {
+pub(super) struct Beginning {
     pub(super) place: Place,
     pub(super) committed: bool,
 }
@@ -225,18 +225,18 @@ pub(super) async fn views(context: &TaskSinkContext, partitions: &[TopicPartitio
 /// Where the task says, unless something speaks against it still.
 async fn by_task(context: &TaskSinkContext, partition: &TopicPartition, place: Place, now: Duration) -> Result<Step> {
     if !context.doubts.of(partition).is_some_and(|doubt| doubt.is_about(place.offset)) {
-        return Ok(Step::Begin(Start { place, committed: false }));
+        return Ok(Step::Begin(Beginning { place, committed: false }));
     }
     let view = context.partition(partition).await?;
     // Looked at only now: the view tells which topic it is, and a doubt may have been of another.
     let doubt = context.doubts.of(partition).and_then(|doubt| doubt.asked_again(place.offset, &view, now));
-    Ok(doubt.map_or(Step::Begin(Start { place, committed: false }), Step::Anew))
+    Ok(doubt.map_or(Step::Begin(Beginning { place, committed: false }), Step::Anew))
 }
 
 /// Where the group says, but not behind the point where the log parted from what was read of it.
 fn by_group(context: &TaskSinkContext, partition: &TopicPartition, committed: i64) -> Step {
     let parted = context.doubts.parted_at(partition).unwrap_or(i64::MAX);
-    Step::Begin(Start { place: committed.min(parted).into(), committed: committed <= parted })
+    Step::Begin(Beginning { place: committed.min(parted).into(), committed: committed <= parted })
 }
 
 /// `auto.offset.reset` for a partition without any offset.
@@ -254,8 +254,8 @@ async fn by_reset(context: &TaskSinkContext, partition: &TopicPartition) -> Resu
     Ok(Step::Begin(match policy {
         OffsetReset::Latest => {
             let offset = view.truncated_at.unwrap_or(view.last_stable_offset);
-            Start { place: offset.into(), committed: false }
+            Beginning { place: offset.into(), committed: false }
         }
-        _ => Start { place: view.log_start_offset.into(), committed: !known },
+        _ => Beginning { place: view.log_start_offset.into(), committed: !known },
     }))
 }

@@ -7,7 +7,7 @@ use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Result, TopicPartition};
 use object_store::ObjectStoreExt;
 
-use super::commit::{Segment, commit_entry};
+use super::commit::{Stretch, commit_entry};
 use super::partition::Shared;
 use crate::manifest::model::{Entry, Reason};
 use crate::manifest::{Digest, End, Outcome, wire};
@@ -17,16 +17,16 @@ pub(super) async fn commit(
     shared: &Arc<Shared>,
     name: &TopicPartition,
     end: &End,
-    segments: &[Segment],
+    stretches: &[Stretch],
 ) -> Option<Result<End>> {
     if sabotage::is(Fault::EpochNotChecked) {
-        return Some(behind_the_winner(shared, name, end, segments).await);
+        return Some(behind_the_winner(shared, name, end, stretches).await);
     }
     if sabotage::is(Fault::RetryPublishesTwice) {
-        return Some(twice(shared, name, end, segments).await);
+        return Some(twice(shared, name, end, stretches).await);
     }
-    if sabotage::is(Fault::RetryWithOtherBytes) && segments.len() > 1 {
-        return grown(shared, name, end, segments).await;
+    if sabotage::is(Fault::RetryWithOtherBytes) && stretches.len() > 1 {
+        return grown(shared, name, end, stretches).await;
     }
     None
 }
@@ -36,11 +36,11 @@ async fn behind_the_winner(
     shared: &Arc<Shared>,
     name: &TopicPartition,
     end: &End,
-    segments: &[Segment],
+    stretches: &[Stretch],
 ) -> Result<End> {
     let mut end = end.clone();
     loop {
-        let (entry, outcome) = send(shared, name, &end, segments).await?;
+        let (entry, outcome) = send(shared, name, &end, stretches).await?;
         match outcome {
             Outcome::Committed => return Ok(entry),
             Outcome::Lost => {
@@ -53,21 +53,21 @@ async fn behind_the_winner(
 }
 
 /// Publishes under the next number what was in doubt under this one.
-async fn twice(shared: &Arc<Shared>, name: &TopicPartition, end: &End, segments: &[Segment]) -> Result<End> {
-    match send(shared, name, end, segments).await {
+async fn twice(shared: &Arc<Shared>, name: &TopicPartition, end: &End, stretches: &[Stretch]) -> Result<End> {
+    match send(shared, name, end, stretches).await {
         Ok((entry, Outcome::Committed)) => Ok(entry),
         Ok((_, Outcome::Lost)) => Err(ConnectError::retriable(format!("{name}: another was first"))),
         Err(_) => {
-            let first = entry_of(shared, end, segments)?;
-            let (entry, _) = send(shared, name, &first, segments).await?;
+            let first = entry_of(shared, end, stretches)?;
+            let (entry, _) = send(shared, name, &first, stretches).await?;
             Ok(entry)
         }
     }
 }
 
-/// Sends all segments but the last and, where that is in doubt, all of them under the same number.
-async fn grown(shared: &Arc<Shared>, name: &TopicPartition, end: &End, segments: &[Segment]) -> Option<Result<End>> {
-    let (rest, fewer) = segments.split_last()?;
+/// Sends all stretches but the last and, where that is in doubt, all of them under the same number.
+async fn grown(shared: &Arc<Shared>, name: &TopicPartition, end: &End, stretches: &[Stretch]) -> Option<Result<End>> {
+    let (rest, fewer) = stretches.split_last()?;
     match send(shared, name, end, fewer).await {
         Ok((entry, Outcome::Committed)) => {
             Some(send(shared, name, &entry, std::slice::from_ref(rest)).await.map(|sent| sent.0))
@@ -77,14 +77,14 @@ async fn grown(shared: &Arc<Shared>, name: &TopicPartition, end: &End, segments:
     }
 }
 
-async fn send(shared: &Arc<Shared>, name: &TopicPartition, end: &End, segments: &[Segment]) -> Result<(End, Outcome)> {
-    let entry = entry_of(shared, end, segments)?;
+async fn send(shared: &Arc<Shared>, name: &TopicPartition, end: &End, stretches: &[Stretch]) -> Result<(End, Outcome)> {
+    let entry = entry_of(shared, end, stretches)?;
     let outcome = shared.manifests.create(name, entry.entry.seq, entry.bytes.clone()).await?;
     Ok((entry, outcome))
 }
 
-fn entry_of(shared: &Arc<Shared>, end: &End, segments: &[Segment]) -> Result<End> {
-    let entry = commit_entry(shared, end, segments.to_vec(), None, Reason::Unknown)?;
+fn entry_of(shared: &Arc<Shared>, end: &End, stretches: &[Stretch]) -> Result<End> {
+    let entry = commit_entry(shared, end, stretches.to_vec(), None, Reason::Unknown)?;
     let bytes = wire::encode(&entry)?;
     Ok(End { sha256: Digest::of(&bytes), entry, bytes })
 }

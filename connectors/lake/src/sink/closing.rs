@@ -1,7 +1,7 @@
 //! What a [`Partition`](super::partition::Partition) has finished reading: stretches of offsets, in order, that wait
 //! to be named by an entry.
 
-use super::commit::Segment;
+use super::commit::Stretch;
 use super::writer::OpenFile;
 
 /// A stretch of offsets that waits to be named by an entry.
@@ -30,13 +30,13 @@ impl Ended {
     }
 
     /// What the entry says of it; `None` where it is not stored yet.
-    pub(super) fn into_segment(self) -> Option<Segment> {
+    pub(super) fn into_stretch(self) -> Option<Stretch> {
         match self {
             Self::File { file, .. } => {
                 let (path, tail) = file.stored()?;
-                Some(Segment::File { contents: file.contents().clone(), path: path.clone(), tail: tail.clone() })
+                Some(Stretch::File { contents: file.contents().clone(), path: path.clone(), tail: tail.clone() })
             }
-            Self::Gap { from, to } => Some(Segment::Gap { from, to }),
+            Self::Gap { from, to } => Some(Stretch::Gap { from, to }),
         }
     }
 }

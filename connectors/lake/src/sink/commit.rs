@@ -42,14 +42,14 @@ pub(crate) struct Identity {
 
 /// A stretch of offsets that is ready to be named.
 #[derive(Debug, Clone)]
-pub(crate) enum Segment {
+pub(crate) enum Stretch {
     /// A durable object.
     File { contents: Contents, path: Path, tail: Tail },
     /// Offsets without records that no file answers for, both inclusive.
     Gap { from: i64, to: i64 },
 }
 
-impl Segment {
+impl Stretch {
     /// True where it answers for offsets without a record.
     fn has_holes(&self) -> bool {
         match self {
@@ -152,18 +152,23 @@ pub(super) fn check_same_topic(name: &TopicPartition, topic_id: Option<&str>, to
     }
 }
 
-/// Publishes `segments`, which continue `end` in order.
+/// Publishes `stretches`, which continue `end` in order.
 ///
 /// # Errors
 /// `Fenced` where the group gave the partition to somebody else; `Config` where another owner took over; `Retriable`
 /// where the partition is still ours and must begin again from the chain's end.
-pub(crate) async fn commit(shared: Arc<Shared>, name: TopicPartition, end: End, segments: Vec<Segment>) -> Result<End> {
-    if let Some(faulty) = broken::commit(&shared, &name, &end, &segments).await {
+pub(crate) async fn commit(
+    shared: Arc<Shared>,
+    name: TopicPartition,
+    end: End,
+    stretches: Vec<Stretch>,
+) -> Result<End> {
+    if let Some(faulty) = broken::commit(&shared, &name, &end, &stretches).await {
         return faulty;
     }
     let view = fresh_view(&shared, &name, end.entry.source.topic_id.as_deref()).await?;
-    let without_record = reason_of_holes(&shared, &name, &segments).await?;
-    let entry = commit_entry(&shared, &end, segments, view.as_ref(), without_record)?;
+    let without_record = reason_of_holes(&shared, &name, &stretches).await?;
+    let entry = commit_entry(&shared, &end, stretches, view.as_ref(), without_record)?;
     check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
     match create(&shared, &name, entry).await? {
         Some(end) => Ok(end),
@@ -201,10 +206,10 @@ pub(super) async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id:
 }
 
 /// Why offsets between records have none: the cleaner may have been at work only where the topic is compacted. Asked
-/// only where `segments` have such offsets.
-async fn reason_of_holes(shared: &Shared, name: &TopicPartition, segments: &[Segment]) -> Result<Reason> {
+/// only where `stretches` have such offsets.
+async fn reason_of_holes(shared: &Shared, name: &TopicPartition, stretches: &[Stretch]) -> Result<Reason> {
     let mut attempt = 0;
-    while segments.iter().any(Segment::has_holes) {
+    while stretches.iter().any(Stretch::has_holes) {
         match shared.context.topic(&name.topic).await {
             Ok(topic) => {
                 done_waiting(shared, name, attempt);
@@ -342,7 +347,7 @@ fn open_entry(shared: &Shared, start: &Start, view: &PartitionView, topic: Topic
 pub(super) fn commit_entry(
     shared: &Shared,
     end: &End,
-    segments: Vec<Segment>,
+    stretches: Vec<Stretch>,
     view: Option<&PartitionView>,
     without_record: Reason,
 ) -> Result<Entry> {
@@ -350,13 +355,13 @@ pub(super) fn commit_entry(
     let mut files = Vec::new();
     let mut gaps = Vec::new();
     let mut mark = previous.log.mark();
-    for segment in segments {
-        match segment {
-            Segment::File { contents, path, tail } => {
+    for stretch in stretches {
+        match stretch {
+            Stretch::File { contents, path, tail } => {
                 mark = contents.mark().or(mark);
                 files.push(file_entry(shared, &contents, &path, &tail, without_record)?);
             }
-            Segment::Gap { from, to } => gaps.push(Gap { from, to, reason: without_record }),
+            Stretch::Gap { from, to } => gaps.push(Gap { from, to, reason: without_record }),
         }
     }
     let mut ahead = previous.ahead.clone();

@@ -58,7 +58,7 @@ pub(crate) struct Partition {
     start: Start,
     /// The next offset expected from Kafka.
     position: i64,
-    /// Where the next file's span begins: behind everything that a closed segment answers for.
+    /// Where the next file's span begins: behind everything that a closed stretch answers for.
     accounted: i64,
     /// Since when `start` is what counts.
     begun: Duration,
@@ -405,7 +405,7 @@ impl Partition {
     fn advance_uploads(&mut self) -> Result<()> {
         let Tenure::Open(end) = &self.tenure else { return Ok(()) };
         let epoch = end.entry.epoch;
-        let closing = self.closing.iter_mut().filter_map(|segment| match segment {
+        let closing = self.closing.iter_mut().filter_map(|stretch| match stretch {
             Ended::File { file, n } => Some((file, *n)),
             Ended::Gap { .. } => None,
         });
@@ -420,7 +420,7 @@ impl Partition {
         Ok(())
     }
 
-    /// Takes note of an entry that is committed, and sends the next for all segments that are stored, in order.
+    /// Takes note of an entry that is committed, and sends the next for all stretches that are stored, in order.
     fn advance_commit(&mut self) -> Result<()> {
         if let Some(job) = &mut self.commit {
             let Some(committed) = job.take_if_ended() else { return Ok(()) };
@@ -430,13 +430,13 @@ impl Partition {
             self.shared.troubles.tell(&self.name, None);
         }
         let Tenure::Open(end) = &self.tenure else { return Ok(()) };
-        let stored = self.closing.iter().take_while(|segment| segment.is_stored()).count();
+        let stored = self.closing.iter().take_while(|stretch| stretch.is_stored()).count();
         if stored == 0 {
             return Ok(());
         }
         let end = end.clone();
-        let segments: Vec<_> = self.closing.drain(..stored).filter_map(|segment| segment.into_segment()).collect();
-        let entry = commit::commit(Arc::clone(&self.shared), self.name.clone(), *end, segments);
+        let stretches: Vec<_> = self.closing.drain(..stored).filter_map(|stretch| stretch.into_stretch()).collect();
+        let entry = commit::commit(Arc::clone(&self.shared), self.name.clone(), *end, stretches);
         self.commit = Some(Job::start(&self.shared.ended, entry));
         Ok(())
     }
