@@ -16,7 +16,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{
-    Batch, Closing, Config, ConnectError, Kind, Opened, Positions, Result, SinkContext, SinkEvent, SinkTask,
+    Batch, Budget, Closing, Config, ConnectError, Kind, Opened, Positions, Result, SinkContext, SinkEvent, SinkTask,
     TopicPartition,
 };
 use object_store::ObjectStore;
@@ -171,19 +171,14 @@ impl LakeSinkTask {
     }
 
     /// Frees memory while the worker runs short of it: what the largest open files hold goes to disk. Where there is
-    /// no room the largest ends early: better a small file than none.
+    /// no room files end early: better a small file than none.
     async fn relieve_memory(&mut self) -> Result<()> {
-        let context = Arc::clone(&self.shared()?.context);
-        let budget = context.budget();
+        let budget = self.shared()?.context.budget();
         let (much, enough) = (budget.room() / 4 * 3, budget.room() / 2);
         if budget.moving() < much {
             return Ok(());
         }
-        let leaving: u64 = self.partitions.values().map(Partition::leaving_bytes).sum();
-        let mut by_size: Vec<_> =
-            self.partitions.iter_mut().filter(|(_, partition)| partition.open_file_bytes() > 0).collect();
-        by_size.sort_by_key(|(_, partition)| Reverse(partition.open_file_bytes()));
-        for (_, partition) in &mut by_size {
+        for (_, partition) in self.largest_first() {
             if budget.moving() < enough {
                 return Ok(());
             }
@@ -191,16 +186,38 @@ impl LakeSinkTask {
                 break;
             }
         }
-        let largest = by_size.into_iter().max_by_key(|(_, partition)| partition.open_file_bytes());
+        self.end_files_early(&budget, much).await
+    }
+
+    /// Ends the largest files, as many as bring what moves below `much` once they have left. Much smaller ones than
+    /// the largest stay: they would help little.
+    async fn end_files_early(&mut self, budget: &Budget, much: u64) -> Result<()> {
+        let context = Arc::clone(&self.shared()?.context);
         // What is on its way to the store frees its memory without more files that end for it.
-        let Some((name, partition)) = largest.filter(|_| budget.moving().saturating_sub(leaving) >= much) else {
-            return Ok(());
-        };
-        let bytes = partition.open_file_bytes();
-        tracing::info!(partition = %name, bytes, used = budget.used(), "closing a file early: memory runs short");
-        context.count(&SinkEvent::EndedEarly { partition: name });
-        partition.rotate().await?;
-        partition.progress().await
+        let leaving: u64 = self.partitions.values().map(Partition::leaving_bytes).sum();
+        let mut staying = budget.moving().saturating_sub(leaving);
+        let largest_first = self.largest_first();
+        let worthwhile = largest_first.first().map_or(0, |(_, largest)| largest.open_file_bytes() / 2);
+        for (name, partition) in largest_first {
+            let bytes = partition.open_file_bytes();
+            if staying < much || bytes < worthwhile {
+                break;
+            }
+            tracing::info!(partition = %name, bytes, staying, "closing a file early: memory runs short");
+            context.count(&SinkEvent::EndedEarly { partition: name });
+            partition.rotate().await?;
+            partition.progress().await?;
+            staying = staying.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// The partitions with open files, those that hold most memory first.
+    fn largest_first(&mut self) -> Vec<(&TopicPartition, &mut Partition)> {
+        let mut open: Vec<_> =
+            self.partitions.iter_mut().filter(|(_, partition)| partition.open_file_bytes() > 0).collect();
+        open.sort_by_key(|(_, partition)| Reverse(partition.open_file_bytes()));
+        open
     }
 }
 

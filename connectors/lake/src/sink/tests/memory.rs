@@ -145,6 +145,26 @@ async fn a_slow_store_makes_no_crumbs_of_files() {
 }
 
 #[tokio::test]
+async fn as_many_files_end_at_once_as_memory_is_short_of() {
+    let mut rig = Rig::new(&[("format", "archive.avro")]);
+    rig.budget = Budget::new(BUDGET_BYTES);
+    let mut writer = rig.writer(1);
+    let partitions: Vec<_> = (0..32).map(partition).collect();
+    writer.task.open(&partitions).await.unwrap();
+    let twice_the_budget: Vec<_> = partitions
+        .iter()
+        .map(|name| {
+            let mut builder = BatchBuilder::new(name.clone(), 0);
+            builder.push(0, (0, None), None, Some(&noise(name.partition.into())));
+            builder.build(1)
+        })
+        .collect();
+    writer.task.put(&twice_the_budget).await.unwrap();
+    let early = rig.kafka.lock().unwrap().ended_early;
+    assert!((20..32).contains(&early), "{early}");
+}
+
+#[tokio::test]
 async fn clients_that_hold_most_of_the_budget_make_no_crumbs_of_files() {
     let mut rig = Rig::new(&[]);
     rig.budget = Budget::new(BUDGET_BYTES);
