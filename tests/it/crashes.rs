@@ -131,6 +131,7 @@ fn is_upload_post(request: &HttpRequest) -> bool {
 enum Moment {
     /// Any, down to the start of the process.
     Random,
+    /// Of a whole object or of a part.
     DataPut,
     DataPutReply,
     ManifestPut,
@@ -138,26 +139,39 @@ enum Moment {
     /// Of the beginning or the end of an upload in parts.
     UploadPost,
     UploadPostReply,
-    /// HDFS: of a rename, which ends the writing of a file or makes it real.
-    RenameReply,
+    /// HDFS: of a rename, which ends the writing of a file or gives it its name. The path tells which kind of file.
+    DataRenameReply,
+    ManifestRenameReply,
     /// HDFS: of the end of a file's bytes.
-    CompleteReply,
+    DataCompleteReply,
+    ManifestCompleteReply,
 }
 
-/// A deck of moments, of which no more than half are random.
-const DECK: [Moment; 12] = [
+impl Moment {
+    /// The put of a data object or of a manifest, or its reply; on HDFS the steps that a put is made of.
+    fn is_put(self) -> bool {
+        !matches!(self, Self::Random | Self::UploadPost | Self::UploadPostReply)
+    }
+}
+
+/// A deck of moments: two of three are puts, so that however it is shuffled and wherever a run ends, at least half of
+/// ten and more are.
+const DECK: [Moment; 15] = [
     Moment::Random,
     Moment::Random,
     Moment::Random,
+    Moment::UploadPost,
+    Moment::UploadPostReply,
     Moment::DataPut,
     Moment::DataPutReply,
     Moment::ManifestPut,
+    Moment::ManifestPut,
     Moment::ManifestPutReply,
     Moment::ManifestPutReply,
-    Moment::UploadPost,
-    Moment::UploadPostReply,
-    Moment::RenameReply,
-    Moment::CompleteReply,
+    Moment::DataRenameReply,
+    Moment::ManifestRenameReply,
+    Moment::DataCompleteReply,
+    Moment::ManifestCompleteReply,
 ];
 
 /// The stores with a proxy before each.
@@ -181,6 +195,7 @@ impl Fronts {
             let matches = move |request: &HttpRequest| such(request) && seen.fetch_add(1, Ordering::SeqCst) == nth;
             Armed::Request(self.s3.fault_next(fault, matches))
         };
+        let cut = |method: &str, name: &str| Armed::Reply(self.hdfs.cut_reply_about(method, name, nth + 1));
         match moment {
             Moment::Random => Armed::After(Duration::from_millis(700 * nth as u64 + 37)),
             Moment::DataPut => hold(Fault::Hold, is_data_put),
@@ -189,8 +204,10 @@ impl Fronts {
             Moment::ManifestPutReply => hold(Fault::HoldReply, is_manifest_put),
             Moment::UploadPost => hold(Fault::Hold, is_upload_post),
             Moment::UploadPostReply => hold(Fault::HoldReply, is_upload_post),
-            Moment::RenameReply => Armed::Reply(self.hdfs.cut_reply("rename2", nth + 1)),
-            Moment::CompleteReply => Armed::Reply(self.hdfs.cut_reply("complete", nth + 1)),
+            Moment::DataRenameReply => cut("rename2", ".parquet"),
+            Moment::ManifestRenameReply => cut("rename2", ".json"),
+            Moment::DataCompleteReply => cut("complete", ".parquet"),
+            Moment::ManifestCompleteReply => cut("complete", ".json"),
         }
     }
 }
@@ -300,16 +317,20 @@ fn a_worker_that_is_killed_again_and_again_archives_every_record_once() {
     worker.stop();
 
     let kills = &killer.kills;
-    let by_proxy = rounds - kills.get(&Moment::Random).copied().unwrap_or_default();
+    let at = |such: fn(&Moment) -> bool| -> usize {
+        kills.iter().filter(|(moment, _)| such(moment)).map(|(_, count)| count).sum()
+    };
+    let (puts, by_proxy) = (at(|moment| moment.is_put()), at(|moment| *moment != Moment::Random));
     let [s3, hdfs] = &places;
     let seen =
         [s3.audit(python, &[(small, small_count), (large, large_count)]), hdfs.audit(python, &[(small, small_count)])];
     kit::home::say(&format!(
-        "crashes: {rounds} kills, {by_proxy} of them at a request or its reply: {kills:?}; {small_count} and {large_count} \
+        "crashes: {rounds} kills, {by_proxy} of them at a request or its reply, {puts} at a put or its: {kills:?}; {small_count} and {large_count} \
          records, each exactly once on S3 and the first on HDFS; {} leftovers swept meanwhile; seen: {seen:?}",
         killer.swept
     ));
-    assert!(by_proxy * 2 >= rounds, "{kills:?}");
+    assert_eq!(kills.values().sum::<usize>(), rounds, "{kills:?}");
+    assert!(puts * 2 >= rounds || rounds < 10, "{puts} of {rounds}: {kills:?}");
 }
 
 /// The requests of `front` to create this entry, in the order of their arrival.

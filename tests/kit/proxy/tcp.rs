@@ -1,8 +1,8 @@
 //! A proxy of bytes: cuts a connection when the reply to a request that contains certain bytes comes back.
 //!
-//! Made for the NameNode's RPC, whose requests name their method in clear. The request always reaches the server and
-//! is executed: the server's side of a cut connection stays open and is drained until the server closes it. What else
-//! was in flight on that connection is lost as well, as it is when a connection breaks.
+//! Made for the NameNode's RPC, whose requests name their method and, right behind it, their path in clear. The request
+//! always reaches the server and is executed: the server's side of a cut connection stays open and is drained until the
+//! server closes it. What else was in flight on that connection is lost as well, as it is when a connection breaks.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,6 +14,10 @@ use std::time::Duration;
 use super::front::{Front, Register, lock};
 use crate::kit::poll::wait_until;
 use crate::kit::{Result, http};
+
+/// How far behind the name of a method a request says what it is about. No request with a path and what follows it is
+/// shorter, so that none takes the next one's path for its own.
+const REACH: usize = 200;
 
 pub struct TcpProxy {
     front: Front,
@@ -27,6 +31,8 @@ pub struct Cut(Arc<CutState>);
 #[derive(Debug)]
 struct CutState {
     pattern: Vec<u8>,
+    /// What must stand within [`REACH`] bytes behind it.
+    about: Vec<u8>,
     strike_at: usize,
     matches: AtomicUsize,
     struck: AtomicBool,
@@ -53,9 +59,15 @@ impl TcpProxy {
 
     /// Cuts the reply of the `nth` request from now (1: the next one) that contains `pattern`, once.
     pub fn cut_reply(&self, pattern: impl AsRef<[u8]>, nth: usize) -> Cut {
-        let (pattern, strike_at) = (pattern.as_ref().to_vec(), nth.max(1));
+        self.cut_reply_about(pattern, "", nth)
+    }
+
+    /// The same, of requests that are about `about`: it stands soon behind the pattern. A request that arrives cut in
+    /// two between them is not counted.
+    pub fn cut_reply_about(&self, pattern: impl AsRef<[u8]>, about: &str, nth: usize) -> Cut {
+        let (pattern, about, strike_at) = (pattern.as_ref().to_vec(), about.as_bytes().to_vec(), nth.max(1));
         let (matches, struck) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let cut = Cut(Arc::new(CutState { pattern, strike_at, matches, struck }));
+        let cut = Cut(Arc::new(CutState { pattern, about, strike_at, matches, struck }));
         lock(&self.cuts).push(cut.clone());
         cut
     }
@@ -78,7 +90,8 @@ impl Cut {
 
     pub fn wait_struck(&self, limit: Duration) -> Result<()> {
         let pattern = String::from_utf8_lossy(&self.0.pattern).into_owned();
-        wait_until(&format!("the reply of a request with `{pattern}` is cut"), limit, || self.has_struck())
+        let about = String::from_utf8_lossy(&self.0.about);
+        wait_until(&format!("the reply of a request with `{pattern}` `{about}` is cut"), limit, || self.has_struck())
     }
 
     /// How many requests contained the pattern so far.
@@ -91,7 +104,12 @@ impl Cut {
         let state = &*self.0;
         let found = window.windows(state.pattern.len().max(1)).enumerate();
         let new_at = window.len() - fresh;
-        let count = found.filter(|(at, bytes)| *bytes == state.pattern && at + bytes.len() > new_at).count();
+        let is_about = |behind: &[u8]| {
+            let near = &behind[..behind.len().min(REACH)];
+            state.about.is_empty() || near.windows(state.about.len()).any(|bytes| bytes == state.about)
+        };
+        let is_such = |end: usize| end > new_at && is_about(&window[end..]);
+        let count = found.filter(|(at, bytes)| *bytes == state.pattern && is_such(at + bytes.len())).count();
         let before = state.matches.fetch_add(count, Ordering::SeqCst);
         before < state.strike_at && before + count >= state.strike_at
     }

@@ -192,6 +192,14 @@ fn tcp_cuts_the_reply_of_the_nth_request_with_the_bytes() {
     assert_eq!((server.saw("rename2"), cut.matches()), (2, 2), "executed all the same");
     assert_eq!(call(&mut one, &["rename2 d\n"]).unwrap(), "re rename2 d\n", "once, and that connection only");
     assert_eq!(cut.matches(), 3);
+    let cut = proxy.cut_reply_about("rename2", ".json", 1);
+    assert_eq!(call(&mut one, &["rename2 a.parquet\n"]).unwrap(), "re rename2 a.parquet\n", "another file");
+    let far = format!("rename2 {} a.json\n", "a".repeat(200));
+    assert!(call(&mut one, &[&far]).is_ok(), "too far behind");
+    assert_eq!(call(&mut one, &["create a.json\n"]).unwrap(), "re create a.json\n");
+    assert_eq!(call(&mut one, &["rename2 a.json\n"]).unwrap_or_default(), "");
+    cut.wait_struck(SOON).unwrap();
+    assert_eq!(cut.matches(), 1);
     proxy.refuse();
     assert!(TcpStream::connect(proxy.address()).is_err());
 }
