@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::io::Write;
 
 use chrono::{DateTime, SecondsFormat};
-use lakeferry_api::{Result, TopicPartition};
+use lakeferry_api::{Clock as _, Result, TopicPartition};
 use lakeferry_lake::inspect::{Incarnation, LineageSummary, LogSummary, TopicSummary, inspect};
 use lakeferry_lake::manifest::model::{Lineage, Reason, StartedBy, TopicSettings};
-use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind};
+use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind, StagedFiles};
 
 use super::lake::LakeArgs;
 use super::{Context, Exit};
+use crate::clock::SystemClock;
 
 /// Show what is in an archive: topics, partitions, offsets, times, files, and what is missing and why
 #[derive(Debug, clap::Args)]
@@ -42,9 +43,11 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
 impl Args {
     async fn read(&self) -> Result<Vec<TopicSummary>> {
         let (archive, leftovers) = self.lake.archive_and_leftovers()?;
+        // Before any chain is read.
+        let staged = StagedFiles::list(&leftovers, SystemClock::default().now_ms()).await?;
         let mut topics = Vec::new();
         for topic in self.lake.archived_topics(&archive).await? {
-            topics.push(inspect(&archive, &leftovers, &topic).await?);
+            topics.push(inspect(&archive, &leftovers, &staged, &topic).await?);
         }
         Ok(topics)
     }

@@ -8,6 +8,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use lakeferry::clock::SystemClock;
 use lakeferry_api::{Clock, TopicPartition};
 use lakeferry_lake::layout::{Layout, ObjectName};
+use lakeferry_lake::store::leftovers::StagedFile;
 use lakeferry_lake::store::{self, Lake as Store};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -66,6 +67,21 @@ fn paths(leftovers: &Value, kind: &str) -> Vec<String> {
     let mut paths: Vec<_> = of_kind.map(|leftover| leftover["path"].as_str().unwrap().to_owned()).collect();
     paths.sort();
     paths
+}
+
+/// `inspect` lists `staged`, two files of which the last epoch has begun one; of the other it tells `fate`.
+fn assert_inspect_lists(url: &str, staged: &[StagedFile], fate: &str) {
+    let mut expected: Vec<_> = staged.iter().map(|file| file.name.clone()).collect();
+    expected.sort();
+    let (code, found) = json(&["inspect", url]);
+    assert_eq!((code, paths(&found[0]["partitions"][0]["unreferenced"], "staged_file")), (0, expected));
+    let (code, out, err) = run(&["inspect", url]);
+    assert_eq!(code, 0, "{out}\n{err}");
+    for (epoch, fate) in [(1, fate), (2, "its epoch is the last one, whose writer may publish it yet")] {
+        let name = orphan("of any topic", epoch).filename().unwrap().to_owned();
+        let line = out.lines().find(|line| line.contains("no manifest names staged file") && line.contains(&name));
+        assert!(line.is_some_and(|line| line.contains(fate)), "{name}: {fate}\n{out}");
+    }
 }
 
 fn two_hours_ago_ms() -> u64 {
@@ -172,6 +188,7 @@ fn file_staged_files_and_objects_of_dead_epochs_go() {
     let staging = Arc::clone(leftovers.staging.as_ref().unwrap());
     let staged = || runtime.block_on(staging.list()).unwrap();
     assert_eq!(staged().len(), 2);
+    assert_inspect_lists(&lake.url(), &staged(), "its writer may be at it this moment");
     let (code, swept) = json(&["sweep", &lake.url()]);
     let one = [relative(&orphan(topic, 1))];
     assert_eq!((code, paths(&swept["removed"], "object").as_slice()), (0, one.as_slice()));
@@ -182,6 +199,7 @@ fn file_staged_files_and_objects_of_dead_epochs_go() {
         let file = std::fs::File::options().write(true).open(lake.dir.join(".tmp").join(file.name)).unwrap();
         file.set_modified(then).unwrap();
     }
+    assert_inspect_lists(&lake.url(), &staged(), "`lakeferry sweep` removes it");
     let (code, out, err) = run(&["sweep", &lake.url()]);
     assert!(
         code == 0 && out.contains("removed staged file") && out.contains("1 staged files and 0 probes of 5.0 MiB"),
@@ -224,6 +242,7 @@ fn hdfs_staged_files_and_objects_of_dead_epochs_go() {
         let (status, answer) = kit::http::request("PUT", &hdfs.http_address(), &path, "").unwrap();
         assert_eq!(status, 200, "{answer}");
     }
+    assert_inspect_lists(&url, &staged(), "`lakeferry sweep` removes it");
     let (code, swept) = json(&["sweep", &url]);
     let one = [relative(&orphan(topic, 1))];
     assert_eq!((code, paths(&swept["removed"], "object").as_slice()), (0, one.as_slice()));

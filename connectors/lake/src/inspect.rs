@@ -11,7 +11,7 @@ use crate::manifest::model::{Gap, Lineage, Missing, StartedBy, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
 use crate::source::incarnations::{Count, summaries};
 use crate::store::leftovers::Leftovers;
-use crate::sweep::{Found, Leftover};
+use crate::sweep::{Found, Leftover, StagedFiles};
 
 pub use crate::source::incarnations::Summary as Incarnation;
 
@@ -90,9 +90,10 @@ pub struct LogSummary {
     pub missing: Missing,
     /// Offsets that were never archived.
     pub gaps: Vec<Gap>,
-    /// Objects and unfinished uploads that no entry names: what a crash left, or a writer has not published yet.
+    /// Objects, unfinished uploads and staged files that no entry names: what a crash left, or a writer has not
+    /// published yet.
     pub unreferenced: Vec<Leftover>,
-    /// Why unfinished uploads were not looked at.
+    /// Why unfinished uploads, or staged files, were not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uploads_unseen: Option<String>,
 }
@@ -110,13 +111,19 @@ pub struct LineageSummary {
     pub archived_to: Option<i64>,
 }
 
-/// Sums up `topic`.
+/// Sums up `topic`; `staged` was listed before.
 ///
 /// # Errors
 /// As [`explain`](crate::store::explain).
-pub async fn inspect(archive: &Archive, leftovers: &Leftovers, topic: &str) -> Result<TopicSummary> {
+pub async fn inspect(
+    archive: &Archive,
+    leftovers: &Leftovers,
+    staged: &StagedFiles,
+    topic: &str,
+) -> Result<TopicSummary> {
     let partitions = archive.partitions(topic).await?;
-    let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, leftovers, partition)));
+    let left = (leftovers, staged);
+    let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, left, partition)));
     let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
     let (partitions, chains): (Vec<_>, Vec<_>) = read.into_iter().unzip();
     let whole: Vec<Chain> = chains.into_iter().flatten().collect();
@@ -126,7 +133,7 @@ pub async fn inspect(archive: &Archive, leftovers: &Leftovers, topic: &str) -> R
 
 async fn read(
     archive: &Archive,
-    leftovers: &Leftovers,
+    (leftovers, staged): (&Leftovers, &StagedFiles),
     partition: TopicPartition,
 ) -> Result<(PartitionSummary, Option<Chain>)> {
     // In this order, or what is published meanwhile would be told as left over.
@@ -137,7 +144,12 @@ async fn read(
         Err(error) => return Err(error),
     };
     let log = match &chain {
-        Some(chain) => Some(summarize(archive, chain, found)?),
+        Some(chain) => {
+            let mut log = summarize(archive, chain, found)?;
+            log.unreferenced.extend(staged.of(archive, &partition, log.epoch));
+            log.uploads_unseen = log.uploads_unseen.or_else(|| staged.unseen().map(str::to_owned));
+            Some(log)
+        }
         None => None,
     };
     Ok((PartitionSummary { partition: partition.partition, problem, log }, chain))
@@ -224,7 +236,8 @@ mod tests {
         let orphan = archive.layout.data_dir(&partition).join("orphan");
         archive.store.put(&orphan, PutPayload::from_static(b"x")).await.unwrap();
 
-        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         let log = found.partitions[0].log.as_ref().unwrap();
         assert_eq!((log.owner.as_str(), log.entries, log.lineage, log.lineages.len()), ("c/connect-archive", 5, 2, 2));
         let started_by: Vec<_> = log.lineages.iter().map(|line| line.started_by).collect();
@@ -251,7 +264,8 @@ mod tests {
         // Set back to 4, and what stands there is archived once more.
         archive.truncate(&first, 4).await;
         archive.publish(&first, &rows(4..10), 9).await;
-        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         let log = found.partitions[0].log.as_ref().unwrap();
         assert_eq!((log.records, log.is_exact, log.superseded, log.files), (10, true, 6, 2));
         let of = |found: &TopicSummary| {
@@ -263,11 +277,13 @@ mod tests {
 
         archive.written_at += 60_000;
         archive.recreate_as(&first, "B").await;
-        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         let (old, empty) = (("Qm9".to_owned(), 15, 6, true), ("B".to_owned(), 0, 0, false));
         assert_eq!(of(&found), [old, empty], "the empty one is not what a restore takes");
         archive.publish(&first, &rows(0..2), 1).await;
-        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         assert_eq!(of(&found), [("Qm9".to_owned(), 15, 6, false), ("B".to_owned(), 2, 0, true)]);
     }
 
@@ -280,7 +296,8 @@ mod tests {
         // The old one goes on, and has not looked again.
         archive.written_at += 1_000;
         archive.publish(&old, &[row(0, 1)], 0).await;
-        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         assert_eq!(found.settings.unwrap().partitions, 3);
     }
 
@@ -291,7 +308,8 @@ mod tests {
         archive.publish(&good, &[row(0, 1)], 0).await;
         let path = archive.layout.entry(&bad, 0);
         archive.store.put(&path, PutPayload::from_static(b"{")).await.unwrap();
-        let found = inspect(&archive.archive(), &Leftovers::default(), "orders").await.unwrap();
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         let [bad, good] = &found.partitions[..] else { panic!("{found:?}") };
         assert!(bad.problem.as_ref().unwrap().contains(path.as_ref()), "{bad:?}");
         assert_eq!((&good.problem, good.log.as_ref().unwrap().records), (&None, 1));

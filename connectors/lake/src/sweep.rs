@@ -119,6 +119,17 @@ pub struct Damage {
     pub problem: String,
 }
 
+/// The staging folder as it was before any chain was read: what `inspect` tells each partition's part of.
+#[derive(Debug, Default)]
+pub struct StagedFiles {
+    files: Vec<StagedFile>,
+    /// Files younger than this may be written this moment.
+    limit: Duration,
+    now_ms: i64,
+    /// Why the store does not show them.
+    unseen: Option<String>,
+}
+
 /// What stood in a partition's folder before its chain was read.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -163,7 +174,7 @@ impl Sweep<'_> {
             let mut tidied = stream::iter(partitions.into_iter().map(|partition| self.tidy(partition)))
                 .buffered(PARALLEL_PARTITIONS);
             while let Some(tidied) = tidied.next().await {
-                folders.add(self.archive, &tidied);
+                folders.add(self.archive, &tidied.partition, tidied.epoch);
                 swept.add(tidied.swept);
                 if let Some(failure) = tidied.failure {
                     return Err(failure);
@@ -242,7 +253,8 @@ impl Sweep<'_> {
 
     async fn tidy_probes(&self, probes: Vec<ObjectMeta>, swept: &mut Swept) -> Result<()> {
         for probe in probes {
-            let kept = self.is_young(probe.last_modified.timestamp_millis(), MIN_AGE).then_some(Kept::Young);
+            let modified_ms = probe.last_modified.timestamp_millis();
+            let kept = is_young(self.now_ms, modified_ms, MIN_AGE).then_some(Kept::Young);
             if kept.is_none() && !self.dry_run {
                 self.delete(&probe.location).await?;
             }
@@ -250,11 +262,6 @@ impl Sweep<'_> {
             swept.tell(Leftover { kind: LeftoverKind::Probe, path, bytes: Some(probe.size), kept });
         }
         Ok(())
-    }
-
-    fn is_young(&self, modified_ms: i64, limit: Duration) -> bool {
-        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        self.now_ms.saturating_sub(modified_ms) <= limit_ms
     }
 
     async fn tidy_staging(
@@ -267,16 +274,52 @@ impl Sweep<'_> {
         let Some(staging) = &self.leftovers.staging else { return Ok(()) };
         let limit = MIN_AGE.max(staging.lease());
         for file in staged {
-            let Some(kept) = folders.judge(&file, everything) else { continue };
-            let kept = kept.or(self.is_young(file.modified_ms, limit).then_some(Kept::Young));
-            if kept.is_none() && !self.dry_run {
+            let Some(leftover) = folders.leftover(&file, everything, (self.now_ms, limit)) else { continue };
+            if leftover.kept.is_none() && !self.dry_run {
                 staging.remove(&file).await?;
             }
-            let kind = LeftoverKind::StagedFile;
-            swept.tell(Leftover { kind, path: file.name, bytes: Some(file.bytes), kept });
+            swept.tell(leftover);
         }
         Ok(())
     }
+}
+
+impl StagedFiles {
+    /// Lists them, at `now_ms`; to be called before any chain is read. A store that does not show them to this user
+    /// hides nothing else.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub async fn list(leftovers: &Leftovers, now_ms: i64) -> Result<Self> {
+        let Some(staging) = &leftovers.staging else { return Ok(Self::default()) };
+        let (files, unseen) = match staging.list().await {
+            Ok(files) => (files, None),
+            Err(error) if error.kind() == Kind::Config => (Vec::new(), Some(error.message().to_owned())),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { files, limit: MIN_AGE.max(staging.lease()), now_ms, unseen })
+    }
+
+    /// Why the store does not show them, where it does not.
+    pub(crate) fn unseen(&self) -> Option<&str> {
+        self.unseen.as_deref()
+    }
+
+    /// Those that were to become an object or a manifest of `partition`, whose chain was read after the listing and
+    /// ends in `epoch`.
+    pub(crate) fn of(&self, archive: &Archive, partition: &TopicPartition, epoch: u32) -> Vec<Leftover> {
+        let mut folders = Folders::default();
+        folders.add(archive, partition, Some(epoch));
+        let age = (self.now_ms, self.limit);
+        let mut found: Vec<_> = self.files.iter().filter_map(|file| folders.leftover(file, false, age)).collect();
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        found
+    }
+}
+
+fn is_young(now_ms: i64, modified_ms: i64, limit: Duration) -> bool {
+    let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_sub(modified_ms) <= limit_ms
 }
 
 impl Swept {
@@ -357,11 +400,19 @@ fn keep(name: Option<&ObjectName>, end: u32) -> Option<Kept> {
 }
 
 impl Folders {
-    fn add(&mut self, archive: &Archive, tidied: &Tidied) {
+    fn add(&mut self, archive: &Archive, partition: &TopicPartition, epoch: Option<u32>) {
         use crate::store::Purpose;
         let layout = archive.manifests().layout();
-        self.data.insert(Purpose::folder_mark(&layout.data_dir(&tidied.partition)), tidied.epoch);
-        self.chains.insert(Purpose::folder_mark(&layout.chain_dir(&tidied.partition)), tidied.epoch);
+        self.data.insert(Purpose::folder_mark(&layout.data_dir(partition)), epoch);
+        self.chains.insert(Purpose::folder_mark(&layout.chain_dir(partition)), epoch);
+    }
+
+    /// What `file` is told as, at a time and with the age that a file must have to go; nothing where it is none of
+    /// ours to judge.
+    fn leftover(&self, file: &StagedFile, everything: bool, (now_ms, limit): (i64, Duration)) -> Option<Leftover> {
+        let kept = self.judge(file, everything)?;
+        let kept = kept.or(is_young(now_ms, file.modified_ms, limit).then_some(Kept::Young));
+        Some(Leftover { kind: LeftoverKind::StagedFile, path: file.name.clone(), bytes: Some(file.bytes), kept })
     }
 
     /// Whether a staged file stays, its age aside; nothing where it is none of ours to judge.

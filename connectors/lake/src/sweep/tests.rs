@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use object_store::PutPayload;
 
 use super::*;
+use crate::inspect::{TopicSummary, inspect};
 use crate::store::leftovers::{OpenUploads, Staging};
 use crate::store::{Purpose, open};
 use crate::testing::{TestArchive, row};
@@ -17,7 +18,7 @@ struct Litter {
     uploads: Mutex<Vec<OpenUpload>>,
     staged: Mutex<Vec<StagedFile>>,
     lease: Duration,
-    /// The store does not show its uploads.
+    /// The store shows neither.
     hides_uploads: bool,
 }
 
@@ -40,6 +41,9 @@ impl OpenUploads for Litter {
 #[async_trait]
 impl Staging for Litter {
     async fn list(&self) -> Result<Vec<StagedFile>> {
+        if self.hides_uploads {
+            return Err(ConnectError::config("not shown to you"));
+        }
         Ok(self.staged.lock().unwrap().clone())
     }
 
@@ -94,14 +98,25 @@ impl Bench {
         self.litter.staged.lock().unwrap().push(file);
     }
 
+    fn leftovers(&self) -> Leftovers {
+        Leftovers { uploads: Some(Arc::clone(&self.litter) as _), staging: Some(Arc::clone(&self.litter) as _) }
+    }
+
     async fn sweep(&self, dry_run: bool, everything: bool) -> Swept {
+        self.sweep_with(self.leftovers(), (dry_run, everything)).await
+    }
+
+    async fn sweep_with(&self, leftovers: Leftovers, (dry_run, everything): (bool, bool)) -> Swept {
         let archive = self.archive.archive();
-        let leftovers =
-            Leftovers { uploads: Some(Arc::clone(&self.litter) as _), staging: Some(Arc::clone(&self.litter) as _) };
         let mut swept = Swept::default();
         let sweep = Sweep { archive: &archive, leftovers: &leftovers, now_ms: NOW_MS, dry_run };
         sweep.run(&["orders".to_owned()], everything, &mut swept).await.unwrap();
         swept
+    }
+
+    async fn inspect(&self, leftovers: &Leftovers) -> TopicSummary {
+        let staged = StagedFiles::list(leftovers, NOW_MS).await.unwrap();
+        inspect(&self.archive.archive(), leftovers, &staged, "orders").await.unwrap()
     }
 
     /// Every object, relative to `topics`.
@@ -243,8 +258,19 @@ async fn a_staged_file_goes_by_its_age_and_that_of_data_by_its_epoch_too() {
     let staged = Mutex::new(bench.litter.staged.lock().unwrap().clone());
     bench.litter = Arc::new(Litter { staged, lease: Duration::from_secs(7_200), ..Litter::default() });
 
-    let one_topic = bench.sweep(true, false).await;
+    let leftovers = Leftovers { uploads: None, staging: Some(Arc::clone(&bench.litter) as _) };
+    let seen = bench.inspect(&leftovers).await.partitions.remove(0).log.unwrap();
     let kind = LeftoverKind::StagedFile;
+    let told = [
+        ("alive", Some(Kept::LiveEpoch)),
+        ("entry", None),
+        ("over", None),
+        ("young and over", Some(Kept::Young)),
+        ("young entry", Some(Kept::Young)),
+    ];
+    assert_eq!(paths(&seen.unreferenced), told.map(|(path, kept)| (kind, path, kept)), "of that partition alone");
+
+    let one_topic = bench.sweep(true, false).await;
     assert_eq!(paths(&one_topic.removed), [(kind, "entry", None), (kind, "over", None)], "of that topic alone");
     let swept = bench.sweep(false, true).await;
     let removed: Vec<_> = swept.removed.iter().map(|leftover| leftover.path.as_str()).collect();
@@ -282,11 +308,14 @@ async fn a_store_that_does_not_show_its_uploads_is_swept_all_the_same() {
     let mut bench = Bench::new().await;
     bench.litter = Arc::new(Litter { hides_uploads: true, ..Litter::default() });
     bench.put(&bench.data(1)).await;
-    let swept = bench.sweep(false, true).await;
+    let swept = bench.sweep_with(Leftovers { staging: None, ..bench.leftovers() }, (false, true)).await;
     assert_eq!((swept.removed.len(), swept.uploads_unseen.as_deref()), (1, Some("not shown to you")));
     let leftovers = Leftovers { uploads: Some(Arc::clone(&bench.litter) as _), staging: None };
-    let seen = crate::inspect::inspect(&bench.archive.archive(), &leftovers, "orders").await.unwrap();
+    let seen = bench.inspect(&leftovers).await;
     assert_eq!(seen.partitions[0].log.as_ref().unwrap().uploads_unseen.as_deref(), Some("not shown to you"));
+    let leftovers = Leftovers { uploads: None, staging: Some(Arc::clone(&bench.litter) as _) };
+    let log = bench.inspect(&leftovers).await.partitions.remove(0).log.unwrap();
+    assert_eq!((log.records, log.uploads_unseen.as_deref()), (1, Some("not shown to you")));
 }
 
 #[tokio::test]

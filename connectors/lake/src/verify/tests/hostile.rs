@@ -16,6 +16,7 @@ use crate::inspect::inspect;
 use crate::manifest::Digest;
 use crate::source::LakeSourceTask;
 use crate::store::leftovers::Leftovers;
+use crate::sweep::StagedFiles;
 use crate::testing::{Dice, TestArchive, TestContext, row};
 use crate::verify::{Level, Listener, Verification, verify};
 
@@ -90,7 +91,7 @@ impl Sound {
     async fn read(&self) -> Vec<ConnectError> {
         let archive = self.archive.archive();
         let mut errors = Vec::new();
-        errors.extend(inspect(&archive, &Leftovers::default(), "orders").await.err());
+        errors.extend(inspect(&archive, &Leftovers::default(), &StagedFiles::default(), "orders").await.err());
         let context = TestContext::new();
         for level in [Level::Manifest, Level::Objects, Level::Content] {
             let access = self.archive.access(&context.budget);
