@@ -1,8 +1,12 @@
 //! `lakeferry inspect`: what is in an archive, in words or as JSON; the counting is the lake's
 //! ([`inspect`](lakeferry_lake::inspect)).
 
+mod now;
+
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat};
 use lakeferry_api::{Clock as _, Result, TopicPartition};
@@ -10,15 +14,22 @@ use lakeferry_lake::inspect::{Incarnation, LineageSummary, LogSummary, TopicSumm
 use lakeferry_lake::manifest::model::{Lineage, Reason, StartedBy, TopicSettings};
 use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind, StagedFiles};
 
-use super::lake::LakeArgs;
+use super::lake::{LakeArgs, client_properties};
 use super::{Context, Exit};
 use crate::clock::SystemClock;
+use crate::kafka::admin;
 
 /// Show what is in an archive: topics, partitions, offsets, times, files, and what is missing and why
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     lake: LakeArgs,
+    /// Ask this cluster, too, how far the archived topics reach now, and what an open transaction holds back
+    #[arg(long, value_name = "HOST:PORT")]
+    bootstrap_server: Option<String>,
+    /// Kafka client properties
+    #[arg(long, value_name = "FILE", requires = "bootstrap_server")]
+    command_config: Option<PathBuf>,
     /// One JSON document on standard output
     #[arg(long)]
     json: bool,
@@ -27,7 +38,7 @@ pub(super) struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// Where the lake cannot be read or holds no archive.
+/// Where the lake cannot be read or holds no archive, or the cluster cannot be asked.
 pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let topics = context.unless_stopped("the archive was not read to its end", args.read()).await?;
     let mut out = std::io::stdout().lock();
@@ -48,6 +59,10 @@ impl Args {
         let mut topics = Vec::new();
         for topic in self.lake.archived_topics(&archive).await? {
             topics.push(inspect(&archive, &leftovers, &staged, &topic).await?);
+        }
+        if self.bootstrap_server.is_some() {
+            let properties = client_properties(self.bootstrap_server.as_deref(), self.command_config.as_deref())?;
+            now::ask(&*admin::open(&properties, Arc::new(SystemClock::default()))?, &mut topics).await?;
         }
         Ok(topics)
     }
@@ -70,7 +85,16 @@ fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
     for partition in &topic.partitions {
         let name = TopicPartition::new(topic.topic.as_str(), partition.partition);
         match (&partition.log, &partition.problem) {
-            (Some(log), _) => tell_log(out, &name, log)?,
+            (Some(log), _) => {
+                tell_log(out, &name, log, partition.now.is_some())?;
+                if let Some(now) = &partition.now {
+                    let line = log.lineages.iter().find(|line| line.lineage.lineage == log.lineage);
+                    let topic_id = line.and_then(|line| line.lineage.topic_id.as_deref());
+                    now::in_words(now.as_ref(), (topic_id, log.resume_offset))
+                        .iter()
+                        .try_for_each(|line| writeln!(out, "    {line}"))?;
+                }
+            }
             (None, Some(problem)) => writeln!(out, "  {name}: DAMAGED: {problem}")?,
             (None, None) => writeln!(out, "  {name}: no manifests")?,
         }
@@ -78,7 +102,7 @@ fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
     Ok(())
 }
 
-fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> std::io::Result<()> {
+fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary, was_asked: bool) -> std::io::Result<()> {
     let offset = |offset: Option<i64>| offset.map_or("?".to_owned(), |offset| offset.to_string());
     writeln!(
         out,
@@ -109,7 +133,13 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
     if let Some(resume) = log.resume_offset {
         let end = log.last_stable_offset;
         match end.saturating_sub(resume) {
-            ..=0 => writeln!(out, "    at the end {end} of the log then, as far as no transaction was open")?,
+            ..=0 => {
+                writeln!(
+                    out,
+                    "    at the end {end} of the log then, for readers of committed records{}",
+                    unasked(was_asked)
+                )?;
+            }
             behind => writeln!(out, "    {behind} offsets behind the end {end} of the log then")?,
         }
     }
@@ -135,6 +165,14 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary) -> st
         writeln!(out, "    unfinished uploads were not looked at: {why}")?;
     }
     Ok(())
+}
+
+/// What the manifests alone cannot tell.
+fn unasked(was_asked: bool) -> &'static str {
+    match was_asked {
+        true => "",
+        false => " (whether an open transaction holds back more is told with --bootstrap-server)",
+    }
 }
 
 /// What an incarnation, one of so many, holds, and what a restore makes of it.

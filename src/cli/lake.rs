@@ -24,6 +24,18 @@ pub(crate) fn read_properties(file: &Path) -> Result<Config> {
     properties::parse(&bytes).map_err(|error| error.context(format!("cannot read {}", file.display())))
 }
 
+/// The Kafka client properties of a command: those of the file it was given, and the servers.
+///
+/// # Errors
+/// `Config` where the file cannot be read.
+pub(crate) fn client_properties(servers: Option<&str>, file: Option<&Path>) -> Result<Config> {
+    let mut properties = file.map(read_properties).transpose()?.unwrap_or_default();
+    if let Some(servers) = servers {
+        properties.insert("bootstrap.servers".to_owned(), servers.to_owned());
+    }
+    Ok(properties)
+}
+
 /// The lake of a command.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LakeArgs {

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use self::progress::Progress;
 use self::topic::Comparisons;
-use super::lake::{LakeArgs, read_properties};
+use super::lake::{LakeArgs, client_properties};
 use super::{Context, Exit, conclude};
 use crate::clock::SystemClock;
 use crate::executor::Pool;
@@ -227,14 +227,7 @@ impl Args {
 
     /// Kafka client properties.
     fn properties(&self) -> Result<Config> {
-        let mut properties = match &self.command_config {
-            Some(file) => read_properties(file)?,
-            None => Config::new(),
-        };
-        if let Some(servers) = &self.bootstrap_server {
-            properties.insert("bootstrap.servers".to_owned(), servers.clone());
-        }
-        Ok(properties)
+        client_properties(self.bootstrap_server.as_deref(), self.command_config.as_deref())
     }
 
     fn tell(

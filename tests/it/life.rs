@@ -60,13 +60,17 @@ impl Found {
 
 /// What `inspect` says, which must have all of `words`.
 fn assert_inspect_says(lake: &Lake, topic: &str, words: &[&str]) {
-    let (code, out, err) = run(&["inspect", &lake.url(), "--topic", topic]);
+    assert_inspect_says_when_asked(&["inspect", &lake.url(), "--topic", topic], words);
+    let (code, out, err) = run(&["verify", &lake.url(), "--level", "content"]);
+    assert_eq!(code, 0, "{out}\n{err}");
+}
+
+fn assert_inspect_says_when_asked(arguments: &[&str], words: &[&str]) {
+    let (code, out, err) = run(arguments);
     assert_eq!(code, 0, "{out}\n{err}");
     for word in words {
         assert!(out.contains(word), "no `{word}` in\n{out}");
     }
-    let (code, out, err) = run(&["verify", &lake.url(), "--level", "content"]);
-    assert_eq!(code, 0, "{out}\n{err}");
 }
 
 fn start(kafka: &Kafka, lake: &Lake, topic: &str, settings: &[(&str, &str)]) -> Worker {
@@ -289,9 +293,23 @@ fn an_open_transaction_holds_the_archive_back_and_aborted_ones_leave_holes() {
     let stable = wait_end(&worker, &lake, topic, |end| end["resume_offset"] == 7);
     assert_eq!(stable["log"]["last_stable_offset"], 7);
     assert_eq!(Found::read(python, &lake, topic, 0).records(), all[..3]);
-    let words =
-        ["at the end 7 of the log then, as far as no transaction was open", "transaction markers and aborted data"];
+    let words = [
+        "at the end 7 of the log then, for readers of committed records (whether an open transaction holds back more is",
+        "transaction markers and aborted data",
+    ];
     assert_inspect_says(&lake, topic, &words);
+    // The broker knows what no manifest says: three records of the transaction and six behind it.
+    let (url, bootstrap) = (lake.url(), kafka.bootstrap());
+    let ask = ["inspect", url.as_str(), "--topic", topic, "--bootstrap-server", bootstrap.as_str()];
+    let words = [
+        "at the end 7 of the log then, for readers of committed records\n",
+        "in the cluster now: offsets 0 to 7 (next) for readers of committed records; all of it is archived",
+        "an open transaction holds back 9 offsets, from 7 on: they are archived once it has ended",
+    ];
+    assert_inspect_says_when_asked(&ask, &words);
+    let (_, out, _) = run(&[&ask[..], &["--json"]].concat());
+    let now = serde_json::from_str::<Value>(&out).unwrap()[0]["partitions"][0]["now"].clone();
+    assert_eq!((&now["last_stable_offset"], &now["end_offset"], &now["held_back"]), (&json!(7), &json!(16), &json!(9)));
 
     open.commit_transaction(SOON).unwrap();
     worker.wait_archived(topic, 17, SOON);
@@ -300,6 +318,10 @@ fn an_open_transaction_holds_the_archive_back_and_aborted_ones_leave_holes() {
     assert_eq!(found.records(), [&all[..3], &all[5..]].concat());
     assert_eq!(found.records(), consume(&kafka.bootstrap(), topic, 0));
     assert_inspect_says(&lake, topic, &["12 records", "at the end 17"]);
+    let (code, out, err) = run(&ask);
+    assert!(code == 0 && out.contains("all of it is archived") && !out.contains("holds back"), "{out}\n{err}");
+    kafka.delete_topic(topic).unwrap();
+    assert_inspect_says_when_asked(&ask, &["at the end 17", "in the cluster now: no such partition"]);
 }
 
 #[test]

@@ -42,6 +42,25 @@ pub struct PartitionSummary {
     /// What they say, where they can be.
     #[serde(flatten)]
     pub log: Option<LogSummary>,
+    /// What a cluster says, for the caller to put here who has asked one; nothing inside where it has no such
+    /// partition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub now: Option<Option<LogNow>>,
+}
+
+/// A partition's log as a cluster has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogNow {
+    /// The topic's id, where the cluster tells it.
+    pub topic_id: Option<String>,
+    /// The earliest offset that is left.
+    pub log_start_offset: i64,
+    /// The end, for readers of committed records: nothing behind it can be archived yet.
+    pub last_stable_offset: i64,
+    /// The end itself.
+    pub end_offset: Option<i64>,
+    /// So many offsets at least, from the last stable one on, are held back by a transaction that is open.
+    pub held_back: u64,
 }
 
 /// The newest lineage of a partition, with what it continues: the log as it was last known.
@@ -152,7 +171,7 @@ async fn read(
         }
         None => None,
     };
-    Ok((PartitionSummary { partition: partition.partition, problem, log }, chain))
+    Ok((PartitionSummary { partition: partition.partition, problem, log, now: None }, chain))
 }
 
 fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummary> {
