@@ -26,7 +26,10 @@ impl NewConnector {
                 Some(config) if config.contains_key("name") => Self::flat(config),
                 _ => Self::request(&json),
             },
-            Err(_) => Self::flat(properties::parse(bytes)?),
+            Err(error) => Self::flat(properties::parse(bytes)?).map_err(|unnamed| match looks_like_json(bytes) {
+                true => ConnectError::config(format!("the JSON of the connector is damaged: {error}")),
+                false => unnamed,
+            }),
         }
     }
 
@@ -64,6 +67,11 @@ impl NewConnector {
     }
 }
 
+/// A damaged JSON document is a properties file by its form, but nobody meant it so.
+fn looks_like_json(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'{')
+}
+
 /// The map as settings, where every value is a text or can be read as one.
 fn flat(json: &Map<String, Value>) -> Option<Config> {
     json.iter().map(|(key, value)| Some((key.clone(), text(value)?))).collect()
@@ -83,10 +91,22 @@ mod tests {
 
     use super::*;
 
+    fn names_what_is_wrong(error: &ConnectError) -> bool {
+        let message = error.message();
+        let things =
+            ["no connector is named", "JSON of a connector", "initial_state is", "Malformed \\uxxxx encoding in"];
+        let place =
+            message.strip_prefix("the JSON of the connector is damaged: ").is_some_and(|at| at.contains("line"));
+        let two_names = message.starts_with("Connector name configuration in 'config'");
+        place || two_names || things.iter().any(|thing| message.contains(thing))
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = NewConnector::parse(&bytes);
+            if let Err(error) = NewConnector::parse(&bytes) {
+                prop_assert!(names_what_is_wrong(&error), "{}", error);
+            }
         }
 
         #[test]
@@ -96,8 +116,9 @@ mod tests {
             let mut text = br#"{"name":"c","config":{"connector.class":"X","topics":"t","tasks.max":2},"initial_state":"STOPPED"}"#.to_vec();
             let at = at.index(text.len());
             text.splice(at..(at + len).min(text.len()), with.bytes());
-            if let Ok(connector) = NewConnector::parse(&text) {
-                prop_assert_eq!(connector.config.get("name"), Some(&connector.name));
+            match NewConnector::parse(&text) {
+                Ok(connector) => prop_assert_eq!(connector.config.get("name"), Some(&connector.name)),
+                Err(error) => prop_assert!(names_what_is_wrong(&error), "{}", error),
             }
         }
     }
@@ -127,9 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn damaged_json_is_told_as_such() {
+        let error = NewConnector::parse(b"\n {\"name\":\"a\",\n\"topics\":}").unwrap_err();
+        assert!(error.message().contains("the JSON of the connector is damaged") && error.message().contains("line 3"));
+        // Java takes it for properties, and so it is where it has a name.
+        assert_eq!(NewConnector::parse(b"{\nname=c").unwrap().name, "c");
+    }
+
+    #[test]
     fn what_has_no_name_or_two_is_refused() {
-        let refused =
-            ["connector.class=X", "{\"a\":\"b\"}", "{\"name\":\"a\"", "{\"name\":\"a\",\"config\":{\"name\":\"b\"}}"];
+        let refused = ["connector.class=X", "{\"a\":\"b\"}", "{\"name\":\"a\",\"config\":{\"name\":\"b\"}}"];
         for text in refused {
             let error = NewConnector::parse(text.as_bytes()).unwrap_err();
             assert!(error.message().contains("name"), "{text}: {error}");

@@ -10,10 +10,13 @@ use std::str::Chars;
 
 use lakeferry_api::{Config, ConnectError, Result};
 
+/// Of a longer key an error shows the beginning.
+const MAX_SHOWN_KEY: usize = 80;
+
 /// The entries of a properties file; of a key given twice the last value counts.
 ///
 /// # Errors
-/// `Config` for a `\u` that four hexadecimal digits do not follow.
+/// `Config` for a `\u` that four hexadecimal digits do not follow, with the key it stands in or belongs to.
 pub fn parse(bytes: &[u8]) -> Result<Config> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -92,7 +95,23 @@ fn entry(line: &[char]) -> Result<(String, String)> {
     {
         value = trim_start(rest);
     }
-    Ok((unescape(&line[..key_end])?, unescape(value)?))
+    let key = &line[..key_end];
+    let name = unescape(key).map_err(|Malformed| malformed("the key", &String::from_iter(key)))?;
+    let value = unescape(value).map_err(|Malformed| malformed("the value of the key", &name))?;
+    Ok((name, value))
+}
+
+/// A `\u` that four hexadecimal digits do not follow.
+struct Malformed;
+
+/// What follows the `\u` is not told: it may be a part of a secret.
+fn malformed(what: &str, key: &str) -> ConnectError {
+    let shown: String = key.chars().take(MAX_SHOWN_KEY).collect();
+    let more = if shown.len() < key.len() { "..." } else { "" };
+    ConnectError::config(format!(
+        "Malformed \\uxxxx encoding in {what} {shown:?}{more}; write four hexadecimal digits behind \\u, or \\\\u where \
+         no letter is meant"
+    ))
 }
 
 fn trim_start(letters: &[char]) -> &[char] {
@@ -101,7 +120,7 @@ fn trim_start(letters: &[char]) -> &[char] {
 }
 
 /// Goes by UTF-16 units, because two `\u` escapes may make one letter.
-fn unescape(letters: &[char]) -> Result<String> {
+fn unescape(letters: &[char]) -> Result<String, Malformed> {
     let mut units: Vec<u16> = Vec::with_capacity(letters.len());
     let mut rest = letters.iter();
     while let Some(letter) = rest.next() {
@@ -126,13 +145,10 @@ fn unescape(letters: &[char]) -> Result<String> {
     Ok(String::from_utf16_lossy(&units))
 }
 
-fn unicode_escape(rest: &[char]) -> Result<u16> {
+fn unicode_escape(rest: &[char]) -> Result<u16, Malformed> {
     let digits: Option<String> = rest.get(..4).map(|digits| digits.iter().collect());
     let digits = digits.filter(|digits| digits.chars().all(|digit| digit.is_ascii_hexdigit()));
-    digits.and_then(|digits| u16::from_str_radix(&digits, 16).ok()).ok_or_else(|| {
-        let found: String = rest.iter().take(4).collect();
-        ConnectError::config(format!("Malformed \\uxxxx encoding: '\\u{found}'; write four hexadecimal digits"))
-    })
+    digits.and_then(|digits| u16::from_str_radix(&digits, 16).ok()).ok_or(Malformed)
 }
 
 fn is_space(letter: char) -> bool {
@@ -217,6 +233,12 @@ mod tests {
         }
     }
 
+    fn names_a_key(error: &ConnectError) -> bool {
+        let message = error.message();
+        let begins = ["the key", "the value of the key"].map(|what| format!("Malformed \\uxxxx encoding in {what} \""));
+        begins.iter().any(|begin| message.starts_with(begin)) && message.contains("write four hexadecimal digits")
+    }
+
     fn escaped(text: &str) -> String {
         let plain = |letter: char| letter.is_ascii_alphanumeric();
         let unit = |unit: u16| match u8::try_from(unit).map(char::from) {
@@ -230,12 +252,29 @@ mod tests {
     proptest! {
         #[test]
         fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = parse(&bytes);
+            if let Err(error) = parse(&bytes) {
+                prop_assert!(names_a_key(&error), "{}", error);
+            }
         }
 
         #[test]
         fn no_text_of_syntax_panics(text in "[a\\\\=: \t\u{c}\r\n#!u0]{0,60}") {
-            let _ = parse(text.as_bytes());
+            if let Err(error) = parse(text.as_bytes()) {
+                prop_assert!(names_a_key(&error), "{}", error);
+            }
+        }
+
+        #[test]
+        fn a_malformed_escape_is_told_with_its_key_and_without_its_value(
+            key in "[a-z.]{1,100}", digits in "[0-9a-f]{0,3}", before in "[!-~&&[^\\\\]]{0,8}",
+        ) {
+            let told = format!("{:?}", &key[..key.len().min(MAX_SHOWN_KEY)]);
+            for text in [format!("a=b\n{key}={before}\\u{digits}"), format!("a=b\n{key}\\u{digits}=c")] {
+                let error = parse(text.as_bytes()).unwrap_err();
+                let in_key = format!("{:?}", format!("{key}\\u{digits}").chars().take(MAX_SHOWN_KEY).collect::<String>());
+                prop_assert!(error.message().contains(&told) || error.message().contains(&in_key), "{text}: {error}");
+                prop_assert!(names_a_key(&error), "{}", error);
+            }
         }
 
         #[test]

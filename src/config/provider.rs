@@ -134,11 +134,11 @@ impl Provider {
         match self {
             Self::File(allowed) => match allowed.admit(path) {
                 Some(path) => {
-                    let bytes = read(&path).map_err(|error| {
-                        ConnectError::config(format!("Could not read properties from file {}", path.display()))
-                            .caused_by(error)
-                    })?;
-                    Ok(properties::parse(&bytes)?.remove(key))
+                    let unread = || format!("Could not read properties from file {}", path.display());
+                    let bytes = read(&path).map_err(|error| ConnectError::config(unread()).caused_by(error))?;
+                    let mut entries = properties::parse(&bytes)
+                        .map_err(|error| ConnectError::config(format!("{}: {}", unread(), error.message())))?;
+                    Ok(entries.remove(key))
                 }
                 None => Ok(None),
             },
@@ -320,6 +320,20 @@ mod tests {
         assert_eq!(error.message(), message);
         assert!(!error.trace().contains("pre$"), "{}", error.trace());
         assert!(providers(&[]).unwrap().resolve_text("${env:path:KEY}").is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_the_key_in_it_and_without_the_value() {
+        let folder = Folder::new("damaged");
+        let file = folder.0.join("damaged.properties").display().to_string();
+        std::fs::write(&file, "user=me\npassword=\\ufoo").unwrap();
+        let error =
+            providers(&[]).unwrap().resolve(&config(&[("a.user", &format!("${{file:{file}:user}}"))])).unwrap_err();
+        let trace = error.trace();
+        for word in ["a.user", &file, "the value of the key \"password\""] {
+            assert!(trace.contains(word), "{word}: {trace}");
+        }
+        assert!(!trace.contains("foo"), "{trace}");
     }
 
     #[test]

@@ -125,10 +125,44 @@ async fn a_directory_that_is_missing_is_named() {
     assert!(error.message().contains("missing/connect.offsets.lock"), "{error}");
 }
 
+/// The entry of the file that is wrong, or the place where it ceases to be JSON.
+fn names_what_is_wrong(error: &ConnectError) -> bool {
+    names_what_is_wrong_in(&error.trace())
+}
+
+fn names_what_is_wrong_in(trace: &str) -> bool {
+    let things = [
+        "is not a pair of key and value",
+        "an offset's key is [\"connector\",{partition}], not ",
+        "an offset is a JSON object, not ",
+        "source partitions and offsets hold only",
+        "stands twice",
+        "\"offsets\" is not a list",
+        "expected \"lakeferry.offsets\" version 1",
+    ];
+    let no_json = trace.contains("not JSON") && trace.contains("line ") && trace.contains("column ");
+    no_json || things.iter().any(|thing| trace.contains(thing))
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode(&bytes);
+        if let Err(error) = decode(&bytes) {
+            prop_assert!(names_what_is_wrong(&error), "{}", error);
+        }
+    }
+
+    /// As a worker reads it that starts.
+    #[test]
+    fn a_damaged_file_is_named_with_a_remedy(bytes in proptest::collection::vec(any::<u8>(), 1..60)) {
+        prop_assume!(!bytes.starts_with(JAVA_SERIALISED));
+        let directory = Directory::new("any-bytes");
+        std::fs::write(directory.file(), &bytes).unwrap();
+        let error = load(&directory.file()).unwrap_err();
+        prop_assert_eq!(error.kind(), Kind::Config);
+        let named = error.message().contains(directory.file().to_str().unwrap());
+        prop_assert!(named && error.message().contains("restore the file from a copy"), "{}", error);
+        prop_assert!(names_what_is_wrong_in(&error.trace()), "{}", error.trace());
     }
 
     /// What is read in spite of the damage can be written and is read again as the same.
@@ -139,8 +173,9 @@ proptest! {
         let mut text = encode(&whole).into_bytes();
         let at = at.index(text.len());
         text.splice(at..(at + len).min(text.len()), with.bytes());
-        if let Ok(read) = decode(&text) {
-            prop_assert_eq!(decode(encode(&read).as_bytes()).unwrap(), read);
+        match decode(&text) {
+            Ok(read) => prop_assert_eq!(decode(encode(&read).as_bytes()).unwrap(), read),
+            Err(error) => prop_assert!(names_what_is_wrong(&error), "{}", error),
         }
     }
 }

@@ -331,7 +331,9 @@ proptest! {
         numbers(&document(&chain[seq].entry), &mut Vec::new(), &mut leaves);
         let path = &leaves[which.index(leaves.len())];
         if let Some(changed) = with(&chain, seq, path, number.into()) {
-            let _ = check_chain(&changed);
+            for violation in check_chain(&changed) {
+                prop_assert!(!violation.field.is_empty() && !violation.text.is_empty(), "{:?}", violation);
+            }
         }
     }
 }
