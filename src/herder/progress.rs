@@ -51,7 +51,7 @@ impl Progress {
         let mut offsets = SourceOffsets::new();
         for (target, commit) in self.admin.group_commits(&self.group, Pending::Ignored).await? {
             let Some(source) = self.routes.source(&target) else { continue };
-            if let Some(stored) = Mark::read(&commit)?.stored {
+            if let Some(stored) = Mark::read(&self.group, &target, &commit)?.stored {
                 offsets.insert(source, stored);
             }
         }

@@ -108,7 +108,7 @@ impl Ledger {
         let views: Vec<Option<PartitionView>> = stream::iter(looks).buffered(PARALLEL_LOOKS).try_collect().await?;
         let mut judged = BTreeMap::new();
         for (target, view) in targets.iter().zip(views) {
-            let mark = commits.get(target).map(Mark::read).transpose()?;
+            let mark = commits.get(target).map(|commit| Mark::read(&self.parts.group, target, commit)).transpose()?;
             judged.insert(target.clone(), self.judge(target, mark, view.as_ref())?);
         }
         self.refuse_visible(&judged).await?;

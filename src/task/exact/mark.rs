@@ -1,7 +1,7 @@
 //! What stands beside a committed offset: the whole source offset, the last offset of the target that was delivered for
 //! it, and what that target was. Pure.
 
-use lakeferry_api::{ConnectError, Result, SourceOffset};
+use lakeferry_api::{ConnectError, Result, SourceOffset, TopicPartition};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -59,25 +59,39 @@ impl Tail {
 }
 
 impl Mark {
-    /// Reads a commit. An offset without a mark of ours was set by other means, and stands for itself.
+    /// Reads what `group` committed for `target`. Anyone who may use the group can write it: an offset without a mark
+    /// of ours was set by other means, and stands for itself.
     ///
     /// # Errors
-    /// `Config` where a later version of this program made the mark.
-    pub(crate) fn read(committed: &Committed) -> Result<Self> {
+    /// `Config` where a later version of this program made the mark, or it cannot be right.
+    pub(crate) fn read(group: &str, target: &TopicPartition, committed: &Committed) -> Result<Self> {
+        Self::parse(committed).map_err(|why| {
+            let offset = committed.offset;
+            ConnectError::config(format!("the offset {offset} of {target} in group {group} cannot be used: {why}"))
+        })
+    }
+
+    fn parse(committed: &Committed) -> Result<Self, String> {
+        const REMEDY: &str = "set the offset anew, or delete it";
         let number = ("offset".to_owned(), Value::from(committed.offset));
         let Ok(text) = serde_json::from_str::<Text>(&committed.metadata) else {
-            let stored = SourceOffset::new(Map::from_iter([number]))?;
+            let stored = source_offset(Map::from_iter([number]))?;
             return Ok(Self { stored: Some(stored), tail: None, topic_id: None, what: None });
         };
         if text.lakeferry != VERSION {
-            return Err(ConnectError::config(format!(
-                "the offset was committed by a newer version of this program: {}",
-                committed.metadata
-            )));
+            return Err(format!(
+                "its metadata is of version {}, this program knows version {VERSION}; use the Lakeferry that committed it, \
+                 or a newer one",
+                text.lakeferry
+            ));
+        }
+        // No target ends so far that more could be written behind it.
+        if !(-1..i64::MAX - 1).contains(&text.delivered) {
+            return Err(format!("`delivered` of its metadata, {}, is no offset; {REMEDY}", text.delivered));
         }
         let stored = text.at.map(|mut at| {
             at.extend([number]);
-            SourceOffset::new(at)
+            source_offset(at).map_err(|why| format!("`at` of its metadata: {why}; {REMEDY}"))
         });
         let tail = Tail { last: text.delivered, marker: text.marker };
         Ok(Self { stored: stored.transpose()?, tail: Some(tail), topic_id: text.topic_id, what: text.what })
@@ -105,14 +119,83 @@ impl Mark {
     }
 }
 
+fn source_offset(map: Map<String, Value>) -> Result<SourceOffset, String> {
+    SourceOffset::new(map).map_err(|error| error.message().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
     fn stored(json: Value) -> Option<SourceOffset> {
         Some(SourceOffset::new(json.as_object().unwrap().clone()).unwrap())
+    }
+
+    fn read(committed: &Committed) -> Result<Mark> {
+        Mark::read("connect-orders", &TopicPartition::new("orders", 3), committed)
+    }
+
+    /// Reads it, and does with it what its readers do. An error names what was read.
+    fn take(committed: &Committed) -> std::result::Result<(), TestCaseError> {
+        match read(committed) {
+            Ok(mark) => {
+                prop_assert!(mark.tail.is_none_or(|tail| tail.next() > tail.last));
+                let again = mark.commit().unwrap();
+                prop_assert_eq!(read(&again).unwrap(), mark);
+            }
+            Err(error) => {
+                let whose =
+                    format!("the offset {} of orders-3 in group connect-orders cannot be used: ", committed.offset);
+                let why = error.message().strip_prefix(&whose).unwrap_or_default();
+                let named = ["its metadata is of version", "`delivered` of its metadata", "`at` of its metadata"];
+                prop_assert!(named.iter().any(|thing| why.starts_with(thing)) && why.contains("; "), "{}", error);
+            }
+        }
+        Ok(())
+    }
+
+    fn any_number() -> impl Strategy<Value = i64> {
+        prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), Just(i64::MAX - 1), -3..50i64]
+    }
+
+    proptest! {
+        #[test]
+        fn no_metadata_makes_it_panic(offset in 0..=i64::MAX, metadata in ".{0,60}") {
+            take(&Committed { offset, metadata })?;
+        }
+
+        #[test]
+        fn no_damage_to_a_mark_makes_it_panic(
+            offset in 0..=i64::MAX, delivered in any_number(), version in prop_oneof![4 => Just(1), 1 => any::<u32>()],
+            at in any::<prop::sample::Index>(), len in 0..12usize, with in "[\\[\\]{}\",:0-9a-z.-]{0,12}",
+        ) {
+            let metadata = json!({
+                "lakeferry": version, "at": { "lineage": 2, "offset": 7, "x": null }, "delivered": delivered,
+                "marker": true, "topic_id": "id", "what": "w",
+            });
+            let mut metadata = metadata.to_string();
+            take(&Committed { offset, metadata: metadata.clone() })?;
+            let at = at.index(metadata.len());
+            metadata.replace_range(at..(at + len).min(metadata.len()), &with);
+            take(&Committed { offset, metadata })?;
+        }
+    }
+
+    #[test]
+    fn what_no_target_can_have_delivered_is_refused_with_the_place() {
+        for delivered in [i64::MIN, -2, i64::MAX - 1, i64::MAX] {
+            let metadata = json!({ "lakeferry": 1, "at": null, "delivered": delivered, "marker": true }).to_string();
+            let error = read(&Committed { offset: 9, metadata }).unwrap_err();
+            for word in ["the offset 9 of orders-3 in group connect-orders", "`delivered`", &delivered.to_string()] {
+                assert!(error.message().contains(word), "{error}");
+            }
+        }
+        let metadata = json!({ "lakeferry": 1, "at": { "x": [1] }, "delivered": 1 }).to_string();
+        let error = read(&Committed { offset: 9, metadata }).unwrap_err();
+        assert!(error.message().contains("`at` of its metadata") && error.message().contains("'x' is [1]"), "{error}");
     }
 
     #[test]
@@ -123,7 +206,7 @@ mod tests {
                 let mark = Mark { stored: stored.clone(), tail, topic_id: Some("id".into()), what: Some("w".into()) };
                 let commit = mark.commit().unwrap();
                 assert_eq!(commit.offset, if stored.is_some() { 77 } else { 0 });
-                assert_eq!(Mark::read(&commit).unwrap(), mark);
+                assert_eq!(read(&commit).unwrap(), mark);
             }
         }
     }
@@ -133,9 +216,9 @@ mod tests {
         let tail = Some(Tail { last: 41, marker: true });
         let mark = Mark { stored: stored(json!({ "lineage": 2, "offset": 77 })), tail, topic_id: None, what: None };
         let moved = Committed { offset: 50, ..mark.commit().unwrap() };
-        assert_eq!(Mark::read(&moved).unwrap().stored, stored(json!({ "lineage": 2, "offset": 50 })));
+        assert_eq!(read(&moved).unwrap().stored, stored(json!({ "lineage": 2, "offset": 50 })));
         for metadata in ["", "by hand", "{}"] {
-            let bare = Mark::read(&Committed { offset: 9, metadata: metadata.into() }).unwrap();
+            let bare = read(&Committed { offset: 9, metadata: metadata.into() }).unwrap();
             assert_eq!((bare.stored, bare.tail), (stored(json!({ "offset": 9 })), None), "{metadata}");
         }
     }
@@ -143,6 +226,7 @@ mod tests {
     #[test]
     fn a_newer_mark_is_refused() {
         let metadata = json!({ "lakeferry": 2, "at": null, "delivered": 1 }).to_string();
-        assert!(Mark::read(&Committed { offset: 9, metadata }).is_err());
+        let error = read(&Committed { offset: 9, metadata }).unwrap_err();
+        assert!(error.message().contains("is of version 2, this program knows version 1"), "{error}");
     }
 }
