@@ -97,7 +97,7 @@ impl S3Uploads {
         if !status.is_success() {
             return Err(failed(format!("{status}: {body}")));
         }
-        quick_xml::de::from_str(&body).map_err(failed)
+        page_of(&body)
     }
 
     fn below_root(&self, path: &Path) -> Path {
@@ -124,6 +124,11 @@ impl OpenUploads for S3Uploads {
             Err(error) => Err(explain(&format!("abort the upload of {}", upload.path), error)),
         }
     }
+}
+
+/// Reads a page. What it allocates is bounded by the body's length.
+fn page_of(body: &str) -> StoreResult<Page> {
+    quick_xml::de::from_str(body).map_err(|error| failed(format!("the answer is no list of open uploads: {error}")))
 }
 
 /// Asks for page after page; a store whose marker does not advance would send pages for ever.
@@ -155,7 +160,7 @@ async fn body(answer: HttpResponse) -> StoreResult<String> {
         }
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(failed)
+    String::from_utf8(bytes).map_err(|error| failed(format!("the answer is no list of open uploads: {error}")))
 }
 
 fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -164,6 +169,8 @@ fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FIRST: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
@@ -202,6 +209,51 @@ mod tests {
         });
         assert!(all.await.unwrap_err().to_string().contains("a&b"));
         assert_eq!(asked, 2);
+    }
+
+    /// What the answer is taken for, or an error that names the folder and what is wrong.
+    fn take(body: &str) -> std::result::Result<(), TestCaseError> {
+        match page_of(body) {
+            Ok(page) => {
+                let size = page.next_key_marker.len()
+                    + page.uploads.iter().map(|upload| upload.key.len() + upload.upload_id.len()).sum::<usize>();
+                prop_assert!(size <= body.len());
+            }
+            Err(error) => {
+                let error = explain("list the open uploads below topics/orders", error).trace();
+                let named = error.contains("list the open uploads below topics/orders");
+                let why = error.split_once("the answer is no list of open uploads: ").map(|(_, why)| why);
+                prop_assert!(named && why.is_some_and(|why| !why.is_empty()), "{}", error);
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>(), tags in "[<>/&;!?= \"a-zA-Z\\[\\]-]{0,80}") {
+            take(&text)?;
+            take(&tags)?;
+        }
+
+        #[test]
+        fn no_damage_to_a_listing_makes_it_panic(
+            at in any::<prop::sample::Index>(), len in 0..40usize, with in "[<>/&;!?= \"a-zA-Z0-9\\[\\]-]{0,20}",
+        ) {
+            let mut text = FIRST.to_owned();
+            let at = at.index(text.len());
+            text.replace_range(at..(at + len).min(text.len()), &with);
+            take(&text)?;
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_and_entities_do_no_harm() {
+        for (open, around) in [("<a>", ""), ("<Upload>", ""), ("<Upload><Key>", ""), ("<Key>", "<Upload>")] {
+            take(&format!("<ListMultipartUploadsResult>{around}{}", open.repeat(300_000))).unwrap();
+        }
+        let bomb = "<!DOCTYPE x [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;\">]>";
+        take(&format!("{bomb}{}", FIRST.replace("a&amp;b", "&b;"))).unwrap();
     }
 
     #[test]
