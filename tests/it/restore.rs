@@ -239,6 +239,19 @@ fn pairs(configs: &[(&str, &str)]) -> BTreeMap<String, String> {
     configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
+/// `restore` restores two partitions, given more arguments.
+fn a_time_later_than_the_archive_is_told(restore: impl Fn(&[&str]) -> (i32, String, String)) {
+    let later = "2113-01-01T00:00:00Z";
+    let (_, out, err) = restore(&["--dry-run", "--until", later, "--json"]);
+    let ends = &documents(&out)[0]["topics"][0]["ends_early"];
+    let [zero, one] = [0, 1].map(|at| (&ends[at]["partition"], &ends[at]["behind"]));
+    assert_eq!((zero, one), ((&json!(0), &json!(0)), (&json!(1), &json!(0))), "{ends}\n{err}");
+    assert!(ends[0]["resume_offset"].as_i64() >= Some(40) && ends[1]["written_at"].is_i64(), "{ends}");
+    let (code, out, err) = restore(&["--dry-run", "--until", later]);
+    let words = "partitions end in the archive before 2113-01-01T00:00:00.000Z, the time asked for: 0 at offset ";
+    assert!(code == 0 && out.contains(words) && out.contains("if nothing was written to them since"), "{out}\n{err}");
+}
+
 #[tokio::test]
 async fn the_options_of_a_restore_do_what_they_say() {
     let kafka = need!(kit::kafka());
@@ -266,6 +279,8 @@ async fn the_options_of_a_restore_do_what_they_say() {
         "{topic:#}"
     );
     assert!(kafka.topic("options-target").unwrap().is_none(), "a dry run makes nothing");
+    assert_eq!(topic["ends_early"], json!([]));
+    a_time_later_than_the_archive_is_told(|more| restore("options-target", more));
     let (code, _, err) = restore("options-target", &[]);
     assert!(code == 2 && err.contains("--yes"), "nobody confirmed: {code} {err}");
     assert!(kafka.topic("options-target").unwrap().is_none());

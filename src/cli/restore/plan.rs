@@ -5,6 +5,7 @@ use std::io::Write;
 
 use lakeferry_api::source::TargetTopic;
 use lakeferry_api::{Config, Result};
+use lakeferry_lake::source::ends::EndsEarly;
 use lakeferry_lake::source::incarnations::{LeftBehind, Other, PassedOver};
 use lakeferry_lake::source::prepare::{Prepared, Target};
 use lakeferry_lake::source::target::new_topic;
@@ -40,6 +41,8 @@ pub(super) struct TopicPlan {
     others: Vec<Other>,
     /// Lineages of the incarnation that is restored whose records are not.
     left_behind: Vec<LeftBehind>,
+    /// Partitions whose archive ends before the time that was asked for.
+    ends_early: Vec<EndsEarly>,
     /// The same in words.
     #[serde(skip)]
     remarks: Vec<String>,
@@ -91,6 +94,7 @@ impl Plan {
                 passed_over: topic.passed_over.clone(),
                 others: topic.others.clone(),
                 left_behind: topic.left_behind.clone(),
+                ends_early: topic.ends_early.clone(),
                 remarks: topic.remarks("--lineage "),
                 partitions: topic.partitions,
                 records: 0,

@@ -10,6 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{ConnectError, Result, TopicPartition};
 
 use super::config::{Incarnation, SourceSettings, Topics};
+use super::ends::EndsEarly;
 use super::incarnations::{Incarnations, LeftBehind, Other, PassedOver, left_behind};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
@@ -42,6 +43,10 @@ pub struct ChosenTopic {
     pub others: Vec<Other>,
     /// Lineages of the chosen incarnation that hold records which are not replayed; none where the user named one.
     pub left_behind: Vec<LeftBehind>,
+    /// The latest time that is asked for, where the replay ends.
+    pub until: Option<i64>,
+    /// Partitions whose archive ends before that.
+    pub ends_early: Vec<EndsEarly>,
 }
 
 /// An archived partition that is replayed.
@@ -60,11 +65,12 @@ pub struct ChosenLog {
 }
 
 impl ChosenTopic {
-    /// What users should know of its incarnations, in sentences; they set `lineage` by `option`.
+    /// What users should know of its incarnations, and of where it ends, in sentences; they set `lineage` by `option`.
     pub fn remarks(&self, option: &str) -> Vec<String> {
         let passed_over = self.passed_over.iter().map(|empty| empty.tell(self.topic_id.as_deref(), option));
         let others = self.others.iter().map(|other| other.tell(option));
-        passed_over.chain(others).chain(self.left_behind.iter().map(|left| left.tell(option))).collect()
+        let left_behind = self.left_behind.iter().map(|left| left.tell(option));
+        passed_over.chain(others).chain(left_behind).chain(EndsEarly::tell(&self.ends_early, self.until)).collect()
     }
 }
 
@@ -230,10 +236,16 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
             Incarnation::Number(_) => Vec::new(),
             _ => left_behind(lineages.iter().filter_map(|(chain, lineage)| Some((*chain, (*lineage)?))))?,
         },
+        until: settings.cut.window.until.filter(|_| !settings.follow),
+        ends_early: Vec::new(),
     };
     for (chain, lineage) in lineages.into_iter().filter(|(chain, _)| settings.share.has(&chain.partition)) {
         match lineage {
-            Some(lineage) => chosen.logs.push(choose_log(chain, lineage, settings)?),
+            Some(lineage) => {
+                chosen.logs.push(choose_log(chain, lineage, settings)?);
+                let early = chosen.until.map(|until| EndsEarly::of(chain, lineage, until)).transpose()?;
+                chosen.ends_early.extend(early.flatten());
+            }
             None => chosen.left_out.push((
                 chain.partition.partition,
                 format!("it holds no record of topic id {}", wanted_id.as_deref().unwrap_or_default()),

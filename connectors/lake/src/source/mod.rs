@@ -15,6 +15,7 @@ mod begun;
 pub mod choose;
 pub mod config;
 pub mod cut;
+pub mod ends;
 pub(crate) mod fetch;
 mod follow;
 pub mod incarnations;
