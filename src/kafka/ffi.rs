@@ -337,11 +337,13 @@ impl Drop for Conf {
 }
 
 /// librdkafka's log lines become the worker's. Its own levels are syslog's; what matters to a loop comes as an error
-/// event too, so no line is more than a warning here.
+/// event too, so no line is more than a warning here. That the session timed out is told to the loop as a loss, and
+/// it warns of that by the partitions' names.
 extern "C" fn forward_log(_client: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, line: *const c_char) {
     // SAFETY: librdkafka passes texts that live during the call.
     let (facility, line) = unsafe { (text(facility).unwrap_or_default(), text(line).unwrap_or_default()) };
     match level {
+        ..=4 if facility == "SESSTMOUT" => tracing::info!(target: "librdkafka", "{facility}: {line}"),
         ..=4 => tracing::warn!(target: "librdkafka", "{facility}: {line}"),
         5 | 6 => tracing::info!(target: "librdkafka", "{facility}: {line}"),
         _ => tracing::debug!(target: "librdkafka", "{facility}: {line}"),

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use lakeferry::clock::SystemClock;
 use lakeferry_api::Clock;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 
 pub(crate) use self::numbers::Numbers;
@@ -58,6 +60,15 @@ struct Place {
 }
 
 impl Place {
+    fn on_s3(s3: &kit::S3, bucket: &str, folder: &Path) -> Self {
+        Self::new(&s3_settings(s3, bucket), folder.join("lake/topics").display().to_string())
+    }
+
+    fn on_hdfs(hdfs: &kit::Hdfs, folder: &str) -> Self {
+        let topics = format!("{}/{folder}/topics", hdfs.webhdfs());
+        Self::new(&hdfs_settings(&hdfs.rpc_address(), folder), topics)
+    }
+
     fn new(settings: &[(String, String)], folder: String) -> Self {
         let config = kit::home::instance_dir("place").unwrap().join("store.properties");
         let lines =
@@ -96,6 +107,10 @@ impl Place {
 fn with_endpoint(mut settings: Vec<(String, String)>, endpoint: &str) -> Vec<(String, String)> {
     settings.iter_mut().filter(|(key, _)| key == "store.aws_endpoint").for_each(|pair| pair.1 = endpoint.to_owned());
     settings
+}
+
+fn hdfs_settings(address: &str, folder: &str) -> Vec<(String, String)> {
+    vec![("store.url".to_owned(), format!("hdfs://{address}/{folder}"))]
 }
 
 /// A sink with small files, and whose group takes a dead member for dead before long.
@@ -293,14 +308,10 @@ fn a_worker_that_is_killed_again_and_again_archives_every_record_once() {
     let fronts =
         Fronts { s3: HttpProxy::start(s3.address()).unwrap(), hdfs: TcpProxy::start(hdfs.rpc_address()).unwrap() };
     let on_s3 = with_endpoint(s3_settings(s3, "crash"), &fronts.s3.url());
-    let on_hdfs = |address: String| vec![("store.url".to_owned(), format!("hdfs://{address}/crash"))];
-    let places = [
-        Place::new(&s3_settings(s3, "crash"), bucket.join("lake/topics").display().to_string()),
-        Place::new(&on_hdfs(hdfs.rpc_address()), format!("{}/crash/topics", hdfs.webhdfs())),
-    ];
+    let places = [Place::on_s3(s3, "crash", &bucket), Place::on_hdfs(hdfs, "crash")];
     let connectors = [
         small_sink("crash-s3", &format!("{small},{large}"), "2", &on_s3),
-        small_sink("crash-hdfs", small, "1", &on_hdfs(fronts.hdfs.address())),
+        small_sink("crash-hdfs", small, "1", &hdfs_settings(&fronts.hdfs.address(), "crash")),
     ];
     let numbers =
         [Numbers::start(&kafka.bootstrap(), small, 3, 200, 8), Numbers::start(&kafka.bootstrap(), large, 1, 90_000, 1)];
@@ -325,8 +336,9 @@ fn a_worker_that_is_killed_again_and_again_archives_every_record_once() {
     let seen =
         [s3.audit(python, &[(small, small_count), (large, large_count)]), hdfs.audit(python, &[(small, small_count)])];
     kit::home::say(&format!(
-        "crashes: {rounds} kills, {by_proxy} of them at a request or its reply, {puts} at a put or its: {kills:?}; {small_count} and {large_count} \
-         records, each exactly once on S3 and the first on HDFS; {} leftovers swept meanwhile; seen: {seen:?}",
+        "crashes: {rounds} kills, {by_proxy} of them at a request or its reply, {puts} at a put or its: {kills:?}; \
+         {small_count} and {large_count} records, each exactly once on S3 and the first on HDFS; \
+         {} leftovers swept meanwhile; seen: {seen:?}",
         killer.swept
     ));
     assert_eq!(kills.values().sum::<usize>(), rounds, "{kills:?}");
@@ -342,57 +354,93 @@ fn entry_in(file: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
 }
 
-/// How often the log of `worker` says that `partition` is another's: the group told it, or a refused entry did. These
-/// are two facts, and a sleeper that wakes hears of them in either order: that the group goes on without it concerns
-/// all its partitions, that an entry came too late concerns one. Whoever reads the log wants both: a refused entry
-/// without a loss in the group would be a second writer, and a loss without a refused entry is daily life.
-fn times_fenced(worker: &Worker, partition: &str) -> [usize; 2] {
-    let log = worker.log();
-    // Behind the span, which has the task's name: that looks like a partition's.
-    let said = |line: &&str, word: &str| {
-        line.rsplit("}: ").next().is_some_and(|said| said.contains(word) && said.contains(partition))
+/// How often the log of `worker` tells an operator that `connector` has lost `partition`, in whatever words: the group
+/// told it, or an entry was refused. A sleeper that wakes hears of both, in either order, and warns once.
+fn times_warned(worker: &Worker, connector: &str, partition: &str) -> usize {
+    let words = ["lost partitions", "given up", "fenced", "taken away", "session timed out", "another writer"];
+    let topic = partition.rsplit_once('-').unwrap().0;
+    let warns = |line: &&str| {
+        let is_loud = [" WARN ", " ERROR "].iter().any(|level| line.contains(level));
+        // Behind the span, which has the task's name: that looks like a partition's.
+        let (span, said) = line.rsplit_once("}: ").unwrap_or(("", line));
+        let is_its = span.is_empty() || span.contains(&format!("\"task {connector}-0\""));
+        let is_about = said.contains(partition) || !said.contains(&format!("{topic}-"));
+        is_loud && is_its && is_about && words.iter().any(|word| said.contains(word))
     };
-    ["lost partitions", "given up"].map(|word| log.lines().filter(|line| said(line, word)).count())
+    worker.log().lines().filter(warns).count()
+}
+
+/// Waits until each connector's group has one member, which has everything: nothing is on its way from one to another.
+fn wait_settled(bootstrap: &str, connectors: &[&str]) {
+    let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+    for connector in connectors {
+        wait_until(&format!("{connector} is at rest"), SOON, || {
+            let list = client.fetch_group_list(Some(&format!("connect-{connector}")), SOON);
+            // While its coordinator is loading nothing is told.
+            list.iter()
+                .flat_map(|list| list.groups())
+                .any(|group| group.state() == "Stable" && group.members().len() == 1)
+        })
+        .unwrap();
+    }
+}
+
+/// A manifest of the first partition.
+fn is_first_manifest_put(request: &HttpRequest) -> bool {
+    is_manifest_put(request) && request.path.contains("/partition%3D0/")
+}
+
+/// The group takes the sleeper for dead, and `other` opens with the very entry that the sleeper put: its request.
+fn wait_taken_over(front: &HttpProxy, path: &str, lake: &Lake, topic: &str, other: &Worker) -> HttpRequest {
+    let opened = || creations(front, path).into_iter().find(|request| request.status == Some(200));
+    let opened = poll_until(SOON, opened).unwrap_or_else(|| panic!("nobody opens\n{}", other.log()));
+    let seq = Path::new(path).file_name().unwrap();
+    let open = lake.chain(topic, 0).into_iter().find(|file| file.file_name() == Some(seq)).unwrap();
+    let open = entry_in(&open);
+    assert_eq!((&open["kind"], &open["writer"]["worker"]), (&"open".into(), &other.address().into()), "{open:#}");
+    let publishes = || front.count(|request| is_manifest_put(request) && request.sent > opened.answered);
+    wait_until("the new owner publishes", SOON, || publishes() > 0).unwrap();
+    opened
 }
 
 #[test]
 fn a_worker_that_sleeps_while_another_takes_over_is_fenced() {
-    let (kafka, s3, python) = (need!(kit::kafka()), need!(kit::s3()), need!(kit::python()));
-    let name = "crash-zombie";
+    let (kafka, s3) = (need!(kit::kafka()), need!(kit::s3()));
+    let (hdfs, python) = (need!(kit::hdfs()), need!(kit::python()));
+    let (name, names) = ("crash-zombie", ["crash-zombie", "crash-zombie-hdfs"]);
     kafka.create_topic(name, 2, &[("retention.ms", "-1")]).unwrap();
     let bucket = s3.create_bucket(name).unwrap();
     let front = HttpProxy::start(s3.address()).unwrap();
-    let connector = small_sink(name, name, "1", &with_endpoint(s3_settings(s3, name), &front.url()));
+    let connectors = [
+        small_sink(names[0], name, "1", &with_endpoint(s3_settings(s3, name), &front.url())),
+        small_sink(names[1], name, "1", &hdfs_settings(&hdfs.rpc_address(), name)),
+    ];
     let numbers = Numbers::start(&kafka.bootstrap(), name, 2, 200, 4);
-    let mut other = Worker::start(&kafka.bootstrap(), &[], std::slice::from_ref(&connector));
-    let mut sleeper = Worker::start(&kafka.bootstrap(), &[], std::slice::from_ref(&connector));
+    let mut other = Worker::start(&kafka.bootstrap(), &[], &connectors);
+    let mut sleeper = Worker::start(&kafka.bootstrap(), &[], &connectors);
     other.stop();
     let lake = Lake { dir: bucket.join("lake") };
     for _ in 0..3 {
+        wait_settled(&kafka.bootstrap(), &names);
+        let archived = sleeper.archived(names[1]);
+        sleeper.wait_archived(names[1], archived + 1, SOON);
         wait_until("the sleeper publishes", SOON, || {
             let end = lake.chain(name, 0).pop().map(|end| entry_in(&end));
             end.is_some_and(|end| end["kind"] == "commit" && end["writer"]["worker"] == sleeper.address())
         })
         .unwrap();
         // It falls asleep while an entry of it is on its way.
-        let of_partition = |request: &HttpRequest| is_manifest_put(request) && request.path.contains("/partition%3D0/");
-        let held = front.fault_next(Fault::Hold, of_partition);
+        let held = front.fault_next(Fault::Hold, is_first_manifest_put);
         held.wait_struck(SOON).unwrap();
         sleeper.signal("STOP");
-        let standing = |request: &HttpRequest| of_partition(request) && request.sent.is_none();
+        let standing = |request: &HttpRequest| is_first_manifest_put(request) && request.sent.is_none();
         let path = front.requests().into_iter().rfind(standing).unwrap().path;
-        let before = times_fenced(&sleeper, "crash-zombie-0");
-
-        // The group takes it for dead, and the next owner opens at the very number.
+        let warned = |sleeper: &Worker| names.map(|connector| times_warned(sleeper, connector, "crash-zombie-0"));
+        let before = warned(&sleeper);
         other.restart();
-        let opened = || creations(&front, &path).into_iter().find(|request| request.status == Some(200));
-        let opened = poll_until(SOON, opened).unwrap_or_else(|| panic!("nobody opens\n{}", other.log()));
-        let seq = Path::new(&path).file_name().unwrap();
-        let open = lake.chain(name, 0).into_iter().find(|file| file.file_name() == Some(seq)).unwrap();
-        let open = entry_in(&open);
-        assert_eq!((&open["kind"], &open["writer"]["worker"]), (&"open".into(), &other.address().into()), "{open:#}");
-        let publishes = || front.count(|request| is_manifest_put(request) && request.sent > opened.answered);
-        wait_until("the new owner publishes", SOON, || publishes() > 0).unwrap();
+        let archived = other.archived(names[1]);
+        let opened = wait_taken_over(&front, &path, &lake, name, &other);
+        other.wait_archived(names[1], archived + 1, SOON);
 
         // What stood in the proxy reaches the store after that, and is refused.
         held.release();
@@ -400,21 +448,19 @@ fn a_worker_that_sleeps_while_another_takes_over_is_fenced() {
         let refused = poll_until(SOON, refused).unwrap_or_else(|| panic!("{:?}", creations(&front, &path)));
         assert!(refused.sent >= opened.answered, "{refused:?} reached the store before {opened:?}");
         sleeper.signal("CONT");
-        let told = || times_fenced(&sleeper, "crash-zombie-0") != before;
-        if poll_until(SOON, || told().then_some(())).is_none() {
-            panic!("the sleeper does not notice\n{}", sleeper.log());
-        }
-        sleeper.wait_state(name, "RUNNING", SOON);
+        let noticed = || (0..names.len()).all(|at| warned(&sleeper)[at] > before[at]).then_some(());
+        assert!(poll_until(SOON, noticed).is_some(), "the sleeper does not notice\n{}", sleeper.log());
+        names.iter().for_each(|name| drop(sleeper.wait_state(name, "RUNNING", SOON)));
         sleeper.stop();
-        let [by_group, by_store] = [0, 1].map(|at| times_fenced(&sleeper, "crash-zombie-0")[at] - before[at]);
-        assert!(by_group <= 1 && by_store <= 1, "each said once at most\n{}", sleeper.log());
+        assert_eq!(warned(&sleeper), before.map(|times| times + 1), "a warning each\n{}", sleeper.log());
         std::mem::swap(&mut sleeper, &mut other);
     }
     let count = numbers.stop();
-    sleeper.wait_archived(name, count as i64, LONG);
+    names.iter().for_each(|name| sleeper.wait_archived(name, count as i64, LONG));
     sleeper.stop();
-    let place = Place::new(&s3_settings(s3, name), bucket.join("lake/topics").display().to_string());
-    kit::home::say(&format!("a sleeping worker, three times: {:?}", place.audit(python, &[(name, count)])));
+    for place in [Place::on_s3(s3, name, &bucket), Place::on_hdfs(hdfs, name)] {
+        kit::home::say(&format!("a sleeping worker, three times: {:?}", place.audit(python, &[(name, count)])));
+    }
 }
 
 /// Everything arrives, in the process that was there from the beginning, whose task never failed.
@@ -425,26 +471,32 @@ fn assert_untouched(worker: &Worker, connector: &str, pid: Option<u32>) {
 
 #[test]
 fn a_broker_that_is_killed_costs_nothing() {
-    let (mut kafka, s3, python) =
-        (need!(kit::Kafka::start(kit::KafkaOptions::default())), need!(kit::s3()), need!(kit::python()));
-    let name = "crash-broker";
+    let (mut kafka, s3) = (need!(kit::Kafka::start(kit::KafkaOptions::default())), need!(kit::s3()));
+    let (hdfs, python) = (need!(kit::hdfs()), need!(kit::python()));
+    let (name, names) = ("crash-broker", ["crash-broker", "crash-broker-hdfs"]);
     kafka.create_topic(name, 2, &[("retention.ms", "-1")]).unwrap();
     let bucket = s3.create_bucket(name).unwrap();
-    let settings = s3_settings(s3, name);
+    let connectors = [
+        small_sink(names[0], name, "2", &s3_settings(s3, name)),
+        small_sink(names[1], name, "1", &hdfs_settings(&hdfs.rpc_address(), name)),
+    ];
     let numbers = Numbers::start(&kafka.bootstrap(), name, 2, 200, 4);
-    let mut worker = Worker::start(&kafka.bootstrap(), &[], &[small_sink(name, name, "2", &settings)]);
+    let mut worker = Worker::start(&kafka.bootstrap(), &[], &connectors);
     let pid = worker.pid();
     for round in 1..=3 {
-        worker.wait_archived(name, 100 * round, SOON);
+        names.iter().for_each(|name| worker.wait_archived(name, 100 * round, SOON));
         kafka.kill();
         kafka.restart().unwrap();
     }
     let count = numbers.stop();
-    worker.wait_archived(name, count as i64, LONG);
-    assert_untouched(&worker, name, pid);
+    for name in names {
+        worker.wait_archived(name, count as i64, LONG);
+        assert_untouched(&worker, name, pid);
+    }
     worker.stop();
-    let place = Place::new(&settings, bucket.join("lake/topics").display().to_string());
-    kit::home::say(&format!("a broker killed three times: {:?}", place.audit(python, &[(name, count)])));
+    for place in [Place::on_s3(s3, name, &bucket), Place::on_hdfs(hdfs, name)] {
+        kit::home::say(&format!("a broker killed three times: {:?}", place.audit(python, &[(name, count)])));
+    }
 }
 
 #[test]
@@ -456,12 +508,11 @@ fn stores_that_are_away_for_a_minute_cost_nothing() {
     let [refusing, hanging] = [(); 2].map(|()| HttpProxy::start(s3.address()).unwrap());
     let refusing_hdfs = TcpProxy::start(hdfs.rpc_address()).unwrap();
     let buckets = ["crash-refused", "crash-hung"].map(|bucket| (bucket, s3.create_bucket(bucket).unwrap()));
-    let on_hdfs = |address: String| vec![("store.url".to_owned(), format!("hdfs://{address}/crash-away"))];
     let names = ["crash-refused", "crash-hung", "crash-refused-hdfs"];
     let reached = [
         with_endpoint(s3_settings(s3, names[0]), &refusing.url()),
         with_endpoint(s3_settings(s3, names[1]), &hanging.url()),
-        on_hdfs(refusing_hdfs.address()),
+        hdfs_settings(&refusing_hdfs.address(), "crash-away"),
     ];
     let connectors: Vec<_> =
         names.iter().zip(&reached).map(|(name, settings)| small_sink(name, topic, "1", settings)).collect();
@@ -487,12 +538,8 @@ fn stores_that_are_away_for_a_minute_cost_nothing() {
         assert_untouched(&worker, name, pid);
     }
     worker.stop();
-    let mut places: Vec<_> = buckets
-        .iter()
-        .map(|(bucket, folder)| Place::new(&s3_settings(s3, bucket), folder.join("lake/topics").display().to_string()))
-        .collect();
-    places.push(Place::new(&on_hdfs(hdfs.rpc_address()), format!("{}/crash-away/topics", hdfs.webhdfs())));
-    for place in places {
+    let on_s3 = buckets.iter().map(|(bucket, folder)| Place::on_s3(s3, bucket, folder));
+    for place in on_s3.chain([Place::on_hdfs(hdfs, "crash-away")]) {
         kit::home::say(&format!("a store away for a minute: {:?}", place.audit(python, &[(topic, count)])));
     }
 }

@@ -84,7 +84,8 @@ impl Fetch {
         }
         self.let_go(&partitions);
         if !released {
-            tracing::warn!("{} partitions were taken away before they were released", partitions.len());
+            // Who hears of the loss warns of it.
+            tracing::info!("{} partitions were taken away before they were released", partitions.len());
             self.say(Said::Lost(partitions));
         }
     }

@@ -467,7 +467,8 @@ impl Partition {
             }
             Kind::Fenced => {
                 if !self.is_gone() {
-                    tracing::warn!(partition = %self.name, "given up: {}", error.trace());
+                    // The worker warns of the loss when the group tells it, before or after this.
+                    tracing::info!(partition = %self.name, "given up: {}", error.trace());
                 }
                 self.phase = Phase::Gone { ask_at: again_at, asked: None };
             }
