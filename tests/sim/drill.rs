@@ -1,12 +1,12 @@
 //! Drills: short plans beside the seeds, all alike but for the place of one accident. Each leads two workers along the
 //! whole commit path (files small and in parts, transactions, a rebalance, an entry that comes late, one that loses
 //! its number to another, an election, an orderly end) and strikes at the first, second, ... await behind one stretch
-//! of it. Where the seeds strike by chance, the drills strike one after the other; a stretch at which no drill strikes
-//! fails the suite.
+//! of it: with a crash, a stop, or a rebalance of the group. Where the seeds strike by chance, the drills strike one
+//! after the other; a stretch at which no drill strikes fails the suite.
 //!
 //! A drill has a seed, too, by which it is printed and run again.
 
-use crate::awaits::{Blow, IN_PARTS, REQUESTS, Stretch};
+use crate::awaits::{AT_START, Blow, IN_PARTS, REQUESTS, Stretch};
 use crate::plan::{Plan, Settings, Step};
 use crate::rare::Rare;
 use crate::restore::setbacks::Conditions;
@@ -22,6 +22,8 @@ const DEPTH_OF_LIFE: u64 = 20;
 const DEPTH_OF_RELEASE: u64 = 24;
 /// Files in parts are large, and their drills are slow.
 const DEPTH_IN_PARTS: u64 = 3;
+/// Of awaits at which the group rebalances.
+const DEPTH_OF_REBALANCE: u64 = 2;
 
 /// The seeds of all drills.
 pub(crate) fn seeds() -> impl Iterator<Item = u64> {
@@ -83,7 +85,19 @@ fn strikes() -> Vec<Strike> {
     // Asked of a partition that nobody has archived yet.
     let first = ["asks for committed offsets", "lists data"].map(Stretch::Asks);
     let is_met = |strike: &Strike| strike.early || !first.contains(&strike.stretch);
-    stretches.flat_map(of).filter(is_met).collect()
+    // The newest come last: the others keep their seeds.
+    stretches.flat_map(of).chain(rebalances()).filter(is_met).collect()
+}
+
+/// The group takes the partitions away while something is asked, in a doubt, behind a lost number, at a release.
+fn rebalances() -> impl Iterator<Item = Strike> {
+    let asks = |requests: &'static [&'static str]| requests.iter().copied().map(Stretch::Asks);
+    let small = asks(REQUESTS).chain([Stretch::Doubt, Stretch::Lost, Stretch::Release]);
+    let small = small.flat_map(|stretch| (1..=DEPTH_OF_REBALANCE).map(move |nth| (stretch, nth)));
+    let both = small.chain(asks(IN_PARTS).map(|stretch| (stretch, 1)));
+    let both = both.flat_map(|(stretch, nth)| [true, false].map(|early| (stretch, nth, early)));
+    let at_start = asks(AT_START).map(|stretch| (stretch, 1, true));
+    both.chain(at_start).map(|(stretch, nth, early)| Strike { stretch, nth, blow: Blow::Rebalance, early })
 }
 
 /// What happens in every drill; `trap` for each worker.
