@@ -332,6 +332,16 @@ async fn what_fails_an_opening_fails_the_task_and_lets_it_end() {
     assert!(rig.chain().await.is_empty());
 }
 
+/// Gives the writer what it still needs of ten records, and 100 ms; the position behind.
+async fn go_on_with_ten_records(rig: &Rig, writer: &mut Writer, position: i64) -> i64 {
+    if writer.seek().unwrap_or(position) < 10 {
+        writer.put(0, 10, 0..10).await.unwrap();
+    }
+    writer.tick().await.unwrap();
+    rig.clock.advance(100);
+    10
+}
+
 #[tokio::test]
 async fn a_file_that_never_goes_up_makes_no_flood_of_entries() {
     let rig = Rig::new(&[("flush.size", "10")]);
@@ -340,25 +350,13 @@ async fn a_file_that_never_goes_up_makes_no_flood_of_entries() {
     // A gateway that takes small bodies only, for example: entries pass, files do not.
     rig.store.faults.lock().unwrap().extend([(".parquet", Fault::Before); 10_000]);
     while rig.clock.now() < 600_000 {
-        position = writer.seek().unwrap_or(position);
-        if position < 10 {
-            writer.put(0, 10, 0..10).await.unwrap();
-            position = 10;
-        }
-        writer.tick().await.unwrap();
-        rig.clock.advance(100);
+        position = go_on_with_ten_records(&rig, &mut writer, position).await;
     }
     let entries = rig.chain().await.len();
     assert!((2..40).contains(&entries), "{entries} entries in ten minutes");
     rig.store.faults.lock().unwrap().clear();
     while rig.spans().await.is_empty() {
-        position = writer.seek().unwrap_or(position);
-        if position < 10 {
-            writer.put(0, 10, 0..10).await.unwrap();
-            position = 10;
-        }
-        writer.tick().await.unwrap();
-        rig.clock.advance(100);
+        position = go_on_with_ten_records(&rig, &mut writer, position).await;
         assert!(rig.clock.now() < 700_000, "it goes on by itself");
     }
 }
