@@ -90,7 +90,7 @@ fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
                 if let Some(now) = &partition.now {
                     let line = log.lineages.iter().find(|line| line.lineage.lineage == log.lineage);
                     let topic_id = line.and_then(|line| line.lineage.topic_id.as_deref());
-                    now::in_words(now.as_ref(), (topic_id, log.resume_offset))
+                    now::in_words(now, (topic_id, log.resume_offset))
                         .iter()
                         .try_for_each(|line| writeln!(out, "    {line}"))?;
                 }

@@ -42,10 +42,19 @@ pub struct PartitionSummary {
     /// What they say, where they can be.
     #[serde(flatten)]
     pub log: Option<LogSummary>,
-    /// What a cluster says, for the caller to put here who has asked one; nothing inside where it has no such
-    /// partition.
+    /// What a cluster says, for the caller to put here who has asked one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub now: Option<Option<LogNow>>,
+    pub now: Option<Now>,
+}
+
+/// What a cluster says of a partition that is archived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Now {
+    /// The log as it has it.
+    Log(LogNow),
+    /// It has no such partition; `null` in JSON.
+    NoSuchPartition,
 }
 
 /// A partition's log as a cluster has it.

@@ -4,7 +4,7 @@
 //! still below that end. One answer alone does not say so, records may come between its two numbers.
 
 use lakeferry_api::{Kind, PartitionView, Result, TopicPartition};
-use lakeferry_lake::inspect::{LogNow, TopicSummary};
+use lakeferry_lake::inspect::{LogNow, Now, TopicSummary};
 
 use crate::kafka::Admin;
 
@@ -17,8 +17,8 @@ pub(super) async fn ask(admin: &dyn Admin, topics: &mut [TopicSummary]) -> Resul
         for partition in topic.partitions.iter_mut().filter(|partition| partition.log.is_some()) {
             let place = TopicPartition::new(topic.topic.as_str(), partition.partition);
             partition.now = Some(match look(admin, &place).await {
-                Ok(now) => Some(now),
-                Err(error) if error.kind() == Kind::NotFound => None,
+                Ok(log) => Now::Log(log),
+                Err(error) if error.kind() == Kind::NotFound => Now::NoSuchPartition,
                 Err(error) => return Err(error),
             });
         }
@@ -44,8 +44,8 @@ fn log_now(view: PartitionView, held_back: u64) -> LogNow {
 }
 
 /// What the cluster says of a log that is archived, a line each. `topic_id` and `resume` are the archive's.
-pub(super) fn in_words(now: Option<&LogNow>, (topic_id, resume): (Option<&str>, Option<i64>)) -> Vec<String> {
-    let Some(now) = now else { return vec!["in the cluster now: no such partition".to_owned()] };
+pub(super) fn in_words(now: &Now, (topic_id, resume): (Option<&str>, Option<i64>)) -> Vec<String> {
+    let Now::Log(now) = now else { return vec!["in the cluster now: no such partition".to_owned()] };
     if let (Some(archived), Some(id)) = (topic_id, &now.topic_id)
         && archived != id
     {
@@ -120,7 +120,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_words_say_what_is_archived_and_what_is_held_back() {
-        let held = looked(&[view(7, 16), view(7, 16)]).await;
+        let held = Now::Log(looked(&[view(7, 16), view(7, 16)]).await);
         let begin = "in the cluster now: offsets 3 to 7 (next) for readers of committed records; ";
         let behind = "an open transaction holds back 9 offsets, from 7 on: they are archived once it has ended";
         let cases = [
@@ -131,11 +131,12 @@ mod tests {
             (None, "where archiving goes on was reset"),
         ];
         for (resume, words) in cases {
-            assert_eq!(in_words(Some(&held), (Some("Qm9"), resume)), [format!("{begin}{words}"), behind.to_owned()]);
+            assert_eq!(in_words(&held, (Some("Qm9"), resume)), [format!("{begin}{words}"), behind.to_owned()]);
         }
-        assert_eq!(in_words(Some(&looked(&[view(7, 7)]).await), (None, Some(7))).len(), 1);
-        assert_eq!(in_words(None, (None, Some(7))), ["in the cluster now: no such partition"]);
-        let other = in_words(Some(&held), (Some("old"), Some(7)));
+        assert_eq!(in_words(&Now::Log(looked(&[view(7, 7)]).await), (None, Some(7))).len(), 1);
+        assert_eq!(serde_json::to_string(&Now::NoSuchPartition).unwrap(), "null");
+        assert_eq!(in_words(&Now::NoSuchPartition, (None, Some(7))), ["in the cluster now: no such partition"]);
+        let other = in_words(&held, (Some("old"), Some(7)));
         assert_eq!(other, ["in the cluster now: another topic of this name, with topic id Qm9, not old"]);
     }
 }
