@@ -176,6 +176,12 @@ impl SimStore {
         resumes.iter().enumerate().filter(|(at, _)| replaced(*at) >= since).map(|(_, (_, resume))| *resume).max()
     }
 
+    /// Every resume offset that ever stood at the chain's end.
+    pub(crate) fn resumes(&self, partition: &TopicPartition) -> Vec<i64> {
+        let books = self.books.lock().unwrap();
+        books.resumes.get(&chain_of(partition)).into_iter().flatten().map(|(_, resume)| *resume).collect()
+    }
+
     /// Who wrote the entry before `seq`.
     pub(crate) fn owner_before(&self, partition: &TopicPartition, seq: u64) -> Option<String> {
         self.books.lock().unwrap().owners.get(&chain_of(partition))?.before(seq)

@@ -42,8 +42,14 @@ impl Told {
         // A chain that was reset says nothing of what is archived.
         let Some((Some(id), Some(resume))) = broker.store.end(&self.partition) else { return is_gone(now) };
         let archived = state.incarnation(&self.partition.topic, &id);
+        // Where the archive stood, if the task slept while a user altered that.
+        let mut resumes = vec![resume];
+        if state.altered.contains_key(&self.partition) {
+            resumes.extend(broker.store.resumes(&self.partition));
+        }
         // What an election put in the place of archived records may be gone, too.
-        let is_unarchived = |log: &Log| (self.from..=self.to).all(|offset| resume <= offset || log.has_removed(offset));
+        let is_behind = |log: &Log, resume| (self.from..=self.to).all(|at| resume <= at || log.has_removed(at));
+        let is_unarchived = |log: &Log| resumes.iter().any(|resume| is_behind(log, *resume));
         let is_unarchived = archived.and_then(|topic| topic.logs.get(number)).is_some_and(is_unarchived);
         is_gone(archived) && is_unarchived || is_gone(now.filter(|topic| topic.id != id))
     }

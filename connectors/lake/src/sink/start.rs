@@ -292,12 +292,15 @@ fn new_lineage(evidence: &Evidence<'_>, started_by: StartedBy, first: i64) -> St
 }
 
 /// Where a partition without archive begins: the group's committed offset, else `auto.offset.reset`; behind the point
-/// where the log parted from what was read of it nothing was.
+/// where the log parted from what was read of it nothing was. A committed offset that the log has not reached is of
+/// another log, or the broker that was asked lags behind. Without a reset policy it is insisted on: the worker asks the
+/// partition's leader for it, and fails the task in the end.
 fn from_kafka(evidence: &Evidence<'_>) -> Result<(i64, StartedBy)> {
     let view = evidence.view;
     let end = view.end_offset.unwrap_or(view.last_stable_offset);
     let parted = view.truncated_at.unwrap_or(i64::MAX);
-    match (evidence.committed.filter(|committed| *committed <= end), evidence.reset) {
+    let is_believed = |committed: &i64| *committed <= end || evidence.reset == OffsetReset::None;
+    match (evidence.committed.filter(is_believed), evidence.reset) {
         (Some(committed), _) => Ok((committed.min(parted), StartedBy::Committed)),
         (None, OffsetReset::Earliest) => Ok((view.log_start_offset, StartedBy::Earliest)),
         (None, OffsetReset::Latest) => Ok((view.last_stable_offset.min(parted), StartedBy::Latest)),

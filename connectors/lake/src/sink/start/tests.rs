@@ -84,6 +84,9 @@ fn without_an_archive_the_group_decides_and_else_connects_default() {
     assert_eq!(begins(None, OffsetReset::Latest), (50, StartedBy::Latest, 0));
     // A committed offset that the log has not reached belongs to another log.
     assert_eq!(begins(Some(51), OffsetReset::Earliest), (5, StartedBy::Earliest, 0));
+    assert_eq!(begins(Some(51), OffsetReset::Latest), (50, StartedBy::Latest, 0));
+    // Or the broker lags behind: without a policy the log is asked for it.
+    assert_eq!(begins(Some(51), OffsetReset::None), (51, StartedBy::Committed, 0));
     let error = start(None, &view, None, OffsetReset::None).unwrap_err();
     assert!(error.message().contains("auto.offset.reset"), "{error}");
 }
