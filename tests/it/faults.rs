@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::journey::{Worker, program, run, s3_settings};
-use crate::kit::proxy::HttpProxy;
+use crate::kit::proxy::{HttpProxy, TcpProxy};
 use crate::kit::{self, need, wait_until};
 use crate::lake::{Lake, restore, sink, task_state, task_trace, wait_trace};
 use crate::topic::{Record, consume, produce, records};
@@ -70,6 +70,44 @@ fn a_store_that_is_away_is_waited_for_and_the_status_says_so() {
     s3.restart().unwrap();
     worker.wait_archived("away", 20, SOON);
     assert_eq!(task_trace(&worker, "away"), "");
+}
+
+/// As many parts at once as a quick store takes would all run out of the client's time on this line, and come again
+/// for ever.
+#[test]
+fn a_slow_line_to_the_store_carries_files_one_after_the_other() {
+    const PARTITIONS: usize = 10;
+    let kafka = need!(kit::kafka());
+    let s3 = need!(kit::S3::start(kit::S3Options::default()));
+    s3.create_bucket("far").unwrap();
+    let topic = "slow-line";
+    kafka.create_topic(topic, PARTITIONS, &[("retention.ms", "-1")]).unwrap();
+    let mut noise = 1_u64;
+    for partition in 0..PARTITIONS {
+        let mut value = || {
+            let step = |_| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (noise >> 56) as u8
+            };
+            (0..900_000).map(step).collect::<Vec<u8>>()
+        };
+        let record = |offset| Record { timestamp: Some(offset), key: None, value: Some(value()), headers: vec![] };
+        produce(&kafka.bootstrap(), topic, partition as i32, &(0..5).map(record).collect::<Vec<_>>());
+    }
+    let address = s3.endpoint().replace("http://", "");
+    let line = TcpProxy::start_slow(address, 1_100_000).unwrap();
+    let endpoint = format!("http://{}", line.address());
+    let mut settings = s3_settings(&s3, "far");
+    settings
+        .iter_mut()
+        .filter(|(key, _)| key == "store.aws_endpoint")
+        .for_each(|(_, value)| value.clone_from(&endpoint));
+    let mut settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    settings.extend([("rotate.bytes", "4000000"), ("rotate.age.ms", "3000")]);
+    let worker = Worker::start(&kafka.bootstrap(), &[], &[sink("far", topic, &settings)]);
+    worker.wait_archived("far", PARTITIONS as i64 * 5, Duration::from_secs(120));
+    let log = worker.log();
+    assert!(!log.contains("starting again from the last manifest"), "{log}");
 }
 
 /// What a process has used, in hundredths of a second.

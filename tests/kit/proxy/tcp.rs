@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::front::{Front, Register, lock};
 use crate::kit::poll::wait_until;
@@ -18,6 +18,12 @@ use crate::kit::{Result, http};
 /// How far behind the name of a method a request says what it is about. No request with a path and what follows it is
 /// shorter, so that none takes the next one's path for its own.
 const REACH: usize = 200;
+
+/// A line that carries so many bytes a second, whatever shares it.
+struct Line {
+    bytes_per_second: f64,
+    free_at: Mutex<Instant>,
+}
 
 pub struct TcpProxy {
     front: Front,
@@ -41,12 +47,22 @@ struct CutState {
 impl TcpProxy {
     /// A proxy before `upstream`, which is `127.0.0.1:port` and need not be up yet.
     pub fn start(upstream: impl Into<String>) -> Result<TcpProxy> {
+        TcpProxy::start_on(upstream, None)
+    }
+
+    /// The same behind a slow line: requests, all together, get `bytes_per_second` through it.
+    pub fn start_slow(upstream: impl Into<String>, bytes_per_second: u32) -> Result<TcpProxy> {
+        let line = Line { bytes_per_second: bytes_per_second.into(), free_at: Mutex::new(Instant::now()) };
+        TcpProxy::start_on(upstream, Some(line))
+    }
+
+    fn start_on(upstream: impl Into<String>, line: Option<Line>) -> Result<TcpProxy> {
         let (upstream, cuts) = (upstream.into(), Arc::new(Mutex::new(Vec::new())));
         let armed = Arc::clone(&cuts);
         let front = Front::open(move |client, register| {
             // A dead server is a refused or broken connection for the client too; it has been accepted, so: broken.
             if let Ok(server) = http::connect(&upstream) {
-                Connection::serve(client, server, &armed, register);
+                Connection::serve((client, server), &armed, line.as_ref(), register);
             }
         })?;
         Ok(TcpProxy { front, cuts })
@@ -115,6 +131,18 @@ impl Cut {
     }
 }
 
+impl Line {
+    /// Takes as long as the line takes for `bytes`, behind what is on it already.
+    fn carry(&self, bytes: usize) {
+        let free_at = {
+            let mut free_at = lock(&self.free_at);
+            *free_at = (*free_at).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+            *free_at
+        };
+        thread::sleep(free_at.saturating_duration_since(Instant::now()));
+    }
+}
+
 /// One connection that passes through: a thread for each direction.
 struct Connection {
     client: TcpStream,
@@ -124,7 +152,12 @@ struct Connection {
 }
 
 impl Connection {
-    fn serve(client: TcpStream, server: TcpStream, cuts: &Mutex<Vec<Cut>>, register: &Register) {
+    fn serve(
+        (client, server): (TcpStream, TcpStream),
+        cuts: &Mutex<Vec<Cut>>,
+        line: Option<&Line>,
+        register: &Register,
+    ) {
         let _registered = register.add(&server);
         // `connect` set limits for requests of the kit; a proxied connection may rest as long as it likes.
         let unlimited = server.set_read_timeout(None).and_then(|()| server.set_write_timeout(None));
@@ -134,11 +167,11 @@ impl Connection {
         let connection = Connection { client, server, doomed: Mutex::new(None) };
         thread::scope(|scope| {
             scope.spawn(|| connection.replies());
-            connection.requests(cuts);
+            connection.requests(cuts, line);
         });
     }
 
-    fn requests(&self, cuts: &Mutex<Vec<Cut>>) {
+    fn requests(&self, cuts: &Mutex<Vec<Cut>>, line: Option<&Line>) {
         let (mut chunk, mut seen) = (vec![0; 64 * 1024], Vec::new());
         while let Ok(length @ 1..) = (&self.client).read(&mut chunk) {
             let fresh = &chunk[..length];
@@ -151,6 +184,7 @@ impl Connection {
                 }
             }
             seen.drain(..seen.len().saturating_sub(longest - 1));
+            line.inspect(|line| line.carry(length));
             if (&self.server).write_all(fresh).is_err() {
                 break;
             }

@@ -175,10 +175,9 @@ const EXEMPT: &[(&str, Places)] = &[
                 &[
                     "abort: parts.in_flight.shutdown(",
                     "carry: while let Some(message) = chunks.recv()",
-                    "complete: let _permit = permit(&self.target.permits)",
+                    "complete: let lane = self.target.lanes.enter()",
                     "complete: while let Some(part) = parts.in_flight.",
-                    "send_part: let ticket = permit(&self.target.permits)",
-                    "permit: .acquire_owned()",
+                    "send_part: let lane = self.target.lanes.enter()",
                 ],
             ),
         ],

@@ -14,6 +14,7 @@ mod broken;
 mod check;
 mod closing;
 mod commit;
+mod lanes;
 mod partition;
 mod spill;
 mod start;

@@ -21,10 +21,11 @@ use lakeferry_api::{
 };
 use object_store::ObjectStore;
 use object_store::limit::LimitStore;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::backoff::backoff;
 use super::commit::Identity;
+use super::lanes::Lanes;
 use super::partition::{Partition, Shared};
 use super::spill::Spill;
 use super::troubles::Troubles;
@@ -34,7 +35,7 @@ use crate::layout::Layout;
 use crate::manifest::ManifestStore;
 use crate::store;
 
-/// Uploads of files and parts that may be under way at once.
+/// Uploads of files and parts that may be under way at once, on a line that carries them.
 const UPLOADS_AT_ONCE: usize = 8;
 /// Requests of a task to the store that may be under way at once, whatever for: thousands of partitions that write an
 /// entry at the same moment must not need as many connections.
@@ -153,7 +154,7 @@ impl LakeSinkTask {
         let target = Target {
             store: Arc::clone(&lake),
             part_bytes: settings.part_bytes,
-            permits: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+            lanes: Arc::new(Lanes::new(UPLOADS_AT_ONCE, context.clock())),
             ended: Arc::clone(&ended),
             pool: context.executor(),
             budget: context.budget(),

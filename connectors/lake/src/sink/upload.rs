@@ -1,7 +1,7 @@
 //! Carries one file's bytes to the store, beside the task's loop.
 //!
 //! [`Upload`] is fed chunks without ever blocking its owner; a job behind it gathers them into parts,
-//! uploads parts in parallel under the task's permits and completes the object when told that the file is whole. A
+//! uploads parts in parallel on the task's [`Lanes`] and completes the object when told that the file is whole. A
 //! small file goes up in one request. An upload that is dropped, or fails, leaves nothing visible: its job stops at
 //! once and aborts the multipart, as far as store and process live to do it, and its name is never used again.
 
@@ -13,9 +13,10 @@ use lakeferry_api::simulation::host::inherit;
 use lakeferry_api::{Budget, ConnectError, Executor, Kind, Permit, Result, executor};
 use object_store::path::Path;
 use object_store::{Error as StoreError, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
+use super::lanes::Lanes;
 use super::spill::Spilled;
 use crate::job::Job;
 use crate::store::{explain, words};
@@ -38,8 +39,8 @@ pub(crate) struct Target {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// Size of a part in bytes.
     pub(crate) part_bytes: usize,
-    /// How many requests may be under way at once, over all uploads of the task.
-    pub(crate) permits: Arc<Semaphore>,
+    /// What all uploads of the task go up on.
+    pub(crate) lanes: Arc<Lanes>,
     /// Woken when an upload has room for bytes again, and when it ends.
     pub(crate) ended: Arc<Notify>,
     /// Where spilled bytes are read.
@@ -187,9 +188,10 @@ impl Carrier {
 
     async fn complete(&mut self) -> Result<()> {
         if self.parts.is_none() {
-            let _permit = permit(&self.target.permits).await?;
+            let lane = self.target.lanes.enter().await?;
             let (payload, _held) = self.take_pending(self.pending_bytes).await?;
             let put = self.target.store.put(&self.path, payload).await;
+            lane.leave(put.is_ok());
             return put.map(drop).map_err(|error| failed(&format!("store {}", self.path), error));
         }
         if self.pending_bytes > 0 {
@@ -210,7 +212,7 @@ impl Carrier {
             self.parts = Some(Parts { upload, in_flight: JoinSet::new(), begun: 0 });
         }
         // Spilled bytes come back to memory only when it is their turn.
-        let ticket = permit(&self.target.permits).await?;
+        let lane = self.target.lanes.enter().await?;
         let (payload, held) = self.take_pending(bytes).await?;
         let path = self.path.clone();
         let Some(parts) = &mut self.parts else { return Ok(()) };
@@ -218,7 +220,8 @@ impl Carrier {
         parts.begun += 1;
         parts.in_flight.spawn(inherit(async move {
             let sent = part.await;
-            drop((ticket, held));
+            lane.leave(sent.is_ok());
+            drop(held);
             sent.map_err(|error| failed(&format!("upload a part of {path}"), error))
         }));
         while let Some(ended) = parts.in_flight.try_join_next() {
@@ -267,13 +270,6 @@ fn failed(doing: &str, error: StoreError) -> ConnectError {
 
 fn lost(error: JoinError) -> ConnectError {
     ConnectError::retriable("the upload of a part was lost").caused_by(error)
-}
-
-async fn permit(permits: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit> {
-    Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(|_| ConnectError::retriable("the task is stopping; the upload was given up"))
 }
 
 #[cfg(test)]
