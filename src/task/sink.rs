@@ -35,6 +35,9 @@ use crate::kafka::{Consumer, Event};
 
 /// How long after a tick the next one is due.
 const TICK: Duration = Duration::from_millis(100);
+/// The same where nothing was heard of the consumer for [`QUIET_AFTER`].
+const QUIET_TICK: Duration = Duration::from_millis(300);
+const QUIET_AFTER: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LIMIT: Duration = Duration::from_secs(10);
 /// How long after the broker refused a position it is looked for again.
@@ -61,6 +64,7 @@ pub(super) struct SinkLoop {
     commit: Commit,
     paused: bool,
     next_tick: Duration,
+    heard_at: Duration,
     next_commit: Duration,
     tick_backoff: Backoff,
     consumer_errors: Throttle,
@@ -79,6 +83,7 @@ impl SinkLoop {
             commit: Commit::Idle,
             paused: false,
             next_tick: now,
+            heard_at: now,
             next_commit: now + parts.timing.flush_interval,
             tick_backoff: backoff(),
             consumer_errors: Throttle::new(LOG_PERIOD),
@@ -170,6 +175,7 @@ impl SinkLoop {
     }
 
     async fn hear(&mut self, event: Event) -> Result<()> {
+        self.heard_at = self.clock.monotonic();
         match event {
             Event::Assigned(partitions) => {
                 self.consumer_is_well();
@@ -291,7 +297,8 @@ impl SinkLoop {
     async fn tick(&mut self) -> Result<()> {
         let ticked = self.parts.task.put(&[]).await;
         let now = self.clock.monotonic();
-        self.next_tick = now + TICK;
+        let is_quiet = now.saturating_sub(self.heard_at) >= QUIET_AFTER;
+        self.next_tick = now + if is_quiet { QUIET_TICK } else { TICK };
         match ticked {
             Ok(()) => {
                 self.tick_backoff.reset();

@@ -106,7 +106,7 @@ fn check_chain(
         if end["source"]["lineage"] == number && live.is_some() {
             let (told, begun) = beginning(state, partition, &id);
             let mut waived = altered::waived(chain, number, (&asked, told))?;
-            check_begun(&end["source"], line, told.and(begun))?;
+            check_begun(line, told.and(begun))?;
             if let (true, Some(committed)) = (altered::is_reset(end), state.committed().get(partition)) {
                 // Nothing came since, so the group's offset is all there is.
                 waived.extend(told.filter(|told| committed <= told).map(|_| 0..*committed));
@@ -128,11 +128,10 @@ fn beginning(state: &State, partition: &TopicPartition, id: &str) -> (Option<i64
     (state.told_end(partition, Some(id)), state.begun.get(&(partition.clone(), id.to_owned())).copied())
 }
 
-/// From where reading began everything is archived, even if a worker dies before the first entry. What a user altered
-/// begins anew, also where the herder died with the group's offsets as they were.
-fn check_begun(source: &Value, line: &Value, begun: Option<i64>) -> Verdict {
-    let is_first = line["continues"].is_null() && source["started_by"] != "altered";
-    let (Some(begun), Some(first), true) = (begun, line["first"].as_i64(), is_first) else {
+/// From where reading began, before there was a chain, everything is archived, even if a worker dies before the first
+/// entry. A lineage that is not the chain's first begins where the log did, or where a user said.
+fn check_begun(line: &Value, begun: Option<i64>) -> Verdict {
+    let (Some(begun), Some(first), true) = (begun, line["first"].as_i64(), line["lineage"] == 1) else {
         return Ok(());
     };
     demand(first <= begun, || format!("reading began at {begun}, the archive begins at {first}"))

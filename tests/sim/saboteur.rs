@@ -131,7 +131,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::ProgressApart,
         "a restore stores how far it got in a transaction of its own, behind that of the records",
-        ("a restore that refuses its own records", "is not empty (partition"),
+        ("a restore that refuses its own records", "write to another topic"),
     ),
     fault(
         Fault::RestoreFromBeginning,

@@ -401,6 +401,8 @@ impl World {
         if self.diary.broken().is_some() {
             return;
         }
+        // Who is given a partition while the others leave would have no time to find out that a broker lagged behind.
+        self.broker.lock().stale_until_ms.clear();
         for at in 0..self.workers.len() {
             self.shut_down(at).await;
         }

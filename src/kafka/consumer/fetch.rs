@@ -25,7 +25,10 @@ const BATCH_AGE: Duration = Duration::from_millis(50);
 const COLLECTED_BYTES: u64 = 4 << 20;
 /// Events taken in one go before orders and ages are looked at again.
 const BURST: usize = 2_048;
-const IDLE_WAIT: Duration = Duration::from_millis(50);
+/// How long a poll waits for an event; an order wakes it.
+const IDLE_WAIT: Duration = Duration::from_millis(250);
+/// The same while room in the channel or a release is waited for.
+const STALLED_WAIT: Duration = Duration::from_millis(50);
 const ROOM_WAIT: Duration = Duration::from_millis(5);
 const STALL_AFTER: Duration = Duration::from_secs(1);
 const SEEK_WAIT: Duration = Duration::from_secs(1);
@@ -248,7 +251,7 @@ impl Fetch {
         let since = *self.blocked_since.get_or_insert(now);
         if self.stalled {
             // Nothing is fetched, so what comes is about the group.
-            if let Some(polled) = Arc::clone(&self.spec.handle).poll(IDLE_WAIT) {
+            if let Some(polled) = Arc::clone(&self.spec.handle).poll(STALLED_WAIT) {
                 self.take(polled);
             }
         } else if now.saturating_sub(since) > STALL_AFTER {
@@ -263,10 +266,10 @@ impl Fetch {
         let now = self.now;
         let age = |slot: &mut Slot| slot.collected().map(|(_, _, since)| now.saturating_sub(since));
         let oldest = self.slots().filter_map(age).max();
-        let mut wait = oldest.map_or(IDLE_WAIT, |age| BATCH_AGE.saturating_sub(age));
-        if self.slots().any(|slot| matches!(slot.phase, Phase::Starting { .. })) {
-            wait = wait.min(ROOM_WAIT);
-        }
+        let is_starting = self.slots().any(|slot| matches!(slot.phase, Phase::Starting { .. }));
+        let waits = self.revocation.as_ref().map_or(IDLE_WAIT, |_| STALLED_WAIT);
+        let most = if is_starting { ROOM_WAIT } else { waits };
+        let wait = oldest.map_or(most, |age| BATCH_AGE.saturating_sub(age).min(most));
         let mut polled = handle.poll(wait);
         self.look_at_clock();
         let mut left = BURST;

@@ -44,7 +44,8 @@ async fn a_life_without_trouble() {
     world.until("commit t-0@15").await;
     assert_eq!(world.journal.take(), ["flush t-0@15", "commit t-0@15"]);
     assert!(world.clock.monotonic_ms() >= 60_000, "offset.flush.interval.ms");
-    assert!((500..=610).contains(&sink.ticks()), "a tick every 100 ms: {}", sink.ticks());
+    // Every 100 ms for ten seconds, every 300 ms while nothing comes.
+    assert!((255..=275).contains(&sink.ticks()), "{} ticks", sink.ticks());
 
     world.cluster.say(Event::Batches(vec![batch(0, 15, 16)]));
     world.until("put t-0[15..16)").await;
@@ -342,7 +343,7 @@ async fn commits_are_made_again_and_never_two_at_once() {
     let ticks = sink.ticks();
     world.journal.take();
     world.advance_ms(200_000).await;
-    assert!(sink.ticks() > ticks + 1_000, "the loop goes on");
+    assert!(sink.ticks() > ticks + 600, "the loop goes on");
     assert!(world.journal.take().is_empty(), "while one is in flight there is no other");
 }
 
