@@ -28,6 +28,8 @@ pub mod decimal;
 pub mod error;
 pub mod executor;
 pub mod logical;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod record;
 pub mod schema;
 pub mod simulation;

@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use lakeferry_api::{Batch, BatchBuilder, TimestampType, TopicPartition};
-use lakeferry_lake::format::{FORMATS, FileFormat, FileHeader, Tail};
+use lakeferry_lake::format::{Content, FORMATS, FileFormat, FileHeader, Tail};
 
 const RAW_BYTES: usize = 192 << 20;
 const BATCH_BYTES: usize = 1 << 20;
@@ -32,8 +32,10 @@ fn main() {
 fn measure(format: &FileFormat, codec: &str, name: &str, batches: &[Batch]) {
     let raw_bytes: usize = batches.iter().map(Batch::raw_bytes).sum();
     let ((tail, file), encode_s) = timed(|| encode(format, codec, batches));
-    let (rows, decode_s) = timed(|| decode(format, &tail, &file));
-    assert_eq!(rows, batches.iter().map(Batch::len).sum::<usize>());
+    let records = batches.iter().map(Batch::len).sum::<usize>();
+    let content = Content { records: records as u64, raw_bytes: raw_bytes as u64 };
+    let (rows, decode_s) = timed(|| decode(format, (&tail, content), &file));
+    assert_eq!(rows, records);
     let mb = raw_bytes as f64 / 1e6;
     let ratio = raw_bytes as f64 / tail.stored_bytes as f64;
     let (encode, decode) = (mb / encode_s, mb / decode_s);
@@ -53,12 +55,12 @@ fn encode(format: &FileFormat, codec: &str, batches: &[Batch]) -> (Tail, Bytes) 
     (tail, file.freeze())
 }
 
-fn decode(format: &FileFormat, tail: &Tail, file: &Bytes) -> usize {
+fn decode(format: &FileFormat, (tail, content): (&Tail, Content), file: &Bytes) -> usize {
     let bytes = |index: usize| {
         let block = &tail.blocks[index];
         file.slice(block.at as usize..(block.at + block.len) as usize)
     };
-    let decoder = format.decoder(bytes(format.prelude(&tail.blocks)), &tail.blocks, &partition()).unwrap();
+    let decoder = format.decoder(bytes(format.prelude(&tail.blocks)), &tail.blocks, &partition(), content).unwrap();
     let blocks = 0..tail.blocks.len();
     blocks
         .flat_map(|block| decoder.decode(block, bytes(block)).unwrap())

@@ -44,3 +44,7 @@ pub mod sweep;
 #[cfg(test)]
 mod testing;
 pub mod verify;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: lakeferry_api::measure::Counting = lakeferry_api::measure::Counting;

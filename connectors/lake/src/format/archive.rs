@@ -12,6 +12,8 @@ mod compressor;
 mod decode;
 mod encodings;
 mod headers;
+mod pages;
+mod repeats;
 mod row_group;
 mod schema;
 

@@ -30,6 +30,30 @@ pub struct Block {
     pub sha256: String,
 }
 
+/// How much a file holds, as its manifest says: what no reader of it allocates more for, whatever the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// Its records.
+    pub records: u64,
+    /// Bytes of keys, values and headers in them.
+    pub raw_bytes: u64,
+}
+
+impl Content {
+    /// What a record takes at most beyond its bytes and its headers, in any format: the topic's name is the most of it.
+    const RECORD_BYTES: u64 = 320;
+    /// Room for what headers take beyond their bytes, which no manifest counts: 8 million of them in one block.
+    const SPARE_BYTES: u64 = 32 << 20;
+    /// No block holds more: a Kafka record is shorter than 2 GiB.
+    const MOST_BYTES: u64 = i32::MAX as u64;
+
+    /// The bytes that a column or a block of the file comes to at most, decompressed and written out.
+    fn most_bytes(self) -> u64 {
+        let records = self.records.saturating_mul(Self::RECORD_BYTES);
+        self.raw_bytes.saturating_add(records).saturating_add(Self::SPARE_BYTES).min(Self::MOST_BYTES)
+    }
+}
+
 /// What is known of a file before its first record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileHeader {
@@ -153,7 +177,7 @@ pub struct FileFormat {
 }
 
 type BeginFile = fn(FileHeader, Compression) -> Result<Box<dyn FileEncoder>>;
-type BeginDecoding = fn(Bytes, &[Block], &TopicPartition) -> Result<Box<dyn FileDecoder>>;
+type BeginDecoding = fn(Bytes, &[Block], &TopicPartition, Content) -> Result<Box<dyn FileDecoder>>;
 
 /// Every format that a sink can write and a source can read.
 pub static FORMATS: &[FileFormat] = &[archive::FORMAT, avro::FORMAT];
@@ -209,7 +233,8 @@ impl FileFormat {
         (self.prelude)(blocks)
     }
 
-    /// A decoder of the file whose prelude is `prelude` and whose rows belong to `partition`.
+    /// A decoder of the file whose prelude is `prelude` and whose rows belong to `partition`. Blocks that hold clearly
+    /// more than `content` are refused before they take memory; where they hold a little more or less, the caller counts.
     ///
     /// # Errors
     /// `Fatal` where the prelude is damaged, of another format or does not fit `blocks`.
@@ -218,8 +243,9 @@ impl FileFormat {
         prelude: Bytes,
         blocks: &[Block],
         partition: &TopicPartition,
+        content: Content,
     ) -> Result<Box<dyn FileDecoder>> {
-        (self.decoder)(prelude, blocks, partition)
+        (self.decoder)(prelude, blocks, partition, content)
     }
 }
 

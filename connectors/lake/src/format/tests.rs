@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use lakeferry_api::batch::NO_TIMESTAMP;
+use lakeferry_api::measure::peak_of;
 use lakeferry_api::{BatchBuilder, Kind, TimestampType};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use super::*;
 
 mod golden;
 mod held;
+mod hostile;
 
 /// A record with everything that a file must give back.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,17 +61,21 @@ fn records(batch: &Batch) -> Vec<Record> {
     rows.collect()
 }
 
+/// Of a manifest that says nothing of use.
+const MUCH: Content = Content { records: u64::MAX, raw_bytes: u64::MAX };
+
 /// A stored file, as the blocks that a reader gets.
 #[derive(Debug, Clone)]
 struct File {
     blocks: Vec<Bytes>,
     tail: Tail,
+    content: Content,
 }
 
 impl File {
     fn decoder(&self, format: &FileFormat) -> Result<Box<dyn FileDecoder>> {
         let prelude = self.blocks[format.prelude(&self.tail.blocks)].clone();
-        format.decoder(prelude, &self.tail.blocks, &partition())
+        format.decoder(prelude, &self.tail.blocks, &partition(), self.content)
     }
 
     fn batches(&self, format: &FileFormat) -> Result<Vec<Batch>> {
@@ -111,7 +117,8 @@ fn encode(format: &FileFormat, codec: &str, batches: &[(Batch, Step)]) -> File {
     bytes.extend_from_slice(&encoder.take_encoded());
     assert_eq!(encoder.stored_bytes(), tail.stored_bytes);
     let blocks = check_blocks(&tail, &bytes.freeze());
-    File { blocks, tail }
+    let sum = |count: fn(&Batch) -> usize| batches.iter().map(|(batch, _)| count(batch) as u64).sum();
+    File { blocks, tail, content: Content { records: sum(Batch::len), raw_bytes: sum(Batch::raw_bytes) } }
 }
 
 fn codecs() -> impl Iterator<Item = (&'static FileFormat, &'static str)> {
@@ -266,7 +273,10 @@ proptest! {
             for (block, (found, written)) in whole.tail.blocks.iter().zip(file.blocks.iter().zip(&whole.blocks)) {
                 prop_assert_eq!(block.check(found).is_ok(), found == written);
             }
-            if let Err(error) = file.records(format) {
+            let (held, read) = peak_of(|| file.records(format).map(drop));
+            let len: usize = file.blocks.iter().map(Bytes::len).sum();
+            prop_assert!(held < (16 << 20) + 64 * len, "{} {}: {} bytes of {}", format.name, codec, held, len);
+            if let Err(error) = read {
                 prop_assert_eq!(error.kind(), Kind::Fatal);
             }
         }
@@ -433,7 +443,8 @@ fn a_file_is_read_only_as_the_partition_and_the_format_that_it_is() {
     for format in FORMATS {
         let file = encode(format, "snappy", &[(batch(&[plain(5, vec![])]), Step::Go)]);
         let (prelude, blocks) = (format.prelude(&file.tail.blocks), &file.tail.blocks);
-        let decoder = format.decoder(file.blocks[prelude].clone(), blocks, &TopicPartition::new("orders", 6)).unwrap();
+        let decoder =
+            format.decoder(file.blocks[prelude].clone(), blocks, &TopicPartition::new("orders", 6), MUCH).unwrap();
         let error = decoder.decode(0, file.blocks[0].clone()).unwrap().next().unwrap().unwrap_err();
         assert_eq!(error.message(), "the file holds rows of orders-7, but orders-6 is read");
         assert!(decoder.decode(blocks.len(), Bytes::new()).is_err());
@@ -441,7 +452,7 @@ fn a_file_is_read_only_as_the_partition_and_the_format_that_it_is() {
             assert!(file.decoder(other).is_err());
         }
         if format.name == "archive.parquet" {
-            let footer_only = format.decoder(file.blocks[1].clone(), &blocks[1..], &partition());
+            let footer_only = format.decoder(file.blocks[1].clone(), &blocks[1..], &partition(), MUCH);
             assert_eq!(footer_only.err().unwrap().message(), "the file has 1 row groups, but 1 blocks");
         }
     }
@@ -481,7 +492,12 @@ fn every_level_of_every_codec_works() {
                 encoder.append(&batch(&written)).unwrap();
                 let tail = encoder.finish().unwrap();
                 let blocks = check_blocks(&tail, &encoder.take_encoded());
-                assert_eq!(File { blocks, tail }.records(format).unwrap(), written, "{} {level}", codec.name);
+                assert_eq!(
+                    File { blocks, tail, content: MUCH }.records(format).unwrap(),
+                    written,
+                    "{} {level}",
+                    codec.name
+                );
             }
         }
     }

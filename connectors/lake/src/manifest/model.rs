@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use super::digest::Digest;
 pub use super::offsets::{OffsetRange, OffsetSet};
 pub use crate::format::Block;
+use crate::format::Content;
 
 /// One entry of a partition's chain.
 #[derive(Debug, Clone, PartialEq)]
@@ -336,6 +337,11 @@ impl FileEntry {
     /// From its first record to its last.
     pub fn offsets(&self) -> OffsetRange {
         OffsetRange::new(self.first_offset, self.last_offset)
+    }
+
+    /// How much it holds.
+    pub(crate) fn content(&self) -> Content {
+        Content { records: self.records, raw_bytes: self.raw_bytes }
     }
 
     /// True where the blocks touch and cover the file; else a law is broken, and they say nothing of where its bytes

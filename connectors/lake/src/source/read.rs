@@ -212,7 +212,7 @@ impl Rows {
         let later = upcoming(&self.walk);
         let (blocks, prelude) = Blocks::open(&mut self.fetches, &entry, format.prelude(&entry.blocks), later).await?;
         let (file, partition) = (Arc::clone(&entry), self.partition.clone());
-        let open = move || format.decoder(prelude, &file.blocks, &partition);
+        let open = move || format.decoder(prelude, &file.blocks, &partition, file.content());
         let decoder = executor::run(&*self.access.executor, open).await?.map_err(|error| named(&entry, error))?;
         let end = reading.segment.rows.to.saturating_add(1);
         Ok(ReadingFile { entry, end, decoder: Some(decoder), blocks, batches: None, records: 0, last_offset: None })

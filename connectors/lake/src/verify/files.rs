@@ -115,7 +115,7 @@ impl Reading<'_> {
         let partition = self.case.partition.clone();
         let open = move || {
             // A damaged one is told in its turn.
-            block.check(&bytes).ok().map(|()| format.decoder(bytes, &file.blocks, &partition))
+            block.check(&bytes).ok().map(|()| format.decoder(bytes, &file.blocks, &partition, file.content()))
         };
         match executor::run(&*self.bench.access.executor, open).await?.transpose() {
             Ok(decoder) => Ok(decoder),

@@ -1,9 +1,10 @@
 //! A look at what the bytes claim before the parquet crate believes it: it allocates as many children as a schema
 //! element counts and as many bytes as a page says it holds. Called by [`super::decode`].
 //!
-//! Invariant: afterwards no element has more children than the schema has elements, and no page claims more than its
-//! bytes can hold and its column says, and no column more values than [`MAX_VALUES`] (a run of any length takes a few
-//! bytes), so that damaged or foreign files cannot make the reader fill the memory.
+//! Invariant: afterwards there are as many row groups as the file has blocks for, no element has more children than the
+//! schema has elements, no page claims more than its bytes can hold, its column says and the manifest counts, and no
+//! column more values than [`MAX_VALUES`] (a run of any length takes a few bytes), so that damaged or foreign files
+//! cannot make the reader fill the memory. What only a decompressed page shows is looked at by [`super::pages`].
 
 use lakeferry_api::{ConnectError, Result};
 use parquet::basic::Compression;
@@ -22,48 +23,60 @@ const LIST: u8 = 9;
 const SET: u8 = 10;
 const STRUCT: u8 = 12;
 
-/// Of Parquet's FileMetaData, a list of SchemaElement.
+/// Of Parquet's FileMetaData, a list of SchemaElement and one of RowGroup.
 const SCHEMA: i16 = 2;
+const ROW_GROUPS: i16 = 4;
 /// Of Parquet's SchemaElement.
 const NUM_CHILDREN: i16 = 5;
 /// Of Parquet's PageHeader.
 const UNCOMPRESSED_PAGE_SIZE: i16 = 2;
 const COMPRESSED_PAGE_SIZE: i16 = 3;
 const DATA_PAGE: i16 = 5;
+const DICTIONARY_PAGE: i16 = 7;
 const DATA_PAGE_V2: i16 = 8;
 /// Of both headers of data pages.
 const NUM_VALUES: i16 = 1;
+/// Of a data page's header, of version 1 and of version 2.
+const ENCODING: i16 = 2;
+const ENCODING_V2: i16 = 4;
+/// The encoding in which a value repeats the beginning of the one before it.
+const DELTA_BYTE_ARRAY: i32 = 7;
 /// Rows, or headers of all rows, of a row group: as many records have no room in the 16 MiB that one is written with.
 pub(super) const MAX_VALUES: i64 = 1 << 24;
-/// Structs within structs; Parquet has five levels.
-const DEPTH: usize = 8;
+/// Elements of the schema: the archive's has twelve.
+const MAX_ELEMENTS: u64 = 64;
+/// Structs within structs; Parquet has five levels, and lists between them.
+const DEPTH: usize = 12;
 
-/// Checks the schema in the file metadata `footer`.
+/// Checks the file metadata `footer` of a file of so many blocks: each is a row group, but for the last.
 ///
 /// # Errors
-/// `Fatal` where it is damaged.
-pub(super) fn check_footer(footer: &[u8]) -> Result<()> {
-    let children_fit = (Thrift { rest: footer }).children_fit();
-    if children_fit == Some(true) {
-        Ok(())
-    } else {
-        Err(ConnectError::fatal("the footer of the Parquet file is damaged"))
+/// `Fatal` where it is damaged or says that there are more or less.
+pub(super) fn check_footer(footer: &[u8], blocks: usize) -> Result<()> {
+    match (Thrift { rest: footer }).row_groups() {
+        None => Err(ConnectError::fatal("the footer of the Parquet file is damaged")),
+        Some(groups) if groups.checked_add(1) == Some(blocks as u64) => Ok(()),
+        Some(groups) => Err(ConnectError::fatal(format!("the file has {groups} row groups, but {blocks} blocks"))),
     }
 }
 
-/// Checks the pages of `column`, whose bytes are `bytes`.
+/// Checks the pages of `column`, whose bytes are `bytes`; they come to `most_bytes` at most. Gives the bytes that one
+/// value comes to at most where pages repeat values; 0 where none does.
 ///
 /// # Errors
 /// `Fatal` where a page header is damaged or claims a size that it cannot have.
-pub(super) fn check_pages(column: &ColumnChunkMetaData, bytes: &[u8]) -> Result<()> {
+pub(super) fn check_pages(column: &ColumnChunkMetaData, bytes: &[u8], most_bytes: u64) -> Result<usize> {
     let mut reader = Thrift { rest: bytes };
     let mut claimed_left = column.uncompressed_size();
+    let mut bytes_left = i64::try_from(most_bytes).unwrap_or(i64::MAX);
     let mut values_left = MAX_VALUES;
+    let mut repeated = 0;
     while !reader.rest.is_empty() {
-        let page = reader.page_header().and_then(|Page { uncompressed, compressed, values }| {
+        let page = reader.page_header().and_then(|Page { uncompressed, compressed, values, repeats }| {
             reader.take(usize::try_from(compressed).ok()?)?;
             let possible = i64::from(compressed).checked_mul(max_ratio(column.compression()))?;
             let fits = values >= 0 && (0..=possible.checked_add(64)?).contains(&i64::from(uncompressed));
+            repeated = if repeats { repeated.max(usize::try_from(uncompressed).ok()?) } else { repeated };
             fits.then_some((i64::from(uncompressed), i64::from(values)))
         });
         let path = column.column_path();
@@ -74,11 +87,18 @@ pub(super) fn check_pages(column: &ColumnChunkMetaData, bytes: &[u8]) -> Result<
         if claimed_left < 0 {
             return Err(ConnectError::fatal(format!("the pages of column {path} are larger than the column")));
         }
+        bytes_left -= uncompressed;
+        if bytes_left < 0 {
+            return Err(ConnectError::fatal(format!(
+                "the pages of column {path} come to more than {most_bytes} bytes, for which the manifest has too few \
+                 records and raw bytes"
+            )));
+        }
         if values_left < 0 {
             return Err(ConnectError::fatal(format!("column {path} claims more than {MAX_VALUES} values")));
         }
     }
-    Ok(())
+    Ok(repeated)
 }
 
 /// How many bytes the codec can make of one at most.
@@ -98,6 +118,8 @@ struct Page {
     compressed: i32,
     /// 0 where it is no page of data.
     values: i32,
+    /// A dictionary, or values that share their beginnings.
+    repeats: bool,
 }
 
 /// Reads Thrift's compact protocol; `None` where the bytes are not that.
@@ -106,19 +128,28 @@ struct Thrift<'a> {
 }
 
 impl<'a> Thrift<'a> {
-    /// True where the file metadata that this is has a schema, and no element of it more children than there are
-    /// elements.
-    fn children_fit(&mut self) -> Option<bool> {
-        let mut id = 0;
-        loop {
-            match (self.field(&mut id)?, id) {
-                (None, _) => return Some(false),
-                (Some(LIST), SCHEMA) => break,
-                (Some(kind), _) => self.skip(kind, DEPTH)?,
+    /// How many row groups the file metadata that this is has, if every list of it is as long as it says, and no element
+    /// of the schema has more children than there are elements.
+    fn row_groups(&mut self) -> Option<u64> {
+        let (mut id, mut groups, mut has_schema) = (0, None, false);
+        while let Some(kind) = self.field(&mut id)? {
+            match (kind, id) {
+                (LIST, SCHEMA) if self.children_fit()? => has_schema = true,
+                (LIST, ROW_GROUPS) if groups.is_none() => {
+                    let mut list = Self { rest: self.rest };
+                    groups = Some(list.list()?.0);
+                    self.skip(kind, DEPTH)?;
+                }
+                (_, SCHEMA | ROW_GROUPS) => return None,
+                _ => self.skip(kind, DEPTH)?,
             }
         }
+        groups.filter(|_| has_schema)
+    }
+
+    fn children_fit(&mut self) -> Option<bool> {
         let (len, kind) = self.list()?;
-        if kind != STRUCT {
+        if kind != STRUCT || len > MAX_ELEMENTS {
             return Some(false);
         }
         for _ in 0..len {
@@ -135,30 +166,39 @@ impl<'a> Thrift<'a> {
     }
 
     fn page_header(&mut self) -> Option<Page> {
-        let (mut uncompressed, mut compressed, mut values) = (None, None, 0);
+        let (mut uncompressed, mut compressed, mut values, mut repeats) = (None, None, 0, false);
         let mut id = 0;
         while let Some(kind) = self.field(&mut id)? {
             match (id, kind) {
                 (UNCOMPRESSED_PAGE_SIZE, I32) => uncompressed = Some(self.i32()?),
                 (COMPRESSED_PAGE_SIZE, I32) => compressed = Some(self.i32()?),
-                (DATA_PAGE | DATA_PAGE_V2, STRUCT) => values = self.num_values()?,
-                _ => self.skip(kind, DEPTH)?,
+                (DATA_PAGE | DATA_PAGE_V2, STRUCT) => {
+                    let (own, encoding) = self.data_page(if id == DATA_PAGE { ENCODING } else { ENCODING_V2 })?;
+                    // Of two headers nobody knows which one is believed.
+                    values = if values < 0 || own < 0 { -1 } else { own.max(values) };
+                    repeats |= encoding == DELTA_BYTE_ARRAY;
+                }
+                _ => {
+                    repeats |= id == DICTIONARY_PAGE;
+                    self.skip(kind, DEPTH)?;
+                }
             }
         }
-        Some(Page { uncompressed: uncompressed?, compressed: compressed?, values })
+        Some(Page { uncompressed: uncompressed?, compressed: compressed?, values, repeats })
     }
 
-    /// The number of values that the header of a data page says.
-    fn num_values(&mut self) -> Option<i32> {
-        let mut values = None;
+    /// The number of values that the header of a data page says, and the encoding, which is its field `encoding`.
+    fn data_page(&mut self, encoding: i16) -> Option<(i32, i32)> {
+        let (mut values, mut encoded) = (None, 0);
         let mut id = 0;
         while let Some(kind) = self.field(&mut id)? {
             match (id, kind) {
                 (NUM_VALUES, I32) => values = Some(self.i32()?),
+                (id, I32) if id == encoding => encoded = self.i32()?,
                 _ => self.skip(kind, DEPTH)?,
             }
         }
-        values
+        Some((values?, encoded))
     }
 
     /// The type of the next field, whose number `id` becomes; `None` within where the struct ends.
@@ -274,7 +314,7 @@ mod tests {
             .set_total_uncompressed_size(uncompressed_column)
             .build()
             .unwrap();
-        check_pages(&column, pages)
+        check_pages(&column, pages, i64::MAX as u64).map(drop)
     }
 
     #[test]
@@ -305,7 +345,8 @@ mod tests {
 
     #[test]
     fn a_schema_element_has_no_more_children_than_there_are_elements() {
-        let footer = |children| [vec![0x15, 2, 0x19, 0x1c, 0x55], varint(children), vec![0, 0]].concat();
+        let footer = |children| [vec![0x15, 2, 0x19, 0x1c, 0x55], varint(children), vec![0, 0x29, 0x0c, 0]].concat();
+        let check_footer = |footer: &[u8]| check_footer(footer, 1);
         check_footer(&footer(1)).unwrap();
         assert!(check_footer(&footer(2)).is_err());
         assert!(check_footer(&footer(67_000_000)).is_err());

@@ -9,41 +9,51 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use lakeferry_api::error::Context;
-use lakeferry_api::{Batch, BatchBuilder, ConnectError, Kind, Result, TopicPartition};
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use lakeferry_api::{Batch, BatchBuilder, ConnectError, Result, TopicPartition};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::arrow::{FieldLevels, ProjectionMask, parquet_to_arrow_field_levels};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::super::rows::{Offsets, STEP_BYTES, STEP_ROWS, steps};
-use super::super::{Batches, Block, FileDecoder, FileMetadata};
+use super::super::{Batches, Block, Content, FileDecoder, FileMetadata};
+use super::pages::Group;
 use super::{arrays, claims, schema};
 
 const MAGIC: &[u8] = b"PAR1";
 /// What is decoded at once is given as it is up to here, though it is somewhat more than a step.
 const WHOLE_BYTES: usize = STEP_BYTES + STEP_BYTES / 4;
 
+/// Where pages repeat values, so many bytes come of one step at most, or one row.
+const REPEATED_BYTES: usize = 16 << 20;
+
 struct ParquetDecoder {
     partition: TopicPartition,
     blocks: Vec<Block>,
-    reader: ArrowReaderMetadata,
+    content: Content,
+    footer: Arc<ParquetMetaData>,
+    levels: FieldLevels,
     metadata: FileMetadata,
 }
 
 /// A decoder of the file whose last block is `prelude`.
-pub(super) fn decoder(prelude: Bytes, blocks: &[Block], partition: &TopicPartition) -> Result<Box<dyn FileDecoder>> {
+pub(super) fn decoder(
+    prelude: Bytes,
+    blocks: &[Block],
+    partition: &TopicPartition,
+    content: Content,
+) -> Result<Box<dyn FileDecoder>> {
     let footer = footer(&prelude, blocks)?;
     let pairs = footer.file_metadata().key_value_metadata();
     let metadata = FileMetadata::read(|key| {
         let pair = pairs.into_iter().flatten().find(|pair| pair.key == key);
         pair.and_then(|pair| pair.value.as_deref())
     })?;
-    let options = ArrowReaderOptions::new().with_schema(arrays::schema());
-    let reader = guarded(|| ArrowReaderMetadata::try_new(Arc::new(footer), options))?;
-    Ok(Box::new(ParquetDecoder { partition: partition.clone(), blocks: blocks.to_vec(), reader, metadata }))
+    let (columns, wanted) = (footer.file_metadata().schema_descr(), arrays::schema());
+    let levels = guarded(|| parquet_to_arrow_field_levels(columns, ProjectionMask::all(), Some(wanted.fields())))?;
+    let (partition, blocks, footer) = (partition.clone(), blocks.to_vec(), Arc::new(footer));
+    Ok(Box::new(ParquetDecoder { partition, blocks, content, footer, levels, metadata }))
 }
 
 impl FileDecoder for ParquetDecoder {
@@ -52,26 +62,27 @@ impl FileDecoder for ParquetDecoder {
     }
 
     fn decode(&self, index: usize, bytes: Bytes) -> Result<Batches> {
-        let groups = self.reader.metadata().num_row_groups();
+        let groups = self.footer.num_row_groups();
         if index == groups && index + 1 == self.blocks.len() {
             return Ok(Box::new(std::iter::empty()));
         }
         let Some(block) = self.blocks.get(index).filter(|_| index < groups) else {
             return Err(ConnectError::fatal(format!("a file of {} blocks has no block {index}", self.blocks.len())));
         };
-        let group = self.reader.metadata().row_group(index);
-        let source = BlockSource { at: block.at, bytes };
+        let group = self.footer.row_group(index);
+        let source = Arc::new(BlockSource { at: block.at, bytes });
+        let mut most_rows = rows_at_once(group);
         for column in group.columns() {
             let (start, len) = column.byte_range();
             let column_bytes = guarded(|| source.get_bytes(start, usize::try_from(len)?))?;
-            claims::check_pages(column, &column_bytes)?;
+            let repeated = claims::check_pages(column, &column_bytes, self.content.most_bytes())?;
+            if column.column_descr().max_rep_level() == 0 {
+                most_rows = most_rows.min(REPEATED_BYTES / repeated.max(1)).max(1);
+            }
         }
-        let rows = guarded(|| {
-            ParquetRecordBatchReaderBuilder::new_with_metadata(source, self.reader.clone())
-                .with_row_groups(vec![index])
-                .with_batch_size(rows_at_once(group))
-                .build()
-        })?;
+        let group = Group { source, metadata: Arc::clone(&self.footer), index, content: self.content };
+        let rows =
+            guarded(|| ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, &group, most_rows, None))?;
         let (partition, offsets) = (self.partition.clone(), Offsets::default());
         Ok(Box::new(Rows { rows, partition, offsets, decoded: None, ended: false }))
     }
@@ -135,7 +146,7 @@ fn copy(batch: &Batch) -> Batch {
 }
 
 /// A block's bytes at their place in the file.
-struct BlockSource {
+pub(super) struct BlockSource {
     at: u64,
     bytes: Bytes,
 }
@@ -177,16 +188,12 @@ fn footer(last: &Bytes, blocks: &[Block]) -> Result<ParquetMetaData> {
         .and_then(|rest| rest.split_last_chunk::<4>())
         .and_then(|(rest, len)| rest.len().checked_sub(u32::from_le_bytes(*len) as usize).map(|from| &rest[from..]));
     let footer = footer.ok_or_else(|| ConnectError::fatal("the file does not end as a Parquet file does"))?;
-    claims::check_footer(footer)?;
+    claims::check_footer(footer, blocks.len())?;
     let footer = guarded(|| ParquetMetaDataReader::decode_metadata(footer))?;
     let columns = footer.file_metadata().schema_descr();
     let expected = guarded(schema::parquet)?;
     if columns.root_schema().get_fields() != expected.root_schema().get_fields() {
         return Err(ConnectError::fatal("the Parquet file does not have the columns of archive.parquet"));
-    }
-    if footer.num_row_groups() + 1 != blocks.len() {
-        let message = format!("the file has {} row groups, but {} blocks", footer.num_row_groups(), blocks.len());
-        return Err(ConnectError::fatal(message));
     }
     for (group, block) in footer.row_groups().iter().zip(blocks) {
         check_group(group, block)?;
@@ -213,17 +220,21 @@ fn check_group(group: &RowGroupMetaData, block: &Block) -> Result<()> {
     Ok(())
 }
 
-/// How many rows of `group` are about [`STEP_BYTES`].
+/// How many rows of `group` are about [`STEP_BYTES`]: no more than it has.
 fn rows_at_once(group: &RowGroupMetaData) -> usize {
-    let row_bytes = group.total_byte_size() / group.num_rows().max(1);
-    (STEP_BYTES / (row_bytes as usize).max(1)).clamp(1, STEP_ROWS)
+    let rows = group.num_rows().max(1);
+    let row_bytes = group.total_byte_size() / rows;
+    (STEP_BYTES / (row_bytes as usize).max(1)).clamp(1, STEP_ROWS).min(rows as usize)
 }
 
 /// Runs a step of the parquet crate. What it was working on is dropped after an error, so nothing half done is seen.
 fn guarded<T, E: Into<Box<dyn Error + Send + Sync>>>(step: impl FnOnce() -> Result<T, E>) -> Result<T> {
     let message = "the Parquet file is damaged, or Lakeferry did not write it";
     match catch_unwind(AssertUnwindSafe(step)) {
-        Ok(done) => done.context(Kind::Fatal, || message.to_owned()),
+        Ok(done) => done.map_err(|error| {
+            let error: Box<dyn Error + Send + Sync> = error.into();
+            ConnectError::fatal(format!("{message}: {error}")).caused_by(error)
+        }),
         Err(_) => Err(ConnectError::fatal(format!("{message}: the reader panicked, see the log"))),
     }
 }

@@ -147,7 +147,7 @@ impl RowGroup {
 }
 
 /// A string as a dictionary has it.
-fn plain(text: &str) -> Vec<u8> {
+pub(super) fn plain(text: &str) -> Vec<u8> {
     let len = (text.len() as u32).to_le_bytes();
     [&len, text.as_bytes()].concat()
 }

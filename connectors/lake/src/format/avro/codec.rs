@@ -8,8 +8,6 @@ use flate2::write::DeflateEncoder;
 
 use super::super::Compression;
 
-/// More raw bytes than this are not in any Avro block: a Kafka record is shorter than 2 GiB.
-const RAW_LIMIT: u64 = i32::MAX as u64;
 /// Snappy's longest copy makes 64 bytes of 3.
 const SNAPPY_MAX_RATIO: usize = 22;
 
@@ -32,28 +30,39 @@ pub(super) fn compress(compression: Compression, raw: &[u8]) -> io::Result<Vec<u
     }
 }
 
-/// What `codec` made `stored` of; `None` where it is stored as it is.
-pub(super) fn decompress(codec: &str, stored: &[u8]) -> io::Result<Option<Vec<u8>>> {
+/// What `codec` made `stored` of, which has `most_bytes` at most; `None` where it is stored as it is.
+///
+/// # Errors
+/// The codec's own, and where it has more.
+pub(super) fn decompress(codec: &str, stored: &[u8], most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
     match codec {
         "null" => Ok(None),
-        "deflate" => limited(DeflateDecoder::new(stored)).map(Some),
-        "snappy" => snappy(stored).map(Some),
-        "zstandard" => limited(zstd::Decoder::with_buffer(stored)?).map(Some),
+        "deflate" => limited(DeflateDecoder::new(stored), most_bytes).map(Some),
+        "snappy" => snappy(stored, most_bytes).map(Some),
+        "zstandard" => limited(zstd::Decoder::with_buffer(stored)?, most_bytes).map(Some),
         other => Err(invalid(format!("codec {other:?} is unknown"))),
     }
 }
 
-fn limited(decoder: impl Read) -> io::Result<Vec<u8>> {
+fn limited(decoder: impl Read, most_bytes: u64) -> io::Result<Vec<u8>> {
     let mut raw = Vec::new();
-    decoder.take(RAW_LIMIT + 1).read_to_end(&mut raw)?;
-    if raw.len() as u64 > RAW_LIMIT { Err(invalid("a block of more than 2 GiB")) } else { Ok(raw) }
+    decoder.take(most_bytes + 1).read_to_end(&mut raw)?;
+    if raw.len() as u64 > most_bytes { Err(too_long(most_bytes)) } else { Ok(raw) }
 }
 
-fn snappy(stored: &[u8]) -> io::Result<Vec<u8>> {
+fn too_long(most_bytes: u64) -> io::Error {
+    let why = "for which the manifest has too few records and raw bytes";
+    invalid(format!("a block comes to more than {most_bytes} bytes, {why}"))
+}
+
+fn snappy(stored: &[u8], most_bytes: u64) -> io::Result<Vec<u8>> {
     let (stored, checksum) = stored.split_last_chunk::<4>().ok_or_else(|| invalid("no checksum"))?;
     let claimed = snap::raw::decompress_len(stored)?;
     if claimed > SNAPPY_MAX_RATIO * stored.len() {
         return Err(invalid(format!("{} bytes cannot hold {claimed}", stored.len())));
+    }
+    if claimed as u64 > most_bytes {
+        return Err(too_long(most_bytes));
     }
     let raw = snap::raw::Decoder::new().decompress_vec(stored)?;
     if crc32fast::hash(&raw) != u32::from_be_bytes(*checksum) {

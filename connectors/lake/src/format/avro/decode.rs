@@ -5,12 +5,11 @@
 
 use bytes::Bytes;
 use lakeferry_api::batch::NO_TIMESTAMP;
-use lakeferry_api::error::Context;
-use lakeferry_api::{Batch, ConnectError, Kind, Result, TopicPartition};
+use lakeferry_api::{Batch, ConnectError, Result, TopicPartition};
 use serde_json::Value;
 
 use super::super::rows::{Gatherer, timestamp_type};
-use super::super::{Batches, Block, FileDecoder, FileMetadata};
+use super::super::{Batches, Block, Content, FileDecoder, FileMetadata};
 use super::{CODEC_KEY, FORMAT, MAGIC, SCHEMA, SCHEMA_KEY, SYNC_BYTES, codec};
 
 struct AvroDecoder {
@@ -19,10 +18,16 @@ struct AvroDecoder {
     metadata: FileMetadata,
     codec: &'static str,
     header: Bytes,
+    most_bytes: u64,
 }
 
 /// A decoder of the file whose block 0 is `prelude`.
-pub(super) fn decoder(prelude: Bytes, blocks: &[Block], partition: &TopicPartition) -> Result<Box<dyn FileDecoder>> {
+pub(super) fn decoder(
+    prelude: Bytes,
+    blocks: &[Block],
+    partition: &TopicPartition,
+    content: Content,
+) -> Result<Box<dyn FileDecoder>> {
     let mut reader = Reader::new(&prelude);
     let pairs = reader.header()?;
     let header = prelude.slice(..prelude.len() - reader.rest.len());
@@ -38,7 +43,8 @@ pub(super) fn decoder(prelude: Bytes, blocks: &[Block], partition: &TopicPartiti
     let codec = FORMAT.codecs.iter().map(|codec| codec.name).find(|known| *known == name);
     let codec = codec.ok_or_else(|| ConnectError::fatal(format!("the Avro file has the unknown codec {name:?}")))?;
     let metadata = FileMetadata::read(value_of)?;
-    Ok(Box::new(AvroDecoder { partition: partition.clone(), blocks: blocks.len(), metadata, codec, header }))
+    let (partition, blocks, most_bytes) = (partition.clone(), blocks.len(), content.most_bytes());
+    Ok(Box::new(AvroDecoder { partition, blocks, metadata, codec, header, most_bytes }))
 }
 
 impl FileDecoder for AvroDecoder {
@@ -58,7 +64,16 @@ impl FileDecoder for AvroDecoder {
         let mut sync = [0; SYNC_BYTES];
         sync.copy_from_slice(&self.header[self.header.len() - SYNC_BYTES..]);
         let gatherer = Gatherer::new(self.partition.clone());
-        Ok(Box::new(Rows { stored, codec: self.codec, sync, raw: Bytes::new(), rows_left: 0, gatherer, ended: false }))
+        Ok(Box::new(Rows {
+            stored,
+            codec: self.codec,
+            most_bytes: self.most_bytes,
+            sync,
+            raw: Bytes::new(),
+            rows_left: 0,
+            gatherer,
+            ended: false,
+        }))
     }
 }
 
@@ -66,6 +81,7 @@ impl FileDecoder for AvroDecoder {
 struct Rows {
     stored: Bytes,
     codec: &'static str,
+    most_bytes: u64,
     sync: [u8; SYNC_BYTES],
     raw: Bytes,
     rows_left: u64,
@@ -102,7 +118,8 @@ impl Rows {
         if reader.take(SYNC_BYTES)? != self.sync {
             return Err(damaged("no sync marker behind a block"));
         }
-        let raw = codec::decompress(self.codec, block).context(Kind::Fatal, || MESSAGE.to_owned())?;
+        let raw = codec::decompress(self.codec, block, self.most_bytes)
+            .map_err(|error| ConnectError::fatal(format!("{MESSAGE}: {error}")).caused_by(error))?;
         self.raw = raw.map_or_else(|| self.stored.slice_ref(block), Bytes::from);
         self.stored = self.stored.slice(self.stored.len() - reader.rest.len()..);
         Ok(())

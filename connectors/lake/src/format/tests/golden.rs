@@ -37,7 +37,7 @@ fn golden_files_are_read_as_they_were_written() {
         let bytes = Bytes::from(std::fs::read(&path).unwrap());
         let blocks: Vec<Block> = serde_json::from_slice(&std::fs::read(&blocks_path).unwrap()).unwrap();
         let tail = Tail { blocks, sha256: hex(&Sha256::digest(&bytes)), stored_bytes: bytes.len() as u64 };
-        let file = File { blocks: check_blocks(&tail, &bytes), tail };
+        let file = File { blocks: check_blocks(&tail, &bytes), tail, content: MUCH };
         assert_eq!(file.records(format).unwrap(), golden_records(), "{}", path.display());
         let metadata = file.decoder(format).unwrap().metadata().clone();
         let ids = (metadata.cluster_id, metadata.topic_id);

@@ -1,4 +1,5 @@
 use lakeferry_api::Kind;
+use lakeferry_api::measure::peak_of;
 use proptest::prelude::*;
 
 use super::super::invariants::{Link, check_chain};
@@ -224,7 +225,9 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         for bytes in [bytes.clone(), seal(bytes.clone())] {
-            if let Err(error) = decode(NAME, &bytes) {
+            let (held, read) = held(&bytes);
+            prop_assert!(held < (4 << 10) + 8 * bytes.len(), "{} bytes", held);
+            if let Err(error) = read {
                 prop_assert!(names_the_manifest(&error), "{}", error);
             }
         }
@@ -255,6 +258,53 @@ proptest! {
         entry.resume_offset = Some(resume);
         entry.ahead = offsets.iter().copied().collect();
         prop_assert_eq!(decode("x", &encode(&entry).unwrap()).unwrap().ahead, entry.ahead);
+    }
+}
+
+/// What `decode` holds of `bytes` at its peak.
+fn held(bytes: &[u8]) -> (usize, Result<Entry>) {
+    peak_of(|| decode(NAME, bytes))
+}
+
+/// A document may ask for its own length several times, and for the bitmap of its `ahead`.
+#[test]
+fn a_document_takes_memory_by_its_length_and_its_ahead_by_its_span() {
+    const AHEAD: usize = 4 << 20;
+    let whole = String::from_utf8(encode(&full()).unwrap().to_vec()).unwrap();
+    let body = &whole[..whole.len() - SEAL_LEN];
+    let sealed = |body: String| seal((body + "}").into_bytes());
+    for (item, place) in [
+        ("0,", "\"more\":["),
+        ("[],", "\"more\":["),
+        ("{},", "\"more\":["),
+        ("\"\",", "\"more\":["),
+        ("[[[[[[[[[[[[[[[[[[[[", "\"more\":["),
+        ("[0,0],", "\"ahead\":["),
+        ("{\"from\":0,\"to\":0,\"reason\":\"unknown\"},", "\"gaps\":["),
+        ("{\"lineage\":1,\"topic_id\":null,\"first\":0,\"continues\":null},", "\"lineages\":["),
+    ] {
+        let items = item.repeat(600_000 / item.len());
+        let list = format!("{place}{}]", items.trim_end_matches(','));
+        let text = body.replacen('{', &format!("{{{list},"), 1);
+        // A list that is there already would stand twice.
+        let text = if place.contains("more") { text } else { text.replacen(&format!(",{place}"), ",\"other\":[", 1) };
+        let bytes = sealed(text);
+        let (held, read) = held(&bytes);
+        assert!(held < 8 * bytes.len() + AHEAD, "{item}: {held} bytes of {}: {:?}", bytes.len(), read.err());
+    }
+    for step in [1, 2, 5, 64] {
+        let mut entry = full();
+        entry.ahead = (1005..1000 + MAX_AHEAD_SPAN as i64).step_by(step).collect();
+        let bytes = encode(&entry).unwrap();
+        let (held, read) = held(&bytes);
+        read.unwrap();
+        assert!(held < 8 * bytes.len() + AHEAD, "every {step}: {held} bytes of {}", bytes.len());
+    }
+    // Of a bitmap that claims much, nothing comes.
+    for claim in [&b"\x3b\x30\xff\xff"[..], b"\x3a\x30\x00\x00\xff\xff\xff\xff", b"\x3a\x30\x00\x00\x00\x00\x01\x00"] {
+        let (held, read) = peak_of(|| set_of_bitmap(&BASE64.encode(claim), Some(0)));
+        read.unwrap_err();
+        assert!(held < AHEAD, "{held} bytes");
     }
 }
 
