@@ -63,3 +63,7 @@ pub mod rest;
 pub mod spawn;
 pub mod task;
 pub mod worker;
+
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: lakeferry_api::measure::Counting = lakeferry_api::measure::Counting;

@@ -161,6 +161,7 @@ fn is_end(letter: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use lakeferry_api::measure::peak_of;
     use proptest::prelude::*;
 
     use super::*;
@@ -249,10 +250,24 @@ mod tests {
         text.encode_utf16().map(unit).collect()
     }
 
+    /// Each letter is held as such, as a unit and in the result, and every entry has its place in a map.
+    #[test]
+    fn a_file_takes_memory_by_its_length() {
+        let entries: String = (0..40_000).map(|number| format!("{number:x}\n")).collect();
+        let texts = ["a".repeat(1 << 20), "a\\\n".repeat(1 << 18), "\\u0061".repeat(1 << 17), "a=b\n".repeat(1 << 18)];
+        for text in texts.iter().chain([&entries]) {
+            let (held, read) = peak_of(|| parse(text.as_bytes()));
+            read.unwrap();
+            assert!(held < 32 * text.len(), "{held} bytes of {} that begin with {:?}", text.len(), &text[..6]);
+        }
+    }
+
     proptest! {
         #[test]
         fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Err(error) = parse(&bytes) {
+            let (held, read) = peak_of(|| parse(&bytes));
+            prop_assert!(held < (4 << 10) + 32 * bytes.len(), "{held} bytes of {}", bytes.len());
+            if let Err(error) = read {
                 prop_assert!(names_a_key(&error), "{}", error);
             }
         }

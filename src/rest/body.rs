@@ -2,6 +2,7 @@
 //! their letters), refused in words that begin as Connect's do, because clients match them. A body is bounded, and so
 //! are all that are read at a time: a large one needs leave.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::extract::{FromRequest, Request};
@@ -17,6 +18,10 @@ use super::server::Client;
 const BODY_BYTES: usize = 4 << 20;
 /// A body up to here is read without leave.
 pub(super) const SMALL_BODY_BYTES: usize = 64 << 10;
+/// Values in one body: each takes up to some hundred bytes of memory, and two bytes of the body if it is empty.
+const BODY_VALUES: usize = 128 << 10;
+/// Of a longer text an error shows the beginning.
+const MAX_SHOWN: usize = 500;
 
 /// The JSON of a request's body; null where there is none.
 pub(super) struct Body(pub(super) Value);
@@ -37,11 +42,32 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         if !typed {
             return Err(ApiError::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        match serde_json::from_slice(text) {
-            Ok(value) => Ok(Self(with_literal_numbers(value, text))),
-            Err(error) => Err(ApiError::internal(malformed(text, &error))),
-        }
+        parse(text).map(Self)
     }
+}
+
+fn parse(text: &[u8]) -> Result<Value, ApiError> {
+    if count_values(text) > BODY_VALUES {
+        return Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("The body of a request may hold {BODY_VALUES} values at most"),
+        ));
+    }
+    match serde_json::from_slice(text) {
+        Ok(value) => Ok(with_literal_numbers(value, text)),
+        Err(error) => Err(ApiError::internal(malformed(text, &error))),
+    }
+}
+
+/// How many values a JSON text holds at most, well formed or not: as many as begin, and one behind each comma.
+fn count_values(text: &[u8]) -> usize {
+    let mut count = 1;
+    let mut rest = text;
+    while let Some((byte, after)) = rest.split_first() {
+        count += usize::from(b"[{,".contains(byte));
+        rest = if *byte == b'"' { after_string(after) } else { after };
+    }
+    count
 }
 
 /// The bytes of a body. One that is refused is read to its end all the same, and thrown away: a client that is cut off
@@ -59,7 +85,7 @@ async fn read(request: Request) -> Result<BytesMut, ApiError> {
         }
         let length = bytes.len() + data.len();
         if length > SMALL_BODY_BYTES && leave.is_none() {
-            leave = client.as_ref().and_then(|client| client.large_bodies().try_acquire().ok());
+            leave = client.as_ref().and_then(Client::may_send_much);
         }
         if length > BODY_BYTES {
             refusal = Some(ApiError::new(
@@ -76,6 +102,9 @@ async fn read(request: Request) -> Result<BytesMut, ApiError> {
             continue;
         }
         (bytes, leave) = (BytesMut::new(), None);
+    }
+    if let Some((client, leave)) = client.as_ref().zip(leave) {
+        client.keep_until_answered(leave);
     }
     refusal.map_or(Ok(bytes), Err)
 }
@@ -147,7 +176,8 @@ pub(super) fn known_fields(map: &Map<String, Value>, what: &str, known: &[&str])
         Some(key) => {
             let properties: Vec<_> = known.iter().map(|name| format!("\"{name}\"")).collect();
             Err(ApiError::internal(format!(
-                "Unrecognized field \"{key}\" (class {what}), not marked as ignorable (known properties: {})",
+                "Unrecognized field \"{}\" (class {what}), not marked as ignorable (known properties: {})",
+                brief(key),
                 properties.join(", ")
             )))
         }
@@ -174,7 +204,7 @@ fn wrong_type(what: &str, value: &Value, at: &str) -> ApiError {
 }
 
 fn chain(at: &str) -> String {
-    if at.is_empty() { String::new() } else { format!(" (through reference chain: {at})") }
+    if at.is_empty() { String::new() } else { format!(" (through reference chain: {})", brief(at)) }
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -201,10 +231,18 @@ fn is_integer(number: &serde_json::Number) -> bool {
     number.as_str().bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')
 }
 
+/// The beginning of `text`, if it is long.
+fn brief(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("'{text}'"),
-        other => other.to_string(),
+        Value::String(text) => format!("'{}'", brief(text)),
+        other => brief(&other.to_string()).into_owned(),
     }
 }
 
@@ -283,6 +321,7 @@ fn malformed(text: &[u8], error: &serde_json::Error) -> String {
     let token: Vec<u8> = line[start..].iter().copied().take_while(word).collect();
     if start < before.len() && token.first().is_some_and(u8::is_ascii_alphabetic) {
         let token = String::from_utf8_lossy(&token);
+        let token = brief(&token);
         return format!(
             "Unrecognized token '{token}': was expecting (JSON String, Number, Array, Object or token 'null', 'true' \
              or 'false'){position}"
@@ -293,87 +332,4 @@ fn malformed(text: &[u8], error: &serde_json::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// What a handler does with a body.
-    fn take(text: &[u8]) -> Result<(), ApiError> {
-        let value = serde_json::from_slice(text).map_err(|error| ApiError::internal(malformed(text, &error)))?;
-        let mut map = object(with_literal_numbers(value, text), "CreateConnectorRequest", "")?;
-        known_fields(&map, "CreateConnectorRequest", &["name", "config", "initial_state", "offsets"])?;
-        let mut member = |name: &str| map.remove(name).unwrap_or_default();
-        text_of_all(member("name"), member("config"), member("offsets"))
-    }
-
-    fn text_of_all(name: Value, config: Value, offsets: Value) -> Result<(), ApiError> {
-        text(name, "name")?;
-        text_map(config, "config")?;
-        array(offsets, "ArrayList", "offsets").map(drop)
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = take(&bytes);
-        }
-
-        #[test]
-        fn no_damage_makes_it_panic(
-            at in any::<prop::sample::Index>(), len in 0..20usize,
-            with in "([\\[\\]{}\",:0-9a-zü.+eE\\\\-]|\n){0,12}",
-        ) {
-            let whole = r#"{"name":"c","config":{"a":1.50e1,"b":true,"c":null,"d":"x \" ü"},"offsets":[{"partition":{},"offset":-1E+2}]}"#;
-            let mut text = whole.as_bytes().to_vec();
-            let at = at.index(text.len());
-            text.splice(at..(at + len).min(text.len()), with.bytes());
-            let _ = take(&text);
-        }
-    }
-
-    #[test]
-    fn nesting_without_end_is_refused() {
-        for open in ["[", "{\"a\":"] {
-            assert!(take(open.repeat(500_000).as_bytes()).is_err());
-        }
-    }
-
-    fn refusal(text: &str) -> String {
-        malformed(text.as_bytes(), &serde_json::from_str::<Value>(text).unwrap_err())
-    }
-
-    #[test]
-    fn malformed_json_is_described_as_connect_does() {
-        assert!(refusal("{").starts_with("Unexpected end-of-input: "));
-        assert!(refusal("nope").starts_with("Unrecognized token 'nope': was expecting (JSON String"));
-        assert!(refusal("{\"a\":1} trailing").starts_with("Unrecognized token 'trailing'"));
-        assert!(refusal("{\"name\":\"a\",}").starts_with("Unexpected character ('}' (code 125)): "));
-        assert!(refusal("{'name':'a'}").starts_with("Unexpected character (''' (code 39)): "));
-        assert!(refusal("{\n  ?}").ends_with("at [line: 2, column: 3]"));
-    }
-
-    #[test]
-    fn text_keeps_the_letters_of_numbers() {
-        let shown = |text: &str| {
-            let value = with_literal_numbers(serde_json::from_str(text).unwrap(), text.as_bytes());
-            let map = text_map(value, "").unwrap().unwrap();
-            map.into_values().map(|value| value.unwrap_or("null".to_owned())).collect::<Vec<_>>()
-        };
-        let text = r#"{"a":1.50e1,"b":true,"c":null,"d":"x 7 \" 8","e":-1E+2,"f":12345678901234567890.0}"#;
-        assert_eq!(shown(text), ["1.50e1", "true", "null", "x 7 \" 8", "-1E+2", "12345678901234567890.0"]);
-        assert_eq!(shown(r#"{"a":1,"a":2e1,"b":3}"#), ["2e+1", "3"]);
-    }
-
-    #[test]
-    fn wrong_types_are_named_with_their_place() {
-        let nested = text_map(json!({"x": [1]}), "config").unwrap_err();
-        let words = "Cannot deserialize value of type `String` from Array value (token `JsonToken.START_ARRAY`) \
-                     (through reference chain: config->x)";
-        assert_eq!(nested, ApiError::internal(words));
-        let flat = format!("{:?}", text_map(json!("x"), "").unwrap_err());
-        assert!(flat.contains("Cannot construct instance of `Map<String,String>`"), "{flat}");
-    }
-}
+mod tests;

@@ -10,8 +10,8 @@ use super::entities::Json;
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
-    status: StatusCode,
-    message: String,
+    pub(super) status: StatusCode,
+    pub(super) message: String,
 }
 
 impl ApiError {

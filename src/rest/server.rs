@@ -22,7 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lakeferry_api::Clock;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -31,7 +31,7 @@ use crate::spawn::{Spawned, spawn};
 /// The largest head of a request, its URL included; a larger one, or one of more than 100 headers, is answered with
 /// 431.
 pub(super) const HEAD_BYTES: usize = 32 << 10;
-/// Bodies larger than [`SMALL_BODY_BYTES`](super::body::SMALL_BODY_BYTES) that are read at a time.
+/// Bodies larger than [`SMALL_BODY_BYTES`](super::body::SMALL_BODY_BYTES) that are held at a time.
 const LARGE_BODIES: usize = 16;
 /// After an error that another try does not mend at once (no file descriptors left).
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -131,6 +131,8 @@ struct Shared {
     patience: Duration,
     clock: Arc<dyn Clock>,
     large_bodies: Arc<Semaphore>,
+    /// For the body of the request that is being answered.
+    leave: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// The connection waits for its client as long as this lives.
@@ -143,6 +145,7 @@ impl Client {
             patience,
             clock: Arc::clone(clock),
             large_bodies: Arc::clone(large_bodies),
+            leave: Mutex::new(None),
         };
         Self(Arc::new(shared))
     }
@@ -157,9 +160,18 @@ impl Client {
         *self.lock() = waited_for.then(|| self.0.clock.monotonic());
     }
 
-    /// Where whoever reads a large body gets leave to.
-    pub(super) fn large_bodies(&self) -> &Arc<Semaphore> {
-        &self.0.large_bodies
+    /// Leave to send a large body, if there is any left.
+    pub(super) fn may_send_much(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.large_bodies).try_acquire_owned().ok()
+    }
+
+    /// What was made of the body is held until the request is answered, and so is `leave`.
+    pub(super) fn keep_until_answered(&self, leave: OwnedSemaphorePermit) {
+        self.keep(Some(leave));
+    }
+
+    fn keep(&self, leave: Option<OwnedSemaphorePermit>) {
+        *self.0.leave.lock().unwrap_or_else(PoisonError::into_inner) = leave;
     }
 
     fn waited_for_since(&self) -> Option<Duration> {
@@ -186,6 +198,15 @@ impl Client {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.is_waited_for(false);
+    }
+}
+
+/// A request that is being answered: afterwards, or where its client goes away, nothing of its body is held.
+struct Answering(Client);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.keep(None);
     }
 }
 
@@ -220,6 +241,7 @@ async fn converse(stream: TcpStream, router: Router, client: Client, stop: Cance
 
 async fn answer(router: Router, client: Client, request: Request<Incoming>) -> Result<Response, Infallible> {
     client.is_waited_for(false);
+    let _answering = Answering(client.clone());
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(client.clone());
     let response = router.oneshot(request).await;

@@ -35,12 +35,17 @@ impl Server {
             release.notified().await;
             "held"
         };
+        let kept = async |State((release, asked)): State<(Arc<Notify>, Arc<Notify>)>, JsonBody(_): JsonBody| {
+            asked.notify_one();
+            release.notified().await;
+        };
         let echo = async |JsonBody(value): JsonBody| value.to_string().len().to_string().into_response();
         let router = Router::new()
             .route("/", get(async || "fine"))
             .route("/large", get(async || vec![b'x'; 64 << 20]))
             .route("/held", get(held))
             .route("/echo", post(echo))
+            .route("/kept", post(kept))
             .with_state((Arc::clone(&release), Arc::clone(&asked)));
         let (address, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
         let limits = Limits { connections, patience };
@@ -221,6 +226,33 @@ async fn large_bodies_are_few_at_a_time_and_small_ones_pass() {
     assert_eq!(status(&end_of(done).await), StatusCode::OK);
     let body = format!("\"{}\"", "b".repeat((1 << 20) - 2));
     assert_eq!(server.ask(&posted(1 << 20, &body)).await, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_large_body_counts_until_it_is_answered_or_its_client_is_gone() {
+    let server = Server::start(100, PATIENT).await;
+    let body = format!("\"{}\"", "b".repeat((1 << 20) - 2));
+    let (large, kept) = (posted(1 << 20, &body), posted(1 << 20, &body).replace("/echo", "/kept"));
+    let held = async || {
+        let mut streams = Vec::new();
+        for _ in 0..LARGE_BODIES {
+            let asked = server.asked.notified();
+            streams.push(server.sent(&kept).await);
+            within(SOON, &SystemClock::new(), asked).await.unwrap();
+        }
+        streams
+    };
+    let streams = held().await;
+    assert_eq!(server.ask(&large).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(server.ask(&posted(2, "{}")).await, StatusCode::OK);
+    server.release.notify_waiters();
+    for stream in streams {
+        assert_eq!(status(&end_of(stream).await), StatusCode::OK);
+    }
+    assert_eq!(server.ask(&large).await, StatusCode::OK);
+    drop(held().await);
+    let passes = async { while server.ask(&large).await != StatusCode::OK {} };
+    assert!(within(SOON, &SystemClock::new(), passes).await.is_some());
 }
 
 #[tokio::test]
