@@ -214,20 +214,23 @@ fn what_is_said_to_hold_an_invariant_exists() {
     }
 }
 
-/// Others' failures, each with the tests that hold ours.
+/// Others' failures, and what hostile input may take, each with the tests that hold ours.
 #[test]
-fn what_is_said_to_hold_a_failure_of_others_exists() {
+fn what_is_said_to_hold_a_failure_or_an_attack_exists() {
     let page = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();
-    let (_, table) = page.split_once("## Failures of others").unwrap();
-    let rows: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| ")?.splitn(3, " | ").nth(2)).collect();
-    assert!(rows.len() > 30, "the table was not found");
     let sources = sources();
-    for held_by in rows.into_iter().skip(1) {
-        let tests: Vec<_> = held_by.split('`').skip(1).step_by(2).collect();
-        assert!(!tests.is_empty(), "nobody holds: {held_by}");
-        for test in tests {
-            let exists = sources.iter().any(|source| source.text.contains(&format!("fn {test}(")));
-            assert!(exists, "{test} does not exist, but is said to hold a failure of others");
+    for (section, least_rows) in [("## Failures of others", 30), ("## Hostile input", 8)] {
+        let (_, table) = page.split_once(section).unwrap();
+        let table = table.split("\n## ").next().unwrap();
+        let rows: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| ")?.splitn(3, " | ").nth(2)).collect();
+        assert!(rows.len() > least_rows, "the table below {section} was not found");
+        for held_by in rows.into_iter().skip(1) {
+            let tests: Vec<_> = held_by.split('`').skip(1).step_by(2).collect();
+            assert!(!tests.is_empty(), "nobody holds: {held_by}");
+            for test in tests {
+                let exists = sources.iter().any(|source| source.text.contains(&format!("fn {test}(")));
+                assert!(exists, "{test} does not exist, but is said to hold what stands below {section}");
+            }
         }
     }
 }

@@ -87,6 +87,7 @@ fn text(value: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use lakeferry_api::measure::peak_of;
     use proptest::prelude::*;
 
     use super::*;
@@ -104,7 +105,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Err(error) = NewConnector::parse(&bytes) {
+            let (held, read) = peak_of(|| NewConnector::parse(&bytes));
+            prop_assert!(held < (4 << 10) + 400 * bytes.len(), "{held} bytes of {}", bytes.len());
+            if let Err(error) = read {
                 prop_assert!(names_what_is_wrong(&error), "{}", error);
             }
         }
@@ -119,6 +122,17 @@ mod tests {
             match NewConnector::parse(&text) {
                 Ok(connector) => prop_assert_eq!(connector.config.get("name"), Some(&connector.name)),
                 Err(error) => prop_assert!(names_what_is_wrong(&error), "{}", error),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_takes_memory_by_its_length() {
+        for item in ["0,", "[],", "{},", "\"\",", "[[[[[[[[", "a\n", "{\"a\":"] {
+            let items = item.repeat(400_000 / item.len());
+            for text in [items.clone(), format!("{{\"name\":\"c\",\"more\":[{}]}}", items.trim_end_matches(','))] {
+                let (held, _) = peak_of(|| NewConnector::parse(text.as_bytes()));
+                assert!(held < 400 * text.len(), "{item}: {held} bytes of {}", text.len());
             }
         }
     }

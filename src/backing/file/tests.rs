@@ -1,3 +1,4 @@
+use lakeferry_api::measure::peak_of;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -147,7 +148,9 @@ fn names_what_is_wrong_in(trace: &str) -> bool {
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        if let Err(error) = decode(&bytes) {
+        let (held, read) = peak_of(|| decode(&bytes));
+        prop_assert!(held < (4 << 10) + 400 * bytes.len(), "{held} bytes of {}", bytes.len());
+        if let Err(error) = read {
             prop_assert!(names_what_is_wrong(&error), "{}", error);
         }
     }
@@ -178,6 +181,25 @@ proptest! {
             Err(error) => prop_assert!(names_what_is_wrong(&error), "{}", error),
         }
     }
+}
+
+/// A value takes some hundred bytes while it is read, and two in the file if it is empty; offsets are far larger there.
+#[test]
+fn a_file_takes_memory_by_its_length() {
+    let document = |items: &str| {
+        format!("{{\"format\":\"lakeferry.offsets\",\"version\":1,\"offsets\":[{}]}}", items.trim_end_matches(','))
+    };
+    for item in ["0,", "[],", "{},", "\"\",", "[[\"a\",{}],{}],", "[[[[[[[[[["] {
+        let text = document(&item.repeat(400_000 / item.len()));
+        let (held, read) = peak_of(|| decode(text.as_bytes()));
+        assert_eq!(read.unwrap_err().kind(), Kind::Config);
+        assert!(held < 400 * text.len(), "{item}: {held} bytes of {}", text.len());
+    }
+    let partitions = (0..5_000).map(|number| (partition(&format!("file-{number}")), offset(number)));
+    let text = encode(&Offsets::from([("connector".to_owned(), partitions.collect())]));
+    let (held, read) = peak_of(|| decode(text.as_bytes()));
+    assert_eq!(read.unwrap()["connector"].len(), 5_000);
+    assert!(held < 60 * text.len(), "{held} bytes of {}", text.len());
 }
 
 #[test]

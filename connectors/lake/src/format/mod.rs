@@ -234,7 +234,7 @@ impl FileFormat {
     }
 
     /// A decoder of the file whose prelude is `prelude` and whose rows belong to `partition`. Blocks that hold clearly
-    /// more than `content` are refused before they take memory; where they hold a little more or less, the caller counts.
+    /// more than `content` are refused before they take memory; a little more or less is for the caller to count.
     ///
     /// # Errors
     /// `Fatal` where the prelude is damaged, of another format or does not fit `blocks`.

@@ -128,8 +128,8 @@ struct Thrift<'a> {
 }
 
 impl<'a> Thrift<'a> {
-    /// How many row groups the file metadata that this is has, if every list of it is as long as it says, and no element
-    /// of the schema has more children than there are elements.
+    /// How many row groups the file metadata that this is has, if every list of it is as long as it says and no
+    /// element of the schema has more children than there are elements.
     fn row_groups(&mut self) -> Option<u64> {
         let (mut id, mut groups, mut has_schema) = (0, None, false);
         while let Some(kind) = self.field(&mut id)? {
