@@ -42,8 +42,8 @@ pub struct Content {
 impl Content {
     /// What a record takes at most beyond its bytes and its headers, in any format: the topic's name is the most of it.
     const RECORD_BYTES: u64 = 320;
-    /// Room for what headers take beyond their bytes, which no manifest counts: 8 million of them in one block.
-    const SPARE_BYTES: u64 = 32 << 20;
+    /// Room for what headers take beyond their bytes, which no manifest counts: more than 8 million in one block.
+    const SPARE_BYTES: u64 = 64 << 20;
     /// No block holds more: a Kafka record is shorter than 2 GiB.
     const MOST_BYTES: u64 = i32::MAX as u64;
 
