@@ -58,5 +58,5 @@ async fn create_all(worker: &Worker, files: &[PathBuf]) -> Result<()> {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
-    std::fs::read(file).context(Kind::Config, || format!("{} cannot be read", file.display()))
+    properties::read(file).context(Kind::Config, || format!("{} cannot be read", file.display()))
 }

@@ -20,7 +20,7 @@ use crate::config::properties;
 /// # Errors
 /// `Config` where it cannot be read.
 pub(crate) fn read_properties(file: &Path) -> Result<Config> {
-    let bytes = std::fs::read(file).context(Kind::Config, || format!("cannot read {}", file.display()))?;
+    let bytes = properties::read(file).context(Kind::Config, || format!("cannot read {}", file.display()))?;
     properties::parse(&bytes).map_err(|error| error.context(format!("cannot read {}", file.display())))
 }
 

@@ -5,13 +5,32 @@
 //! Java takes the bytes as ISO-8859-1; bytes that are valid UTF-8 are read as such here, because people write them so.
 //! Invariant: no input panics; the only thing refused is a malformed `\u` escape, as in Java.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::iter::Peekable;
+use std::path::Path;
 use std::str::Chars;
 
 use lakeferry_api::{Config, ConnectError, Result};
 
 /// Of a longer key an error shows the beginning.
 const MAX_SHOWN_KEY: usize = 80;
+
+/// A larger file is no worker's and no connector's.
+const LIMIT_BYTES: u64 = 16 << 20;
+
+/// The bytes of a file that a command was given, which may be a pipe, but is not read without end.
+///
+/// # Errors
+/// The system's, and where it has too many.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LIMIT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LIMIT_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {LIMIT_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
 
 /// The entries of a properties file; of a key given twice the last value counts.
 ///
@@ -248,6 +267,14 @@ mod tests {
             _ => format!("\\u{unit:04x}"),
         };
         text.encode_utf16().map(unit).collect()
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_without_end_is_given_up() {
+        let (held, read) = peak_of(|| read(Path::new("/dev/zero")));
+        assert_eq!(read.unwrap_err().to_string(), "it has more than 16777216 bytes");
+        assert!(held < 64 << 20, "{held} bytes");
     }
 
     /// Each letter is held as such, as a unit and in the result, and every entry has its place in a map.
