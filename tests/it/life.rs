@@ -4,6 +4,8 @@
 //!
 //! Records that retention took stand in `odd`, elections in `truncation`.
 
+mod changes;
+
 use std::time::Duration;
 
 use rdkafka::ClientConfig;

@@ -13,6 +13,8 @@ use super::{Broker, State, Topic};
 
 /// Of 1,000 answers so many are of a broker that lags behind, where one does.
 const LAGGING_ANSWERS: u64 = 150;
+/// How long a topic keeps its settings.
+const RETENTION_CHANGES_MS: u64 = 45_000;
 
 pub(super) struct SimAdmin {
     pub(super) clients: SimClients,
@@ -51,7 +53,7 @@ impl Admin for SimAdmin {
     async fn topic(&self, topic: &str) -> Result<TopicView> {
         let (topic, member) = (topic.to_owned(), self.member.clone());
         self.clients
-            .request("asks about a topic", move |state, _| {
+            .request("asks about a topic", move |state, broker| {
                 let is_misled = state.misled.contains(&(member, topic.clone()));
                 let stale = state.stale_until_ms.get(&topic).filter(|_| is_misled).map(|(_, old)| old);
                 let found = stale.or_else(|| state.topics.get(&topic)).ok_or_else(|| absent(&topic))?;
@@ -60,7 +62,11 @@ impl Admin for SimAdmin {
                     topic_id: Some(found.id.clone()),
                     partitions: found.logs.len() as u32,
                     replication_factor: 1,
-                    configs: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
+                    configs: BTreeMap::from([
+                        ("cleanup.policy".to_owned(), policy.to_owned()),
+                        // Somebody changes it again and again.
+                        ("retention.ms".to_owned(), (broker.clock.ms() / RETENTION_CHANGES_MS).to_string()),
+                    ]),
                 })
             })
             .await

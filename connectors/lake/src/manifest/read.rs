@@ -174,7 +174,7 @@ impl Chain {
     }
 
     /// The settings of the topic whose partitions `chains` are: of all that were written down, of `topic_id` where one
-    /// is given, the newest. A chain that goes on without being opened again does not see them change.
+    /// is given, the newest. One partition of a task looks whether they changed, and tells it.
     pub fn newest_settings<'a>(
         chains: impl IntoIterator<Item = &'a Self>,
         topic_id: Option<&str>,

@@ -1,6 +1,7 @@
-//! What a partition asks while it is idle: whether its topic is still the one that is archived, and whether its chain
-//! still ends where it believes. A writer with something to write finds out by writing; one without would stay deaf to
-//! a topic that was created again, to an offset that was set behind its back, and to a new owner.
+//! What a partition asks from time to time: whether its topic is still the one that is archived, with the settings that
+//! the archive tells, and, while it is idle, whether its chain still ends where it believes. A writer with something to
+//! write finds most of that out by writing; one without would stay deaf to a topic that was created again, to an offset
+//! that was set behind its back, and to a new owner.
 //!
 //! Called by [`Partition`](super::partition::Partition) in every step. Seldom asks: an answer takes several requests.
 
@@ -8,7 +9,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Result, TopicPartition};
+use lakeferry_api::{Result, TopicPartition, TopicView};
 
 use super::commit;
 use super::partition::Shared;
@@ -20,7 +21,9 @@ const LEAST: Duration = Duration::from_secs(60);
 /// When to ask again, or the question under way.
 pub(super) struct Check {
     next: Duration,
-    asked: Option<(Belief, Job<()>)>,
+    asked: Option<(Belief, Job<Option<TopicView>>)>,
+    /// The topic's settings, where they were found to be others than the archive tells.
+    others: Option<TopicView>,
 }
 
 /// What a partition believes.
@@ -41,7 +44,7 @@ impl Check {
         name.hash(&mut hasher);
         let later = half.mul_f64(f64::from(hasher.finish() as u32) / f64::from(u32::MAX));
         let now = shared.context.clock().monotonic();
-        Self { next: now.saturating_add(half).saturating_add(later), asked: None }
+        Self { next: now.saturating_add(half).saturating_add(later), asked: None, others: None }
     }
 
     /// True where it is time to ask.
@@ -56,17 +59,30 @@ impl Check {
         self.next = shared.context.clock().monotonic().saturating_add(interval(shared));
     }
 
-    /// What came of a question, once, and what it was about: an answer about what is believed no more is of no account.
+    /// Takes note of what came of a question. An error that is about what is believed no more is of no account.
+    ///
+    /// # Errors
     /// `Retriable` where something is not as it was believed to be; `Fenced` where the partition is another's; `Config`
     /// where the archive is.
-    pub(super) fn answer(&mut self) -> Option<(Belief, Result<()>)> {
-        let answer = self.asked.as_mut().and_then(|(_, job)| job.take_if_ended())?;
-        self.asked.take().map(|(belief, _)| (belief, answer))
+    pub(super) fn answer(&mut self, belief: &Belief) -> Result<()> {
+        let Some(answer) = self.asked.as_mut().and_then(|(_, job)| job.take_if_ended()) else { return Ok(()) };
+        let asked = self.asked.take().map(|(asked, _)| asked);
+        match answer {
+            Ok(others) => self.others = others.filter(|others| others.topic_id == belief.topic_id),
+            Err(error) if asked.as_ref() == Some(belief) => return Err(error),
+            Err(_) => {}
+        }
+        Ok(())
     }
 
-    /// Forgets a question about what is believed no more.
+    /// The topic's settings, where an answer said that they are others than the archive tells.
+    pub(super) fn other_settings(&self) -> Option<&TopicView> {
+        self.others.as_ref()
+    }
+
+    /// Forgets a question about what is believed no more, and what came of the one before.
     pub(super) fn forget(&mut self) {
-        self.asked = None;
+        (self.asked, self.others) = (None, None);
     }
 }
 
@@ -74,12 +90,18 @@ fn interval(shared: &Shared) -> Duration {
     shared.settings.rotation.age().max(LEAST)
 }
 
-async fn ask(shared: Arc<Shared>, belief: Belief) -> Result<()> {
+async fn ask(shared: Arc<Shared>, belief: Belief) -> Result<Option<TopicView>> {
     let Belief { name, topic_id, next_seq } = belief;
     if let Some(seq) = next_seq
         && shared.manifests.read(&name, seq).await?.is_some()
     {
         return Err(commit::fenced(&shared, &name).await?);
     }
-    commit::fresh_view(&shared, &name, topic_id.as_deref()).await.map(drop)
+    commit::fresh_view(&shared, &name, topic_id.as_deref()).await?;
+    if next_seq == Some(0) {
+        return Ok(None);
+    }
+    // By half: partitions ask a little later each time.
+    let pause = interval(&shared) / 2;
+    Ok(shared.told.others(shared.context.as_ref(), &name.topic, topic_id.as_deref(), pause).await)
 }

@@ -99,13 +99,22 @@ impl Identity {
 /// Opens an epoch behind `start`'s end.
 ///
 /// # Errors
-/// `Retriable` where another writer was first or the topic is another by now: begin again from the chain's end. `Fatal`
-/// where records are lost and `errors.on.gap=fail`: only now, when a second answer has said so. The first may have been
-/// that of a broker that lags behind, and tells of a topic that was.
-pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start) -> Result<End> {
+/// `Retriable` where another writer was first or the topic is another by now: begin again from the chain's end.
+/// `Fenced` where this writer left its own epoch and another was first. `Fatal` where records are lost and
+/// `errors.on.gap=fail`: only now, when a second answer has said so. The first may have been that of a broker that lags
+/// behind, and tells of a topic that was.
+pub(crate) async fn open(
+    shared: Arc<Shared>,
+    name: TopicPartition,
+    start: Start,
+    topic: Option<TopicView>,
+) -> Result<End> {
     let topic_id = start.source.topic_id.as_deref();
     let gone = || ConnectError::retriable(format!("{name}: the topic was deleted before its archive was opened"));
-    let view = fresh_view(&shared, &name, topic_id).await?.ok_or_else(gone)?;
+    let Some(view) = fresh_view(&shared, &name, topic_id).await? else {
+        // What was read of it is published in the epoch that is open still.
+        return start.end.filter(|_| start.is_own).ok_or_else(gone);
+    };
     if let Some(log_start) = start.log_start().filter(|log_start| view.log_start_offset < *log_start) {
         return Err(ConnectError::retriable(format!(
             "{name} begins at offset {}, not at {log_start}, as another broker said: asked again before what lies \
@@ -118,12 +127,16 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
             "{lost}; errors.on.gap=fail stops here: set errors.on.gap=continue to record the gap and go on"
         )));
     }
-    let topic = shared.context.topic(&name.topic).await?;
+    let topic = match topic {
+        Some(topic) => topic,
+        None => shared.context.topic(&name.topic).await?,
+    };
     check_same_topic(&name, topic_id, &topic)?;
-    let entry = open_entry(&shared, &start, &view, topic);
+    let entry = open_entry(&shared, &start, &view, topic.clone());
     check_laws(&entry, &before_opening(&start))?;
     match create(&shared, &name, entry).await? {
         Some(end) => {
+            shared.told.tell(&name.topic, topic);
             for gap in &end.entry.gaps {
                 let (offsets, reason) = (gap.range().width(), gap.reason.as_str());
                 shared.context.count(&SinkEvent::Gap { partition: &name, offsets, reason });
@@ -133,6 +146,8 @@ pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition, start: Start
         None if sabotage::is(Fault::OpenRaceIsFence) => {
             Err(ConnectError::fenced(format!("{name}: another writer won")))
         }
+        // No race: somebody came after us. The group is asked whose the partition is.
+        None if start.is_own => Err(ConnectError::fenced(format!("{name}: another writer opened the archive"))),
         None => Err(ConnectError::retriable(format!("{name}: another writer opened the archive at the same moment"))),
     }
 }

@@ -16,6 +16,7 @@ mod closing;
 mod commit;
 mod lanes;
 mod partition;
+mod settings;
 mod spill;
 mod start;
 mod task;

@@ -10,6 +10,8 @@
 //! one entry is in flight at a time; before an epoch is open nothing is uploaded under it. On any retriable failure
 //! everything from `position` to `durable` is dropped and read again from the chain's end, exactly as after a crash.
 
+mod tenure;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +21,12 @@ use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Batch, ConnectError, Kind, Place, Result, SinkContext, TopicPartition};
 use tokio::sync::Notify;
 
+use self::tenure::Tenure;
 use super::backoff::backoff;
 use super::check::{Belief, Check};
 use super::closing::Ended;
 use super::commit::{self, Identity};
+use super::settings::Told;
 use super::spill::Spill;
 use super::start::Start;
 use super::troubles::Troubles;
@@ -48,6 +52,8 @@ pub(crate) struct Shared {
     /// Woken when a job of any partition ends.
     pub(crate) ended: Arc<Notify>,
     pub(crate) troubles: Troubles,
+    /// What the archive tells of the topics' settings.
+    pub(crate) told: Told,
 }
 
 /// One partition's archive, being written.
@@ -83,13 +89,6 @@ enum Phase {
     Restarting(Job<Start>),
     /// The group gave the partition to somebody else; nothing is taken unless the group, asked again, says otherwise.
     Gone { ask_at: Duration, asked: Option<Job<()>> },
-}
-
-/// Whether this writer's epoch is open.
-enum Tenure {
-    Unopened,
-    Opening(Job<End>),
-    Open(Box<End>),
 }
 
 impl Partition {
@@ -347,10 +346,8 @@ impl Partition {
             let belief = self.belief();
             self.check.ask(&self.shared, belief);
         }
-        match self.check.answer() {
-            Some((belief, answer)) if belief == self.belief() => answer,
-            _ => Ok(()),
-        }
+        let belief = self.belief();
+        self.check.answer(&belief)
     }
 
     /// Takes `start` as the truth: everything begins at its resume offset.
@@ -378,30 +375,6 @@ impl Partition {
         if file_due || passed_due { self.close_stretch().await } else { Ok(()) }
     }
 
-    /// Opens an epoch as soon as there is something to write under it, and for what is to be said even if no record
-    /// ever follows once no other reason has come up for a while.
-    fn advance_tenure(&mut self, now: Duration) -> Result<()> {
-        let settings = &self.shared.settings;
-        let fails = settings.fail_on_gap && !self.start.gaps.is_empty();
-        let news_after = if fails { Some(Duration::ZERO) } else { self.start.news_after(settings.rotation.age()) };
-        let has_news = news_after.is_some_and(|wait| now.saturating_sub(self.begun) >= wait);
-        match &mut self.tenure {
-            Tenure::Unopened if self.file.is_some() || !self.closing.is_empty() || has_news => {
-                let open = commit::open(Arc::clone(&self.shared), self.name.clone(), self.start.clone());
-                self.tenure = Tenure::Opening(Job::start(&self.shared.ended, open));
-            }
-            Tenure::Opening(job) => {
-                if let Some(opened) = job.take_if_ended() {
-                    self.tenure = Tenure::Open(Box::new(opened?));
-                    // Not for good: what fails behind every opening must not write one after the other.
-                    self.shared.troubles.tell(&self.name, None);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     fn advance_uploads(&mut self) -> Result<()> {
         let Tenure::Open(end) = &self.tenure else { return Ok(()) };
         let epoch = end.entry.epoch;
@@ -409,8 +382,10 @@ impl Partition {
             Ended::File { file, n } => Some((file, *n)),
             Ended::Gap { .. } => None,
         });
+        // What has no name yet waits for the next epoch, where one is to follow.
+        let epoch_ends = self.check.other_settings().is_some();
         for (file, n) in closing.chain(self.file.as_mut().map(|file| (file, self.files_begun))) {
-            if file.wants_upload(self.shared.settings.part_bytes) {
+            if file.wants_upload(self.shared.settings.part_bytes) && !epoch_ends {
                 let first_offset = file.contents().first_offset;
                 let object = self.shared.identity.object_name(first_offset, epoch, n, self.shared.format);
                 file.begin_upload(&self.shared.target, self.shared.manifests.layout().data(&self.name, &object));

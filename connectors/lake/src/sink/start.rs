@@ -43,6 +43,8 @@ pub(crate) struct Start {
     pub(crate) totals: Totals,
     /// What the log must still hold below `resume`, where the chain knows it.
     pub(crate) mark: Option<EpochMark>,
+    /// The end is this writer's own entry, of an epoch that it just left: whoever has the next number came after it.
+    pub(crate) is_own: bool,
 }
 
 /// What is known when a start is decided.
@@ -88,6 +90,23 @@ impl Start {
         };
         let decided = decide(&evidence)?;
         Ok(Self { end, known, ..decided })
+    }
+
+    /// Where a writer goes on that leaves its own epoch with everything published that it wrote under it.
+    pub(crate) fn behind(end: &End) -> Option<Self> {
+        let entry = &end.entry;
+        Some(Self {
+            end: Some(end.clone()),
+            known: Some(entry.clone()),
+            source: entry.source.clone(),
+            lineages: entry.lineages.clone(),
+            resume: entry.resume_offset?,
+            ahead: entry.ahead.clone(),
+            gaps: Vec::new(),
+            totals: entry.totals,
+            mark: entry.log.mark(),
+            is_own: true,
+        })
     }
 
     /// Where the log must begin if nothing is to be left out in silence; `None` where that is of no account. The id of
@@ -201,6 +220,7 @@ fn continued(evidence: &Evidence<'_>, entry: &Entry, resume: i64) -> Start {
         gaps,
         totals: entry.totals,
         mark: mark_within(entry, evidence.view.log_start_offset, resume),
+        is_own: false,
     }
 }
 
@@ -288,6 +308,7 @@ fn new_lineage(evidence: &Evidence<'_>, started_by: StartedBy, first: i64) -> St
         gaps: Vec::new(),
         totals: Totals::default(),
         mark: None,
+        is_own: false,
     }
 }
 

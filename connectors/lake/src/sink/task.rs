@@ -27,6 +27,7 @@ use super::backoff::backoff;
 use super::commit::Identity;
 use super::lanes::Lanes;
 use super::partition::{Partition, Shared};
+use super::settings::Told;
 use super::spill::Spill;
 use super::troubles::Troubles;
 use super::upload::Target;
@@ -162,8 +163,19 @@ impl LakeSinkTask {
         let spill = open_spill(context.as_ref());
         let troubles = Troubles::new(Arc::clone(&context));
         let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
-        let shared =
-            Shared { context, settings, format, compression, identity, manifests, target, spill, ended, troubles };
+        let shared = Shared {
+            context,
+            settings,
+            format,
+            compression,
+            identity,
+            manifests,
+            target,
+            spill,
+            ended,
+            troubles,
+            told: Told::default(),
+        };
         Ok(Self { shared: Some(Arc::new(shared)), partitions: BTreeMap::new() })
     }
 

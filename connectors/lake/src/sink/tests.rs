@@ -4,6 +4,7 @@ mod alter;
 mod memory;
 mod recovery;
 mod rig;
+mod settings;
 mod uploads;
 
 use lakeferry_api::connector::SinkAlteration;

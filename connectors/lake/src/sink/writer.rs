@@ -196,6 +196,11 @@ impl OpenFile {
         self.upload.is_none() && (self.tail.is_some() || self.waiting_bytes >= part_bytes)
     }
 
+    /// True once its object has a name.
+    pub(crate) fn is_named(&self) -> bool {
+        self.upload.is_some()
+    }
+
     /// Begins the upload under `path`.
     pub(crate) fn begin_upload(&mut self, target: &Target, path: Path) {
         let upload = Upload::start(target, path.clone());
