@@ -254,7 +254,7 @@ fn own_def() -> ConfigDef {
             ConfigKey::new("lakeferry.spill.dir", ConfigType::String)
                 .default_null()
                 .importance(Importance::Low)
-                .doc("Where encoded bytes wait that are too few for an upload part. Unset: the system's temporary folder; empty: nowhere."),
+                .doc("Where encoded bytes wait that are too few for an upload part. Unset: the system's temporary folder; empty: nowhere. Where nothing can be written there, a sink says so when it starts and goes on as with nowhere."),
         )
         .define(
             ConfigKey::new("lakeferry.spill.bytes", ConfigType::Long)

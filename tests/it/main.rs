@@ -27,6 +27,7 @@ mod kafka;
 mod life;
 mod odd;
 mod peers;
+mod read_only;
 mod rest;
 mod restore;
 mod standalone;

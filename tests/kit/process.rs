@@ -67,6 +67,15 @@ impl Launch {
         self
     }
 
+    /// The same program, started by another one: `words` and then the program's own.
+    pub fn by<S: AsRef<OsStr>>(mut self, words: &[S]) -> Launch {
+        let all = words.iter().map(|word| word.as_ref().to_os_string());
+        let all: Vec<_> = all.chain([self.program]).chain(self.args).collect();
+        self.program = all[0].clone();
+        self.args = all[1..].to_vec();
+        self
+    }
+
     pub fn stdin(mut self, file: impl Into<PathBuf>) -> Launch {
         self.stdin = file.into();
         self

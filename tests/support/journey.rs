@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each area uses its own part")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -81,6 +82,12 @@ impl Worker {
     /// The same, with one more variable in its environment.
     pub fn env(mut self, key: &str, value: &Path) -> Worker {
         self.launch = self.launch.env(key, value);
+        self
+    }
+
+    /// The same, started by another program: `words` come before its own.
+    pub fn by<S: AsRef<OsStr>>(mut self, words: &[S]) -> Worker {
+        self.launch = self.launch.by(words);
         self
     }
 
