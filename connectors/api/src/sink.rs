@@ -90,8 +90,8 @@ pub trait SinkTask: Send {
     /// Any error fails the task.
     async fn start(&mut self, context: Arc<dyn SinkContext>, config: &Config) -> Result<()>;
 
-    /// Partitions were assigned. Those that the result has no place for start at the group's committed offset. No
-    /// record of a partition is put before its `open` returned.
+    /// Partitions were assigned; of many, each call has some. Those that the result has no place for start at the
+    /// group's committed offset. No record of a partition is put before its `open` returned.
     ///
     /// # Errors
     /// `Retriable`: none of them is open, and all are asked for again. Others fail the task.

@@ -1,6 +1,6 @@
-//! Partitions come and go: open (tried again while the store or a broker does not answer; the partitions stay paused
-//! and the loop goes on), begin where [`super::opening`] says, close. A partition has a position in the table exactly
-//! while it is open and placed; only then its records are put.
+//! Partitions come and go: open (in rounds, between which the loop goes on; tried again while the store or a broker
+//! does not answer; the partitions stay paused meanwhile), begin where [`super::opening`] says, close. A partition has
+//! a position in the table exactly while it is open and placed; only then its records are put.
 //!
 //! A position that the broker has no more is looked for again. Below the log's start (retention) a task that keeps its
 //! own positions publishes what it has and is opened anew, so that it can account for the gap, again and again while a
@@ -39,7 +39,11 @@ impl SinkLoop {
     pub(super) async fn open(&mut self) -> Result<()> {
         let mut waits = Waits::default();
         self.try_open(&mut waits).await.map_err(unrecoverable)?;
-        match waits.first() {
+        let mut why = waits.first();
+        if !self.opening.ends_with(&mut why, self.clock.monotonic()) {
+            return Ok(());
+        }
+        match why {
             None => {
                 self.opening.settled();
                 self.parts.voice.trouble(Trouble::Open, None);
@@ -150,12 +154,11 @@ impl SinkLoop {
 
     async fn try_open(&mut self, waits: &mut Waits) -> Result<()> {
         self.apply_seeks();
-        let unopened = self.opening.unopened();
-        if !unopened.is_empty()
-            && let Some(opened) = waits.admit(self.parts.task.open(&unopened).await)?
-        {
-            self.opening.opened(&opened);
-            for reason in opened.later.into_values() {
+        let round = self.opening.round();
+        if !round.is_empty() {
+            let opened = waits.admit(self.parts.task.open(&round).await)?;
+            self.opening.opened(round, opened.as_ref());
+            for reason in opened.into_iter().flat_map(|opened| opened.later.into_values()) {
                 waits.admit::<()>(Err(reason))?;
             }
         }

@@ -19,6 +19,11 @@ use crate::task::context::TaskSinkContext;
 use crate::task::doubts::Doubt;
 use crate::task::positions::Below;
 
+/// Partitions that the task opens in one call: between two rounds the loop hears what else there is. Many at once may
+/// take minutes while a store is away.
+const OPENED_AT_ONCE: usize = 64;
+/// How long the loop listens between two rounds.
+const BETWEEN_ROUNDS: Duration = Duration::from_millis(10);
 /// Questions to the brokers at a time.
 const CONCURRENT_QUESTIONS: usize = 16;
 
@@ -26,6 +31,12 @@ const CONCURRENT_QUESTIONS: usize = 16;
 pub(super) struct Opening {
     /// Assigned; the task's `open` did not return yet.
     unopened: BTreeSet<TopicPartition>,
+    /// Those of them that could not be opened, and wait until all others were tried.
+    tried: BTreeSet<TopicPartition>,
+    /// Why, of the first.
+    failed: Option<ConnectError>,
+    /// The round that was tried last left others to be tried.
+    has_more: bool,
     /// Open; where to begin is not settled, except where the task said it.
     unplaced: BTreeMap<TopicPartition, Option<Place>>,
     /// Placed, but the broker has nothing there.
@@ -61,6 +72,9 @@ impl Opening {
     pub(super) fn new(backoff: Backoff) -> Self {
         Self {
             unopened: BTreeSet::new(),
+            tried: BTreeSet::new(),
+            failed: None,
+            has_more: false,
             unplaced: BTreeMap::new(),
             out_of_range: BTreeSet::new(),
             kept: BTreeSet::new(),
@@ -86,6 +100,21 @@ impl Opening {
         (!idle).then(|| self.retry_at.unwrap_or(Duration::ZERO))
     }
 
+    /// A round is over. False where others are to come first; then all were tried, and `why` is what keeps the ones
+    /// waiting that could not be opened.
+    pub(super) fn ends_with(&mut self, why: &mut Option<ConnectError>, now: Duration) -> bool {
+        if self.has_more {
+            self.failed = self.failed.take().or(why.take());
+            self.retry_at = Some(now + BETWEEN_ROUNDS);
+            return false;
+        }
+        self.tried.retain(|partition| self.unopened.contains(partition));
+        let failed = self.failed.take().filter(|_| !self.tried.is_empty());
+        *why = failed.or(why.take());
+        self.tried.clear();
+        true
+    }
+
     pub(super) fn retry(&mut self, now: Duration) {
         self.retry_at = Some(now + self.backoff.step());
     }
@@ -105,8 +134,12 @@ impl Opening {
         known
     }
 
-    pub(super) fn unopened(&self) -> Vec<TopicPartition> {
-        self.unopened.iter().cloned().collect()
+    /// Those that the task is to open next.
+    pub(super) fn round(&mut self) -> Vec<TopicPartition> {
+        let mut untried = self.unopened.difference(&self.tried);
+        let round = untried.by_ref().take(OPENED_AT_ONCE).cloned().collect();
+        self.has_more = untried.next().is_some();
+        round
     }
 
     pub(super) fn unplaced(&self) -> impl Iterator<Item = &TopicPartition> {
@@ -126,13 +159,14 @@ impl Opening {
         if self.keeps(partition) { Below::TaskKnows } else { Below::Durable }
     }
 
-    /// The task's `open` returned.
-    pub(super) fn opened(&mut self, opened: &Opened) {
-        for partition in std::mem::take(&mut self.unopened) {
-            if opened.later.contains_key(&partition) {
-                self.unopened.insert(partition);
+    /// The task's `open` of `round` returned; with nothing where it failed.
+    pub(super) fn opened(&mut self, round: Vec<TopicPartition>, opened: Option<&Opened>) {
+        for partition in round {
+            let Some(opened) = opened.filter(|opened| !opened.later.contains_key(&partition)) else {
+                self.tried.insert(partition);
                 continue;
-            }
+            };
+            self.unopened.remove(&partition);
             let start = opened.places.get(&partition).copied();
             if start.is_some() {
                 self.kept.insert(partition.clone());
@@ -155,6 +189,7 @@ impl Opening {
     /// Forgets a partition; true where the task had opened it.
     pub(super) fn forget(&mut self, partition: &TopicPartition) -> bool {
         self.unopened.remove(partition);
+        self.tried.remove(partition);
         self.out_of_range.remove(partition);
         self.kept.remove(partition);
         self.seeks.remove(partition);

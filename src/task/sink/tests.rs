@@ -1,6 +1,7 @@
 mod chaos;
 mod converted;
 mod places;
+mod rounds;
 
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{ConnectError, Kind, Opened, Positions, RecordForm};
