@@ -35,7 +35,7 @@ use crate::kafka::{Consumer, Event};
 
 /// How long after a tick the next one is due.
 const TICK: Duration = Duration::from_millis(100);
-/// The same where nothing was heard of the consumer for [`QUIET_AFTER`].
+/// The same where nothing was heard of the consumer for [`QUIET_AFTER`], and memory is not short.
 const QUIET_TICK: Duration = Duration::from_millis(300);
 const QUIET_AFTER: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -297,7 +297,10 @@ impl SinkLoop {
     async fn tick(&mut self) -> Result<()> {
         let ticked = self.parts.task.put(&[]).await;
         let now = self.clock.monotonic();
-        let is_quiet = now.saturating_sub(self.heard_at) >= QUIET_AFTER;
+        // Where memory has run out the consumer is silent, too, and ticks are what frees it.
+        let budget = &self.parts.context.parts.budget;
+        let has_room = budget.moving() < budget.room() / 2;
+        let is_quiet = has_room && now.saturating_sub(self.heard_at) >= QUIET_AFTER;
         self.next_tick = now + if is_quiet { QUIET_TICK } else { TICK };
         match ticked {
             Ok(()) => {

@@ -295,7 +295,7 @@ impl SinkLoop {
     /// What the task has of `partition` is dropped, and it says anew where to begin: because of `doubt`.
     async fn begin_anew(&mut self, partition: &TopicPartition, doubt: Doubt) {
         self.close_lost(std::slice::from_ref(partition)).await;
-        self.opening.await_open([partition.clone()]);
+        self.opening.await_again(partition.clone());
         self.doubts().raise(partition, doubt);
     }
 

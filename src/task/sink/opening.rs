@@ -88,15 +88,22 @@ impl Opening {
         self.unopened.extend(partitions);
     }
 
+    /// `partition` is to be opened anew, once all others were tried.
+    pub(super) fn await_again(&mut self, partition: TopicPartition) {
+        self.tried.insert(partition.clone());
+        self.unopened.insert(partition);
+    }
+
     /// The broker refused the position of `partition`; it is looked for no later than `at`, whatever else waits longer.
     pub(super) fn await_place(&mut self, partition: TopicPartition, at: Duration) {
         self.out_of_range.insert(partition);
         self.retry_at = Some(self.retry_at.map_or(at, |due| due.min(at)));
     }
 
-    /// When the next attempt is due; `None` while every partition is read.
+    /// When the next attempt is due; `None` while every partition is read and the last round has ended well.
     pub(super) fn due(&self) -> Option<Duration> {
-        let idle = self.unopened.is_empty() && self.unplaced.is_empty() && self.out_of_range.is_empty();
+        let is_all_read = self.unopened.is_empty() && self.unplaced.is_empty() && self.out_of_range.is_empty();
+        let idle = is_all_read && !self.has_more;
         (!idle).then(|| self.retry_at.unwrap_or(Duration::ZERO))
     }
 

@@ -68,9 +68,10 @@ impl Check {
         let Some(answer) = self.asked.as_mut().and_then(|(_, job)| job.take_if_ended()) else { return Ok(()) };
         let asked = self.asked.take().map(|(asked, _)| asked);
         match answer {
-            Ok(others) => self.others = others.filter(|others| others.topic_id == belief.topic_id),
+            // Until they are told: another partition that has looked since says nothing of them here.
+            Ok(Some(others)) if others.topic_id == belief.topic_id => self.others = Some(others),
             Err(error) if asked.as_ref() == Some(belief) => return Err(error),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         Ok(())
     }

@@ -51,7 +51,8 @@ impl Partition {
     }
 
     /// Ends this writer's epoch where the topic has other settings now: at a moment when everything that bears the
-    /// epoch's number is in the chain. What has no name yet gets one under the next epoch.
+    /// epoch's number is in the chain, and what was archived ahead is passed. What has no name yet gets one under the
+    /// next epoch.
     fn leave_epoch(&mut self) {
         if self.check.other_settings().is_none() || self.commit.is_some() {
             return;
@@ -62,7 +63,7 @@ impl Partition {
         });
         if !files.chain(&self.file).any(|file| file.is_named())
             && let Tenure::Open(end) = &self.tenure
-            && let Some(start) = Start::behind(end)
+            && let Some(start) = Start::behind(end).filter(|start| start.resume <= self.position)
         {
             tracing::info!(partition = %self.name, "the topic's settings are others now; a new epoch tells them");
             self.start = start;
