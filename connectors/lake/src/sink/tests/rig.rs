@@ -276,7 +276,7 @@ impl Rig {
         alter(context.as_ref(), &self.manifests(), &identity, alteration).await
     }
 
-    fn manifests(&self) -> ManifestStore {
+    pub(super) fn manifests(&self) -> ManifestStore {
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
         ManifestStore::new(Arc::clone(&self.store) as Arc<dyn ObjectStore>, Layout::new("topics").unwrap(), clock)
     }

@@ -4,6 +4,8 @@ use lakeferry_api::{Closing, SinkTask as _};
 
 use super::rig::{Rig, Writer, partition};
 use crate::manifest::model::EntryKind::{Commit, Open};
+use crate::manifest::model::OffsetRange;
+use crate::manifest::{Digest, wire};
 
 /// Archives ten records in one file, and changes the topic then.
 async fn changed(rig: &Rig) -> Writer {
@@ -149,4 +151,47 @@ async fn a_topic_that_is_deleted_before_its_settings_are_told_loses_nothing() {
     writer.tick_until(&rig, async |rig| rig.spans().await.len() == 2).await;
     assert_eq!(rig.spans().await[1], (10, 14, 5));
     assert_eq!(told(&rig).await.len(), 3, "no epoch was opened");
+}
+
+/// What is ahead is known until it is passed; an epoch that is left amid it would not tell where it goes on.
+#[tokio::test]
+async fn an_epoch_is_not_left_amid_what_is_archived_ahead() {
+    let rig = Rig::new(&[("flush.size", "10"), ("rotate.age.ms", "60000")]);
+    drop(changed(&rig).await);
+    ahead(&rig, 20, 29).await;
+    let mut writer = rig.writer(2);
+    assert_eq!(writer.open().await, 10);
+    writer.put(10, 25, 10..25).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.chain().await.last().unwrap().resume_offset == Some(30)).await;
+    rig.kafka.lock().unwrap().cleanup_policy = "compact,delete".to_owned();
+    rig.clock.advance(60_000);
+    for _ in 0..20 {
+        writer.tick().await.unwrap();
+    }
+    assert_eq!(rig.chain().await.last().unwrap().epoch, 2);
+    writer.put(25, 40, 25..40).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.chain().await.last().unwrap().resume_offset == Some(40)).await;
+    assert_eq!(rig.spans().await.last(), Some(&(30, 39, 10)));
+    assert_eq!(rig.chain().await.last().unwrap().epoch, 3, "{:?}", told(&rig).await);
+}
+
+/// Another writer's file of `from` to `to`, ahead of where the chain stands.
+async fn ahead(rig: &Rig, from: i64, to: i64) {
+    let (end, bytes) = rig.manifests().read(&partition(0), 1).await.unwrap().unwrap();
+    let mut file = end.files[0].clone();
+    (file.span_from, file.span_to, file.first_offset, file.last_offset) = (Some(from), Some(to), from, to);
+    file.path.push_str(".ahead");
+    let mut entry = crate::manifest::Entry {
+        seq: end.seq + 1,
+        previous_sha256: Some(Digest::of(&bytes)),
+        ahead: [OffsetRange::new(from, to)].into_iter().collect(),
+        files: vec![file],
+        ..end
+    };
+    entry.totals.records *= 2;
+    entry.totals.files *= 2;
+    entry.totals.stored_bytes *= 2;
+    entry.totals.raw_bytes *= 2;
+    let bytes = wire::encode(&entry).unwrap();
+    rig.manifests().create(&partition(0), entry.seq, bytes).await.unwrap();
 }
