@@ -8,6 +8,7 @@ mod client;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -82,6 +83,8 @@ struct Books {
     epochs: BTreeMap<String, u64>,
     /// Since when each resume offset stood at a chain's end, by chain folder.
     resumes: BTreeMap<String, Vec<(u64, i64)>>,
+    /// What of which topic id is said to be lost, by chain folder.
+    lost: BTreeMap<String, Vec<(Option<String>, RangeInclusive<i64>)>>,
     /// Who wrote each entry, by chain folder.
     owners: BTreeMap<String, Owners>,
     /// The chains whose last entry knows no leader epoch of what is published last.
@@ -182,6 +185,13 @@ impl SimStore {
         books.resumes.get(&chain_of(partition)).into_iter().flatten().map(|(_, resume)| *resume).collect()
     }
 
+    /// True where the chain says that `offset` of the topic with `id` was lost before it was archived.
+    pub(crate) fn says_lost(&self, partition: &TopicPartition, id: &str, offset: i64) -> bool {
+        let books = self.books.lock().unwrap();
+        let mut lost = books.lost.get(&chain_of(partition)).into_iter().flatten();
+        lost.any(|(of, range)| of.as_deref() == Some(id) && range.contains(&offset))
+    }
+
     /// Who wrote the entry before `seq`.
     pub(crate) fn owner_before(&self, partition: &TopicPartition, seq: u64) -> Option<String> {
         self.books.lock().unwrap().owners.get(&chain_of(partition))?.before(seq)
@@ -246,6 +256,9 @@ impl SimStore {
         if let Some(resume) = entry["resume_offset"].as_i64() {
             books.resumes.entry(chain.clone()).or_default().push((self.clock.ms(), resume));
         }
+        let gaps = entry["gaps"].as_array().into_iter().flatten().filter(|gap| gap["reason"] == "log_start_moved");
+        let ranges = gaps.filter_map(|gap| Some((topic_id.clone(), gap["from"].as_i64()?..=gap["to"].as_i64()?)));
+        books.lost.entry(chain.clone()).or_default().extend(ranges);
         let seq = entry["seq"].as_u64().unwrap_or_default();
         books.owners.entry(chain.clone()).or_default().note(&self.clock, seq, takeover::owner(&entry));
         books.epochs.insert(chain.clone(), entry["epoch"].as_u64().unwrap_or_default());

@@ -47,8 +47,10 @@ impl Told {
         if state.altered.contains_key(&self.partition) {
             resumes.extend(broker.store.resumes(&self.partition));
         }
-        // What an election put in the place of archived records may be gone, too.
-        let is_behind = |log: &Log, resume| (self.from..=self.to).all(|at| resume <= at || log.has_removed(at));
+        // What an election put in the place of archived records may be gone, too; and a task that slept may tell of what
+        // another one has recorded meanwhile.
+        let is_lost = |log: &Log, at| log.has_removed(at) || broker.store.says_lost(&self.partition, &id, at);
+        let is_behind = |log: &Log, resume| (self.from..=self.to).all(|at| resume <= at || is_lost(log, at));
         let is_unarchived = |log: &Log| resumes.iter().any(|resume| is_behind(log, *resume));
         let is_unarchived = archived.and_then(|topic| topic.logs.get(number)).is_some_and(is_unarchived);
         is_gone(archived) && is_unarchived || is_gone(now.filter(|topic| topic.id != id))
