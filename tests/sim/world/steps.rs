@@ -36,7 +36,7 @@ impl World {
                 // Of files ahead, and where no record was read yet, no manifest of version 1 remembers a leader epoch:
                 // a log that is cut back below them and grows again before anybody looks cannot be told from the old
                 // one.
-                let lost = if self.store.is_unmarked(&partition) { 0 } else { lost };
+                let lost = if self.store.is_unmarked(&partition) || self.is_unread(&partition) { 0 } else { lost };
                 if lost > 0 {
                     self.diary.note(format!("{partition} loses what it had from {} on", (end - lost as i64).max(0)));
                     self.cut_back.insert(partition.clone());
@@ -186,6 +186,15 @@ impl World {
                 }
             }
         })
+    }
+
+    /// True where nothing is archived, and no record stands where reading may have begun: what was passed there was
+    /// aborted.
+    fn is_unread(&self, partition: &TopicPartition) -> bool {
+        let state = self.broker.lock();
+        let from = state.committed().get(partition).copied().unwrap_or(0);
+        let is_bare = state.peek(partition).is_none_or(|log| log.present().range(from..).next().is_none());
+        self.store.end(partition).is_none() && is_bare
     }
 
     /// The group forgets its offsets: all of them, or where nothing else says where to begin those of what is archived.
