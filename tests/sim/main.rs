@@ -57,6 +57,9 @@ const RESTORED_PERCENT: u64 = 80;
 /// Of the seeds that are run twice, so many bring records back by the command `restore` at least.
 const REPEATED_COMMANDS: usize = 8;
 
+/// After so many seeds that break a law the others wait.
+const ENOUGH_BROKEN: usize = 3;
+
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs `plan`, with `fault` built in.
@@ -106,9 +109,12 @@ fn nothing_is_lost_doubled_or_left_behind() {
     }
     let from = number("LAKEFERRY_SIM_FROM").unwrap_or(0);
     let seeds = number("LAKEFERRY_SIM_SEEDS").unwrap_or(500);
+    // A later part of a long run leaves the drills, and what they are to strike, to the first.
+    let is_aimed = seeds >= AIMED_SEEDS && from == 0;
     // Each run is one thread's; the threads only share the list of seeds.
-    let plans: Vec<u64> = drill::seeds().chain(from..from + seeds).collect();
+    let plans: Vec<u64> = drill::seeds().filter(|_| from == 0).chain(from..from + seeds).collect();
     let next = AtomicUsize::new(0);
+    let broken = Mutex::new(Vec::new());
     let struck = Mutex::new(Struck::default());
     let sights = Mutex::new(Sights::default());
     let drilled = Mutex::new(BTreeMap::new());
@@ -119,8 +125,12 @@ fn nothing_is_lost_doubled_or_left_behind() {
             let plan = Plan::of(seed);
             let outcome = run(&plan, None);
             if let Some(law) = outcome.broken {
-                next.store(plans.len(), Ordering::Relaxed);
-                panic!("{}", Reduced::of(&plan, &law, None));
+                let mut broken = broken.lock().unwrap();
+                broken.push((plan, law));
+                if broken.len() == ENOUGH_BROKEN {
+                    next.store(plans.len(), Ordering::Relaxed);
+                }
+                continue;
             }
             match drill::aim(seed) {
                 Some(aim) => *drilled.lock().unwrap().entry(aim).or_insert(0) += outcome.struck.len(),
@@ -136,16 +146,19 @@ fn nothing_is_lost_doubled_or_left_behind() {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
     });
+    let broken = broken.into_inner().unwrap();
+    let reduced: Vec<_> = broken.iter().map(|(plan, law)| Reduced::of(plan, law, None).to_string()).collect();
+    assert!(reduced.is_empty(), "{}", reduced.join("\n\n"));
     let (struck, sights, restored) =
         (struck.into_inner().unwrap(), sights.into_inner().unwrap(), restored.into_inner());
     println!("{struck}\n{sights}");
     println!("{restored} of {seeds} seeds restored records");
-    assert!(seeds < AIMED_SEEDS || restored * 100 >= seeds * RESTORED_PERCENT, "only {restored} restored a record");
+    assert!(!is_aimed || restored * 100 >= seeds * RESTORED_PERCENT, "only {restored} restored a record");
     let idle: Vec<_> = drilled.into_inner().unwrap().into_iter().filter(|(_, struck)| *struck == 0).collect();
     assert!(idle.is_empty(), "no drill strikes at {idle:?}");
     // Or the seeds have lost their aim.
-    assert!(seeds < AIMED_SEEDS || struck.spared().is_empty(), "spared: {:#?}", struck.spared());
-    assert!(seeds < AIMED_SEEDS || sights.rare().is_empty(), "seen too seldom: {:#?}", sights.rare());
+    assert!(!is_aimed || struck.spared().is_empty(), "spared: {:#?}", struck.spared());
+    assert!(!is_aimed || sights.rare().is_empty(), "seen too seldom: {:#?}", sights.rare());
 }
 
 fn replay(seed: u64) {
