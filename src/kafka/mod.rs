@@ -1,8 +1,8 @@
 //! The only door to a broker: what the worker's loops need of Kafka, as traits. `consumer`, `producer` and `admin`
 //! implement them on librdkafka; no Kafka client type leaves this folder (A3).
 //!
-//! Who calls: `task` (consumer, producer), `worker` (admin), `cli` (all three). Deliberately absent: retries beyond
-//! the client's own (the loops decide by [`Kind`](lakeferry_api::Kind)) and any knowledge of connectors.
+//! Who calls: `task`, `herder`, `worker`, `cli`. Deliberately absent: retries beyond the client's own (the loops decide
+//! by [`Kind`](lakeferry_api::Kind)) and any knowledge of connectors.
 
 pub mod admin;
 pub mod clients;
@@ -33,8 +33,8 @@ pub use self::reader::Stretches;
 pub enum Event {
     /// New partitions. They are paused until [`Consumer::start_at`] says where each begins.
     Assigned(Vec<TopicPartition>),
-    /// These partitions go to another member as soon as [`Consumer::release`] is called (or `max.poll.interval.ms`
-    /// is over). No batch of them follows.
+    /// These partitions go to another member as soon as [`Consumer::release`] is called (or half of
+    /// `max.poll.interval.ms` is over). No batch of them follows.
     Revoked(Vec<TopicPartition>),
     /// These partitions are gone already. No batch of them follows; nothing may be committed for them.
     Lost(Vec<TopicPartition>),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, Clock, Config, ConnectError, Result, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::consumer::{BATCH_BYTES, BATCH_RECORDS, NotUtf8, Slot};
+use super::consumer::{NotUtf8, Slot};
 use super::error::{explain, explain_reading, kind, named};
 use super::ffi::{Code, Failure, FetchFrom, Handle, Message, Polled, Role};
 use super::security;
@@ -168,9 +168,9 @@ impl Reading {
     fn settle(&mut self, partition: &TopicPartition) {
         let Some(stretch) = self.stretches.get_mut(partition) else { return };
         let done = stretch.slot.position() >= stretch.to;
-        let full = |(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES;
-        let whole = done || stretch.slot.collected().is_some_and(full);
-        if let Some(batch) = stretch.slot.take_if(whole) {
+        if (done || stretch.slot.is_full())
+            && let Some(batch) = stretch.slot.take()
+        {
             self.send(batch);
         }
         if done {

@@ -174,7 +174,7 @@ pub(super) struct Timing {
     /// into the grace that a stop has, so that an unreachable cluster does not cost the task its orderly end.
     pub(super) end_patience: Duration,
     /// The longest wait for what is whole to be published when the group takes partitions away: well below
-    /// `max.poll.interval.ms`, after which they would be lost.
+    /// half of Kafka's default of `max.poll.interval.ms`, after which they go; what a shorter one cuts off is fenced.
     pub(super) release_patience: Duration,
     /// The same when the task stops: half of `task.shutdown.graceful.timeout.ms`.
     pub(super) stop_patience: Duration,

@@ -2,7 +2,8 @@
 //! simulated cluster knows was written. Shares no code with the writer.
 //!
 //! The laws of `docs/manifest-format.md` section 5 and where each is checked; `docs/reliability.md` has the whole
-//! table: 1 to 4 in [`chain`] (4's `first` in [`account`]), 5 and 6 in [`files`] (spans in [`account`]), 7 to 12 in
+//! table: 1 to 4 in [`chain`] (4's `first` in [`account`]), 5 and 6 in [`files`] (spans, and that a path is
+//! named once, in [`account`]), 7 to 12 in
 //! [`account`]; what users altered in [`altered`]. Here: the newest lineage holds every record that is in the log now,
 //! once, and none that never was or was taken back; and what is said to be missing never was a record, or is gone.
 

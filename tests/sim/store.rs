@@ -73,6 +73,9 @@ pub(crate) struct SimStore {
 /// Looks at an entry when it is sent: its sender and the entry.
 pub(crate) type Judge = Arc<dyn Fn(&str, &serde_json::Value) + Send + Sync>;
 
+/// A topic id, and offsets.
+type Lost = (Option<String>, RangeInclusive<i64>);
+
 #[derive(Default)]
 struct Books {
     /// Every path that an entry names.
@@ -84,7 +87,7 @@ struct Books {
     /// Since when each resume offset stood at a chain's end, by chain folder.
     resumes: BTreeMap<String, Vec<(u64, i64)>>,
     /// What of which topic id is said to be lost, by chain folder.
-    lost: BTreeMap<String, Vec<(Option<String>, RangeInclusive<i64>)>>,
+    lost: BTreeMap<String, Vec<Lost>>,
     /// Who wrote each entry, by chain folder.
     owners: BTreeMap<String, Owners>,
     /// The chains whose last entry knows no leader epoch of what is published last.

@@ -105,7 +105,7 @@ impl Batch {
         self.next_offset
     }
 
-    /// The leader epoch of its last record, where the broker told.
+    /// The leader epoch of its last record, or of one behind it that came with it, where the broker told.
     pub fn leader_epoch(&self) -> Option<i32> {
         self.arena.leader_epoch
     }

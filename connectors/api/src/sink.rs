@@ -94,7 +94,7 @@ pub trait SinkTask: Send {
     /// group's committed offset. No record of a partition is put before its `open` returned.
     ///
     /// # Errors
-    /// `Retriable`: none of them is open, and all are asked for again. Others fail the task.
+    /// `Retriable`, `NotFound`, `Fenced`: none of them is open, and all are asked for again. Others fail the task.
     async fn open(&mut self, partitions: &[TopicPartition]) -> Result<Opened>;
 
     /// Takes batches of open partitions; each batch continues its partition. An empty slice is the tick: it comes
@@ -102,14 +102,14 @@ pub trait SinkTask: Send {
     ///
     /// # Errors
     /// `Retriable`: the same batches come again, byte for byte, and nothing else in between but ticks. The task has
-    /// then taken **none** of them. Others fail the task.
+    /// then taken **none** of them. `Fenced`: all partitions are closed as lost and opened anew. Others fail the task.
     async fn put(&mut self, batches: &[Batch]) -> Result<()>;
 
     /// What is durable now, at most what is in `consumed`; the worker commits it to Kafka. Must not wait for what is
     /// not yet due.
     ///
     /// # Errors
-    /// `Retriable` is counted and tried again at the next interval. Others fail the task.
+    /// `Retriable`: warned of, and tried again at the next interval. `Fenced`: as for `put`. Others fail the task.
     async fn flush(&mut self, consumed: &Positions) -> Result<Positions>;
 
     /// Partitions go away; see [`Closing`]. The result is what is durable of them. Their records are not put again

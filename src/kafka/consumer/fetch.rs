@@ -177,9 +177,9 @@ impl Fetch {
     fn assign_anew(&mut self, partition: &TopicPartition, place: Place) -> bool {
         let handle = Arc::clone(&self.spec.handle);
         let result = if handle.is_cooperative() {
-            handle
-                .incremental_unassign(std::slice::from_ref(partition))
-                .and_then(|()| handle.incremental_assign(&[fetch_from(partition, place)]))
+            // It may be unassigned already, by a try that failed half way.
+            let _ = handle.incremental_unassign(std::slice::from_ref(partition));
+            handle.incremental_assign(&[fetch_from(partition, place)])
         } else {
             let row = |slot: &mut Slot| match slot.phase {
                 _ if slot.partition == *partition => fetch_from(partition, place),
@@ -230,6 +230,7 @@ impl Fetch {
         }
     }
 
+    /// Sends what can be sent; true where there is still no room for more.
     fn is_blocked(&mut self) -> bool {
         let exhausted = self.spec.queue.budget().is_exhausted();
         if exhausted {

@@ -1,5 +1,5 @@
 //! One assigned partition as the polling thread sees it: how far it is, what it may fetch, and the batch it collects.
-//! Pure: knows neither client nor clock.
+//! Knows no clock, and of the client its messages alone.
 
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ impl Slot {
     }
 
     /// True where the batch should go out.
-    pub(super) fn is_full(&self) -> bool {
+    pub(in crate::kafka) fn is_full(&self) -> bool {
         self.collected().is_some_and(|(records, bytes, _)| records >= BATCH_RECORDS || bytes >= BATCH_BYTES)
     }
 
@@ -182,11 +182,6 @@ impl Slot {
         let builder = self.open.take()?.builder;
         self.room = (builder.len(), builder.value_bytes());
         Some(builder.build(self.position))
-    }
-
-    /// What was collected, where it is to be handed out.
-    pub(in crate::kafka) fn take_if(&mut self, whole: bool) -> Option<Batch> {
-        if whole { self.take() } else { None }
     }
 }
 

@@ -108,7 +108,7 @@ impl BatchBuilder {
 
     /// Notes the leader epoch of the record pushed last.
     pub fn leader_epoch(&mut self, epoch: Option<i32>) {
-        self.leader_epoch = epoch.or(self.leader_epoch);
+        self.leader_epoch = epoch;
     }
 
     /// Records pushed so far.

@@ -1,5 +1,5 @@
-//! A set of offsets, as `ahead` is one: which offsets beyond the resume offset are in published files already, or
-//! which ones an open file holds. Pure; the sink does its accounting with it.
+//! A set of offsets, as `ahead` is one: which offsets beyond the resume offset are in published files already. Pure;
+//! the sink does its accounting with it.
 //!
 //! Backed by a bitmap, so its memory is bounded by the span (1 MiB for the 8 Mi offsets that a manifest allows),
 //! whether the offsets lie dense or scattered. Offsets are never negative: a negative one is in no set.

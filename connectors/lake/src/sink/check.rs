@@ -3,7 +3,7 @@
 //! write finds most of that out by writing; one without would stay deaf to a topic that was created again, to an offset
 //! that was set behind its back, and to a new owner.
 //!
-//! Called by [`Partition`](super::partition::Partition) in every step. Seldom asks: an answer takes several requests.
+//! Called by [`Partition`](super::partition::Partition) in every step. It asks seldom: an answer takes several requests.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -59,21 +59,23 @@ impl Check {
         self.next = shared.context.clock().monotonic().saturating_add(interval(shared));
     }
 
-    /// Takes note of what came of a question. An error that is about what is believed no more is of no account.
+    /// Takes note of what came of a question; true where all is as `belief` says. An error that is about what is
+    /// believed no more is of no account.
     ///
     /// # Errors
     /// `Retriable` where something is not as it was believed to be; `Fenced` where the partition is another's; `Config`
     /// where the archive is.
-    pub(super) fn answer(&mut self, belief: &Belief) -> Result<()> {
-        let Some(answer) = self.asked.as_mut().and_then(|(_, job)| job.take_if_ended()) else { return Ok(()) };
-        let asked = self.asked.take().map(|(asked, _)| asked);
+    pub(super) fn answer(&mut self, belief: &Belief) -> Result<bool> {
+        let Some(answer) = self.asked.as_mut().and_then(|(_, job)| job.take_if_ended()) else { return Ok(false) };
+        let is_about = self.asked.take().is_some_and(|(asked, _)| asked == *belief);
         match answer {
             // Until they are told: another partition that has looked since says nothing of them here.
             Ok(Some(others)) if others.topic_id == belief.topic_id => self.others = Some(others),
-            Err(error) if asked.as_ref() == Some(belief) => return Err(error),
-            Ok(_) | Err(_) => {}
+            Err(error) if is_about => return Err(error),
+            Err(_) => return Ok(false),
+            Ok(_) => {}
         }
-        Ok(())
+        Ok(is_about)
     }
 
     /// The topic's settings, where an answer said that they are others than the archive tells.
@@ -96,7 +98,7 @@ async fn ask(shared: Arc<Shared>, belief: Belief) -> Result<Option<TopicView>> {
     if let Some(seq) = next_seq
         && shared.manifests.read(&name, seq).await?.is_some()
     {
-        return Err(commit::fenced(&shared, &name).await?);
+        return Err(commit::whose_it_is(&shared, &name).await?);
     }
     commit::fresh_view(&shared, &name, topic_id.as_deref()).await?;
     if next_seq == Some(0) {

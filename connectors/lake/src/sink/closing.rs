@@ -6,7 +6,7 @@ use super::writer::OpenFile;
 
 /// A stretch of offsets that waits to be named by an entry.
 pub(super) enum Ended {
-    /// A file that takes no more rows, the `n`-th that the writer began in its epoch.
+    /// A file that takes no more rows, the `n`-th that the writer began since it last read the chain's end.
     File { file: Box<OpenFile>, n: u32 },
     /// Offsets without records that no file answers for, both inclusive.
     Gap { from: i64, to: i64 },

@@ -26,9 +26,6 @@ use crate::manifest::invariants::{self, Before};
 use crate::manifest::model::{Entry, EntryKind, FileEntry, Gap, Isolation, LogState, Missing, Owner, Reason, Writer};
 use crate::manifest::{Digest, End, Outcome, wire};
 
-/// Whether the topic still exists, and what the broker says of the partition if so.
-type FreshView = Option<PartitionView>;
-
 /// Who writes.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
@@ -187,14 +184,18 @@ pub(crate) async fn commit(
     check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
     match create(&shared, &name, entry).await? {
         Some(end) => Ok(end),
-        None => Err(fenced(&shared, &name).await?),
+        None => Err(whose_it_is(&shared, &name).await?),
     }
 }
 
 /// What the broker says now, as long as the topic is the one with this id; `None` where it is gone, said twice: what
 /// was read of it may be published then. Between its deletion and its making anew there is a moment without it, and an
 /// incarnation that came and went meanwhile nobody can tell.
-pub(super) async fn fresh_view(shared: &Shared, name: &TopicPartition, topic_id: Option<&str>) -> Result<FreshView> {
+pub(super) async fn fresh_view(
+    shared: &Shared,
+    name: &TopicPartition,
+    topic_id: Option<&str>,
+) -> Result<Option<PartitionView>> {
     let (mut attempt, mut is_gone) = (0, false);
     loop {
         match shared.context.partition(name).await {
@@ -300,15 +301,16 @@ fn done_waiting(shared: &Shared, name: &TopicPartition, attempts: u32) {
 /// `Retriable` where it is ours after all: begin again from the chain's end. `Fenced` where it is not, or nobody can
 /// tell.
 pub(crate) async fn reclaim(shared: Arc<Shared>, name: TopicPartition) -> Result<()> {
-    match fenced(&shared, &name).await {
+    match whose_it_is(&shared, &name).await {
         Ok(answer) => Err(answer),
         Err(error) if error.is_retriable() => Err(ConnectError::fenced(error.trace())),
         Err(error) => Err(error),
     }
 }
 
-/// What a lost commit means: the group is asked whose the partition is.
-pub(super) async fn fenced(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
+/// What a lost commit means: the group is asked whose the partition is. Behind a reset there is no offset to ask with,
+/// and none may be committed: then it is taken for ours, and who is not fenced by the next entry hears it there.
+pub(super) async fn whose_it_is(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
     let end = shared.manifests.end(name).await?.ok_or_else(|| {
         ConnectError::fatal(format!("{name}: the chain vanished while it was being written; nothing more is written"))
     })?;
@@ -325,7 +327,7 @@ pub(super) async fn fenced(shared: &Shared, name: &TopicPartition) -> Result<Con
             Ok(()) => {
                 done_waiting(shared, name, attempt);
                 return Ok(ConnectError::retriable(format!(
-                    "{name}: fenced by epoch {}, but the group says that the partition is ours; opening again",
+                    "{name}: fenced by epoch {}, but the group does not say that the partition is another's; opening again",
                     end.entry.epoch
                 )));
             }
@@ -373,7 +375,7 @@ pub(super) fn commit_entry(
     for stretch in stretches {
         match stretch {
             Stretch::File { contents, path, tail } => {
-                mark = contents.mark().or(mark);
+                mark = contents.mark();
                 files.push(file_entry(shared, &contents, &path, &tail, without_record)?);
             }
             Stretch::Gap { from, to } => gaps.push(Gap { from, to, reason: without_record }),

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lakeferry_api::{Clock, ConnectError, Result};
+use lakeferry_api::Clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// With how many a task begins.
@@ -27,7 +27,8 @@ pub(crate) struct Lanes {
 
 /// A lane that an upload has to itself. Dropped without a word it is free again, and nothing is learned.
 pub(crate) struct Lane {
-    permit: OwnedSemaphorePermit,
+    /// Always there: nobody closes the semaphore.
+    permit: Option<OwnedSemaphorePermit>,
     lanes: Arc<Lanes>,
     since: Duration,
 }
@@ -40,15 +41,9 @@ impl Lanes {
     }
 
     /// Waits for a lane.
-    ///
-    /// # Errors
-    /// `Retriable` while the task stops.
-    pub(crate) async fn enter(self: &Arc<Self>) -> Result<Lane> {
-        let permit = Arc::clone(&self.free)
-            .acquire_owned()
-            .await
-            .map_err(|_| ConnectError::retriable("the task is stopping; the upload was given up"))?;
-        Ok(Lane { permit, lanes: Arc::clone(self), since: self.clock.monotonic() })
+    pub(crate) async fn enter(self: &Arc<Self>) -> Lane {
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok();
+        Lane { permit, lanes: Arc::clone(self), since: self.clock.monotonic() }
     }
 }
 
@@ -60,7 +55,7 @@ impl Lane {
         if !well || took > SLOW {
             if *open > 1 {
                 *open -= 1;
-                self.permit.forget();
+                self.permit.into_iter().for_each(OwnedSemaphorePermit::forget);
             }
         } else if took < QUICK && *open < self.lanes.most {
             *open += 1;
@@ -77,7 +72,7 @@ mod tests {
     use crate::store::testing::CountingClock;
 
     fn enter(lanes: &Arc<Lanes>) -> Option<Lane> {
-        lanes.enter().now_or_never().map(Result::unwrap)
+        lanes.enter().now_or_never()
     }
 
     /// As many uploads at once as there are lanes, each taking `seconds`, ended `well` or not.

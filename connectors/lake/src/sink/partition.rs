@@ -122,7 +122,7 @@ impl Partition {
 
     /// Where Kafka is to be read from.
     pub(crate) fn place(&self) -> Place {
-        Place { offset: self.position, mark: self.start.mark.filter(|_| self.position == self.start.resume) }
+        Place { offset: self.start.resume, mark: self.start.mark }
     }
 
     /// The first offset that is not durable. Until a new lineage has an entry, the chain's end speaks of another log
@@ -347,7 +347,10 @@ impl Partition {
             self.check.ask(&self.shared, belief);
         }
         let belief = self.belief();
-        self.check.answer(&belief)
+        if self.check.answer(&belief)? && self.is_idle() {
+            self.shared.troubles.tell(&self.name, None);
+        }
+        Ok(())
     }
 
     /// Takes `start` as the truth: everything begins at its resume offset.
@@ -416,15 +419,19 @@ impl Partition {
         Ok(())
     }
 
+    /// True where nothing is to be written.
+    fn is_idle(&self) -> bool {
+        self.file.is_none() && self.closing.is_empty() && self.commit.is_none()
+    }
+
     /// What is to be true as long as nothing is written.
     fn belief(&self) -> Belief {
-        let is_idle = self.file.is_none() && self.closing.is_empty() && self.commit.is_none();
         let end = match &self.tenure {
             Tenure::Unopened => Some(self.start.end.as_ref()),
             Tenure::Opening(_) => None,
             Tenure::Open(end) => Some(Some(&**end)),
         };
-        let next_seq = end.filter(|_| is_idle).map(|end| end.map_or(0, |end| end.entry.seq + 1));
+        let next_seq = end.filter(|_| self.is_idle()).map(|end| end.map_or(0, |end| end.entry.seq + 1));
         Belief { name: self.name.clone(), topic_id: self.start.source.topic_id.clone(), next_seq }
     }
 
@@ -447,12 +454,11 @@ impl Partition {
                 }
                 self.phase = Phase::Gone { ask_at: again_at, asked: None };
             }
-            Kind::Data => return Err(error),
-            Kind::Config | Kind::Fatal => self.phase = Phase::Waiting { until: Duration::MAX },
+            Kind::Config | Kind::Fatal | Kind::Data => self.phase = Phase::Waiting { until: Duration::MAX },
         }
         self.failures += 1;
         self.discard();
-        if matches!(error.kind(), Kind::Config | Kind::Fatal) { Err(error) } else { Ok(()) }
+        if matches!(error.kind(), Kind::Config | Kind::Fatal | Kind::Data) { Err(error) } else { Ok(()) }
     }
 
     fn discard(&mut self) {

@@ -164,18 +164,14 @@ async fn last_of_topic_id(
     if sabotage::is(Fault::KnownTopicIdFromEarliest) {
         return Ok(None);
     }
-    let newest_first = end.entry.lineages.iter().rev();
-    let Some(lineage) =
-        newest_first.map(|lineage| (lineage.lineage, lineage.topic_id.as_deref())).find(|l| l.1 == topic_id)
-    else {
-        return Ok(None);
-    };
+    let mut newest_first = end.entry.lineages.iter().rev();
+    let Some(known) = newest_first.find(|known| known.topic_id.as_deref() == topic_id) else { return Ok(None) };
     for seq in (0..end.entry.seq).rev() {
         let read = shared.manifests.read(name, seq).await?;
         let (entry, _) = read.ok_or_else(|| {
             ConnectError::fatal(format!("{name}: manifest {seq} is missing below the chain's end {}", end.entry.seq))
         })?;
-        if entry.source.lineage == lineage.0 {
+        if entry.source.lineage == known.lineage {
             return Ok(Some(entry));
         }
     }

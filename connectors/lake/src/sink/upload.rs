@@ -188,7 +188,7 @@ impl Carrier {
 
     async fn complete(&mut self) -> Result<()> {
         if self.parts.is_none() {
-            let lane = self.target.lanes.enter().await?;
+            let lane = self.target.lanes.enter().await;
             let (payload, _held) = self.take_pending(self.pending_bytes).await?;
             let put = self.target.store.put(&self.path, payload).await;
             lane.leave(put.is_ok());
@@ -212,7 +212,7 @@ impl Carrier {
             self.parts = Some(Parts { upload, in_flight: JoinSet::new(), begun: 0 });
         }
         // Spilled bytes come back to memory only when it is their turn.
-        let lane = self.target.lanes.enter().await?;
+        let lane = self.target.lanes.enter().await;
         let (payload, held) = self.take_pending(bytes).await?;
         let path = self.path.clone();
         let Some(parts) = &mut self.parts else { return Ok(()) };

@@ -258,7 +258,7 @@ impl OpenFile {
         contents.next_offset = batch.next_offset();
         contents.records += batch.len() as u64;
         contents.raw_bytes += batch.raw_bytes() as u64;
-        contents.leader_epoch = batch.leader_epoch().or(contents.leader_epoch);
+        contents.leader_epoch = batch.leader_epoch();
         for timestamp in batch.rows().map(|row| row.timestamp()) {
             let Some(timestamp) = timestamp else {
                 contents.untimed += 1;

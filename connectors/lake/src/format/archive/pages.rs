@@ -1,9 +1,10 @@
 //! The pages of one row group on their way to the parquet crate, which allocates as many lengths as a page says that
 //! it holds, and writes a value out as often as a page repeats it. Called by [`super::decode`].
 //!
-//! Invariant: a page goes on only if its values are no more than it has room or levels for, and if those of its column
-//! so far, written out, are no more bytes than the manifest says that the whole file holds. What pages look like before
-//! they are decompressed is looked at by [`super::claims`].
+//! Invariant: a page of byte strings goes on only if its values are no more than it has room or levels for, and if
+//! those of its column so far, written out, are no more bytes than the limit that [`Content`](crate::format::Content)
+//! sets. Pages of numbers go on as they are. What pages look like before they are decompressed is looked at by
+//! [`super::claims`].
 
 use std::sync::Arc;
 

@@ -41,7 +41,8 @@ impl Partition {
                 if let Some(opened) = job.take_if_ended() {
                     self.tenure = Tenure::Open(Box::new(opened?));
                     self.check.forget();
-                    // Not for good: what fails behind every opening must not write one after the other.
+                    // `failures` stands until an entry is committed: what fails behind every opening must not open one
+                    // epoch after the other.
                     self.shared.troubles.tell(&self.name, None);
                 }
             }

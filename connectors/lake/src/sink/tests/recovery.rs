@@ -219,6 +219,37 @@ async fn a_trouble_that_has_passed_leaves_the_status() {
 }
 
 #[tokio::test]
+async fn an_idle_partition_s_trouble_leaves_the_status_too() {
+    let rig = Rig::new(&[("flush.size", "10"), ("rotate.age.ms", "60000")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put(0, 10, 0..10).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 1).await;
+    // A broker that lags behind tells of the topic that was.
+    rig.kafka.lock().unwrap().view.topic_id = Some("id-0".to_owned());
+    rig.clock.advance(60_000);
+    writer.tick_until(&rig, async |rig| rig.kafka.lock().unwrap().trouble.len() == 1).await;
+    rig.kafka.lock().unwrap().view.topic_id = Some("id-1".to_owned());
+    writer.tick_until(&rig, async |rig| rig.kafka.lock().unwrap().trouble.len() == 2).await;
+    assert_eq!(rig.kafka.lock().unwrap().trouble[1], None);
+}
+
+/// An epoch that is known of a record before the last one is no mark.
+#[tokio::test]
+async fn records_without_a_leader_epoch_leave_no_mark() {
+    let rig = Rig::new(&[("flush.size", "10")]);
+    let mut writer = rig.writer(1);
+    writer.open().await;
+    writer.put_in_epoch(4, 0, 10).await.unwrap();
+    writer.put(10, 20, 10..20).await.unwrap();
+    writer.put_in_epoch(5, 20, 25).await.unwrap();
+    writer.put(25, 30, 25..30).await.unwrap();
+    writer.tick_until(&rig, async |rig| rig.spans().await.len() == 3).await;
+    let marks: Vec<_> = rig.chain().await.iter().map(|entry| entry.log.leader_epoch).collect();
+    assert!(!marks.contains(&Some(5)) && marks.last() == Some(&None), "{marks:?}");
+}
+
+#[tokio::test]
 async fn the_topic_s_configs_are_asked_only_where_offsets_are_without_record() {
     let rig = Rig::new(&[("flush.size", "5")]);
     let mut writer = rig.writer(1);
