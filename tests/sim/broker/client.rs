@@ -272,7 +272,7 @@ fn fetch_one(
         }
     }
     // The client reads from the mark on, and sees a record where there was none.
-    let bare_from = fetching.bare_from.take().filter(|from| *from >= log.start() && *from < position);
+    let bare_from = fetching.bare_from.filter(|from| *from >= log.start() && *from < position);
     let there = bare_from.and_then(|from| log.fetch(from, position - from));
     if let Some((offset, _)) = there.and_then(|fetched| fetched.records.into_iter().next()) {
         fetching.position = None;
@@ -282,6 +282,11 @@ fn fetch_one(
         fetching.position = None;
         return Some(Event::OutOfRange(name.clone()));
     }
+    // A transaction that is open below the position keeps it waiting there: its records may stand where there were none.
+    if bare_from.is_some() && log.stable() < position {
+        return None;
+    }
+    fetching.bare_from = None;
     let fetched = log.fetch(position, 1 + broker.dice.below(12) as i64)?;
     fetching.position = Some(fetched.next);
     fetching.epoch = Some((fetched.epoch, fetched.next));

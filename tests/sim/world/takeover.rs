@@ -166,7 +166,8 @@ impl World {
     pub(super) async fn stop_former(&mut self) {
         for mut worker in std::mem::take(&mut self.former) {
             worker.process.take_traps();
-            worker.end((&self.clock, &self.diary), self.peace).await;
+            // One that is amid a hand-over with a broker that was away a moment ago may be aborted.
+            worker.end((&self.clock, &self.diary), false).await;
             self.former.push(worker);
         }
     }
