@@ -1,7 +1,7 @@
 //! When is a file full? Pure: facts of the open file and the time in, yes or no out.
 //!
-//! Two moments are asked for: before a record joins the file (record time, count) and at any time after (count, bytes, age,
-//! wall clock). The second kind fires with no data arriving, because the tick asks too.
+//! Two moments are asked for: before a record joins the file (record time, count) and at any time after (count,
+//! bytes, age, wall clock). The second kind fires with no data arriving, because the tick asks too.
 
 use std::time::Duration;
 

@@ -282,7 +282,7 @@ fn fetch_one(
         fetching.position = None;
         return Some(Event::OutOfRange(name.clone()));
     }
-    // A transaction that is open below the position keeps it waiting there: its records may stand where there were none.
+    // A transaction that is open below the position keeps it waiting there: its records may stand where none were.
     if bare_from.is_some() && log.stable() < position {
         return None;
     }

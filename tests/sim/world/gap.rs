@@ -47,8 +47,8 @@ impl Told {
         if state.altered.contains_key(&self.partition) {
             resumes.extend(broker.store.resumes(&self.partition));
         }
-        // What an election put in the place of archived records may be gone, too; and a task that slept may tell of what
-        // another one has recorded meanwhile.
+        // What an election put in the place of archived records may be gone, too; and a task that slept may tell of
+        // what another one has recorded meanwhile.
         let is_lost = |log: &Log, at| log.has_removed(at) || broker.store.says_lost(&self.partition, &id, at);
         let is_behind = |log: &Log, resume| (self.from..=self.to).all(|at| resume <= at || is_lost(log, at));
         let is_unarchived = |log: &Log| resumes.iter().any(|resume| is_behind(log, *resume));

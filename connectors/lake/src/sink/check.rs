@@ -3,7 +3,7 @@
 //! write finds most of that out by writing; one without would stay deaf to a topic that was created again, to an offset
 //! that was set behind its back, and to a new owner.
 //!
-//! Called by [`Partition`](super::partition::Partition) in every step. It asks seldom: an answer takes several requests.
+//! Called by [`Partition`](super::partition::Partition) in every step. It asks seldom: an answer takes some requests.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
