@@ -32,6 +32,9 @@ pub(crate) struct Line {
     pub(crate) peak_rss_mb: f64,
     pub(crate) files: usize,
     pub(crate) stored_bytes: u64,
+    /// What all cores did meanwhile, of what they could, where that was measured: with all of it used, something else
+    /// on the machine, such as the broker, had what the program did not use.
+    pub(crate) busy: Option<f64>,
 }
 
 /// The median of all rounds of one program on one data set, in MB per core-second, with what it is compared with.
@@ -47,7 +50,7 @@ pub(crate) struct Median {
 impl Line {
     /// What [`Line::text`] puts below each other.
     pub(crate) const HEAD: &'static str = "program             data             k rec/s    MB/s   CPU s  MB/core-s  \
-        k rec/core-s  peak MB  files  stored MB";
+        k rec/core-s  peak MB  files  stored MB  busy";
 
     /// A line of `topic` that has measured nothing yet.
     pub(crate) fn new(program: &str, topic: &Topic) -> Line {
@@ -61,6 +64,7 @@ impl Line {
             peak_rss_mb: 0.0,
             files: 0,
             stored_bytes: 0,
+            busy: None,
         }
     }
 
@@ -70,7 +74,7 @@ impl Line {
 
     pub(crate) fn text(&self) -> String {
         format!(
-            "{:<19} {:<15} {:>8.0} {:>7.0} {:>7.2} {:>10.1} {:>13.0} {:>8.0} {:>6} {:>10.0}",
+            "{:<19} {:<15} {:>8.0} {:>7.0} {:>7.2} {:>10.1} {:>13.0} {:>8.0} {:>6} {:>10.0} {:>5}",
             self.program,
             self.data,
             self.records as f64 / 1e3 / self.wall_s,
@@ -81,6 +85,7 @@ impl Line {
             self.peak_rss_mb,
             self.files,
             self.stored_bytes as f64 / 1e6,
+            self.busy.map_or("-".to_owned(), |busy| format!("{busy:.2}")),
         )
     }
 }

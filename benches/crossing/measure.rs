@@ -15,7 +15,32 @@ pub(crate) struct Ended {
     pub(crate) wall_s: f64,
     pub(crate) cpu_s: f64,
     pub(crate) peak_rss_mb: f64,
+    /// What all cores did meanwhile, of what they could.
+    pub(crate) busy: f64,
     pub(crate) output: String,
+}
+
+/// What all cores together have done and left undone since the machine began, in ticks.
+struct Cores {
+    busy: f64,
+    idle: f64,
+}
+
+impl Cores {
+    fn now() -> Cores {
+        let stat = read("/proc/stat");
+        let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
+        let ticks: Vec<f64> = fields.filter_map(|text| text.parse().ok()).collect();
+        // Fields 4 and 5 of the manual are idle and waiting for a disk; 9 and 10, guests, are in the first two as well.
+        let idle = ticks.iter().skip(3).take(2).sum();
+        Cores { busy: ticks.iter().take(8).sum::<f64>() - idle, idle }
+    }
+
+    /// The part of the time since `before` in which they were busy.
+    fn busy_since(&self, before: &Cores) -> f64 {
+        let busy = self.busy - before.busy;
+        busy / (busy + self.idle - before.idle)
+    }
 }
 
 /// User and system time of a process, in seconds; one that has ended and was not waited for is counted too.
@@ -45,7 +70,7 @@ pub(crate) fn rss_mb(pid: u32) -> f64 {
 
 /// Runs a program to its end.
 pub(crate) fn run(command: &mut Command) -> Result<Ended> {
-    let begin = Instant::now();
+    let (begin, before) = (Instant::now(), Cores::now());
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let pid = child.id();
     let mut peak = 0.0_f64;
@@ -55,13 +80,14 @@ pub(crate) fn run(command: &mut Command) -> Result<Ended> {
         std::thread::sleep(LOOK);
     }
     let (wall_s, cpu_s) = (begin.elapsed().as_secs_f64(), cpu_s(pid)?);
+    let busy = Cores::now().busy_since(&before);
     let mut output = String::new();
     if let Some(mut pipe) = child.stdout.take() {
         std::io::Read::read_to_string(&mut pipe, &mut output)?;
     }
     let status = child.wait()?;
     ensure!(status.success(), "{command:?} ended with {status}\n{output}");
-    Ok(Ended { wall_s, cpu_s, peak_rss_mb: peak, output })
+    Ok(Ended { wall_s, cpu_s, peak_rss_mb: peak, busy, output })
 }
 
 /// Keeps a process on one core.

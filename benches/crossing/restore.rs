@@ -29,6 +29,7 @@ pub(crate) fn run(kafka: &Kafka, lake: &Lake, topic: &Topic, label: &str) -> Res
         wall_s: ended.wall_s,
         cpu_s: ended.cpu_s,
         peak_rss_mb: ended.peak_rss_mb,
+        busy: Some(ended.busy),
         ..Line::new(&format!("restore {label}"), topic)
     })
 }
@@ -45,6 +46,7 @@ pub(crate) fn limit(kafka: &Kafka, topic: &Topic, bytes: u64, decompress_s: f64)
         wall_s: ended.wall_s,
         cpu_s,
         peak_rss_mb: ended.peak_rss_mb,
+        busy: Some(ended.busy),
         ..Line::new(program, topic)
     };
     Ok([line("produce", producing_s), line(LIMIT_OF_RESTORING, producing_s + decompress_s)])

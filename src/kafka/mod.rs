@@ -227,6 +227,15 @@ pub trait Producer: Send + Sync {
         Err(no_transactions())
     }
 
+    /// Sends what waits for more to go with it, and waits a while for the deliveries: they say how that went. To be
+    /// called where nothing more will be sent before the transaction ends.
+    ///
+    /// # Errors
+    /// As the trait says.
+    async fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes these commits of `group` a part of the transaction. The group must not have members.
     ///
     /// # Errors

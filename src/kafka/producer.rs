@@ -254,6 +254,10 @@ impl Producer for QueueProducer {
         self.transactions.begin().await
     }
 
+    async fn flush(&self) -> Result<()> {
+        self.transactions.flush().await
+    }
+
     async fn send_offsets(&self, group: &str, commits: &Commits) -> Result<()> {
         self.transactions.send_offsets(group, commits).await
     }

@@ -19,6 +19,8 @@ use super::security::Settings;
 
 /// How long one call waits for the brokers.
 const SLICE: Duration = Duration::from_secs(2);
+/// How long a broker is waited for before the coordinator is asked for.
+const MEETING: Duration = Duration::from_secs(1);
 /// Nothing is open while an id is taken over, so whoever waits for that may be told that no broker answers.
 const INIT_SLICES: u64 = 15;
 /// How long a transaction may stay open, where nothing else is said: as Java's producer has it.
@@ -84,12 +86,28 @@ impl Transactions {
     }
 
     pub(super) async fn init(&self) -> Result<()> {
+        // Where none of the cluster's brokers is connected yet librdkafka looks for the coordinator half a second later.
+        self.call_once(&Arc::new(|handle: &Handle| {
+            handle.meet(MEETING);
+            Ok(())
+        }))
+        .await?
+        .ok();
         let call = Call { slices: INIT_SLICES, ..Call::new("taking over") };
         self.call(call, |handle| handle.init_transactions(SLICE)).await
     }
 
     pub(super) async fn begin(&self) -> Result<()> {
         self.call(Call::new("beginning a transaction of"), Handle::begin_transaction).await
+    }
+
+    /// Lets nothing linger that is queued, and waits a while for its delivery; whether it was delivered its reports say.
+    pub(super) async fn flush(&self) -> Result<()> {
+        let flushed = self.call_once(&Arc::new(|handle: &Handle| Ok(handle.flush(SLICE)?))).await?;
+        if let Err(TransactionFailure { failure, .. }) = flushed {
+            tracing::debug!(id = self.id, "flushing before the end of a transaction: {}", failure.text);
+        }
+        Ok(())
     }
 
     pub(super) async fn send_offsets(&self, group: &str, commits: &Commits) -> Result<()> {

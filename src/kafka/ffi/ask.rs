@@ -10,6 +10,11 @@ use sys::rd_kafka_admin_op_t as Operation;
 use super::code::{code, raw};
 use super::{Code, Event, Failure, Handle, Queue, millis, text};
 
+/// Of a bootstrap server.
+const NO_NUMBER: i32 = -1;
+/// How many answers of bootstrap servers are heard at most before one of the cluster's brokers is.
+const MEETINGS: usize = 8;
+
 /// A request under way.
 pub(super) struct Asked<'a> {
     handle: &'a Handle,
@@ -40,21 +45,37 @@ impl Handle {
         let (mut waited, mut wait) = (Duration::ZERO, REACH_FIRST);
         loop {
             wait = wait.min(timeout.saturating_sub(waited));
-            let mut metadata = ptr::null();
-            // SAFETY: the metadata that comes back is ours to destroy.
-            let found = unsafe {
-                let found = raw::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &mut metadata, millis(wait));
-                if !metadata.is_null() {
-                    sys::rd_kafka_metadata_destroy(metadata);
-                }
-                Failure::of(code(found))
-            };
+            let found = self.who_answers(wait);
             waited += wait;
             self.check_login()?;
             match found {
                 Err(_) if waited < timeout => wait *= 2,
-                found => return found,
+                found => return found.map(drop),
             }
+        }
+    }
+
+    /// Waits until a broker of the cluster answers, for about `timeout` at most. The first to answer may be a bootstrap
+    /// server, which librdkafka leaves as soon as it knows the brokers by their numbers; then none is connected.
+    pub(in crate::kafka) fn meet(&self, timeout: Duration) {
+        for _ in 0..MEETINGS {
+            if self.who_answers(timeout) != Ok(NO_NUMBER) {
+                return;
+            }
+        }
+    }
+
+    /// The number of the broker that answers first.
+    fn who_answers(&self, timeout: Duration) -> Result<i32, Failure> {
+        let mut metadata = ptr::null();
+        // SAFETY: the metadata that comes back is ours to destroy, and whole where there is no error.
+        unsafe {
+            let found = raw::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &mut metadata, millis(timeout));
+            let number = metadata.as_ref().map_or(NO_NUMBER, |metadata| metadata.orig_broker_id);
+            if !metadata.is_null() {
+                sys::rd_kafka_metadata_destroy(metadata);
+            }
+            Failure::of(code(found)).map(|()| number)
         }
     }
 }

@@ -46,6 +46,12 @@ impl Handle {
         unsafe { outcome(sys::rd_kafka_begin_transaction(self.raw())) }
     }
 
+    /// Sends what is queued, however short a time it has lingered, and waits until all of it is reported on.
+    pub(in crate::kafka) fn flush(&self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: the client lives.
+        Failure::of(unsafe { sys::rd_kafka_flush(self.raw(), millis(timeout)) })
+    }
+
     /// Makes commits of a group without members a part of the transaction.
     pub(in crate::kafka) fn send_offsets<'a>(
         &self,

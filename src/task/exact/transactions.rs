@@ -172,6 +172,9 @@ impl Transactions {
             }
         }
         let Some(open) = &mut self.open else { return Ok(Settled::default()) };
+        if !open.in_flight.is_empty() {
+            parts.producer.flush().await?;
+        }
         while !open.in_flight.is_empty() {
             open.settle_oldest().await?;
         }
