@@ -216,7 +216,7 @@ impl Fetch {
         }
     }
 
-    fn send(&mut self) {
+    pub(super) fn send(&mut self) {
         while let Some(said) = self.outbox.pop_front() {
             match self.spec.sender.try_send(said) {
                 Ok(()) => {}

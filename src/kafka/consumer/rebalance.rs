@@ -2,14 +2,14 @@
 //! that it takes stay assigned until the loop lets them go, is too slow, or they are lost anyway.
 //!
 //! Invariant: every rebalance that librdkafka tells of is answered exactly once, and the loop hears of it behind
-//! everything that was fetched before.
+//! everything that was fetched before. Where the client refuses the answer, it gets an empty one, and the task fails.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::TopicPartition;
+use lakeferry_api::{ConnectError, TopicPartition};
 
-use super::super::error::explain;
+use super::super::ffi::{Failure, FetchFrom};
 use super::Said;
 use super::fetch::{Fetch, fetch_from};
 use super::slot::Slot;
@@ -28,17 +28,19 @@ pub(super) struct Revocation {
 impl Fetch {
     pub(super) fn take_assignment(&mut self, partitions: Vec<TopicPartition>) {
         let handle = Arc::clone(&self.spec.handle);
+        let is_cooperative = handle.is_cooperative();
+        let assign = |rows: &[FetchFrom]| {
+            if is_cooperative { handle.incremental_assign(rows) } else { handle.assign(rows) }
+        };
+        if !is_cooperative {
+            self.slots_by_topic.clear();
+        }
         let unstarted = |partition: &TopicPartition| fetch_from(partition, UNSTARTED.into());
         let rows: Vec<_> = partitions.iter().map(unstarted).collect();
-        let paused = handle.pause(&partitions);
-        let result = if handle.is_cooperative() {
-            paused.and_then(|()| handle.incremental_assign(&rows))
-        } else {
-            self.slots_by_topic.clear();
-            paused.and_then(|()| handle.assign(&rows))
-        };
-        if let Err(failure) = result {
-            self.say(Said::Error(explain(&failure, "cannot take the assigned partitions")));
+        if let Err(failure) = handle.pause(&partitions).and_then(|()| assign(&rows)) {
+            let _ = assign(&[]);
+            let what = format!("does not take {} partitions that group {} gives", partitions.len(), self.spec.group);
+            self.fail_rebalance(&what, &failure);
             return;
         }
         for partition in &partitions {
@@ -93,9 +95,11 @@ impl Fetch {
     /// Answers the group: these partitions are not read any more.
     pub(super) fn let_go(&mut self, partitions: &[TopicPartition]) {
         let handle = Arc::clone(&self.spec.handle);
-        let result = if handle.is_cooperative() { handle.incremental_unassign(partitions) } else { handle.unassign() };
-        if let Err(failure) = result {
-            tracing::warn!("cannot give {} partitions back: {}", partitions.len(), failure.text);
+        let is_cooperative = handle.is_cooperative();
+        let result = if is_cooperative { handle.incremental_unassign(partitions) } else { handle.unassign() };
+        let refused = result.err();
+        if refused.is_some() && is_cooperative {
+            let _ = handle.incremental_unassign(&[]);
         }
         for partition in partitions {
             if let Some(slots) = self.slots_by_topic.get_mut(&partition.topic) {
@@ -104,10 +108,174 @@ impl Fetch {
         }
         self.slots_by_topic.retain(|_, slots| !slots.is_empty());
         self.tell_owned();
+        if let Some(failure) = refused {
+            let what = format!("does not give {} partitions back to group {}", partitions.len(), self.spec.group);
+            self.fail_rebalance(&what, &failure);
+        }
+    }
+
+    /// The client refused the answer to a rebalance: what it has assigned is not what the group gave it. It has got an
+    /// answer without partitions instead, or it would wait for one for ever and read nothing; and the task ends, or
+    /// partitions would be this member's and nobody read them. A topic that is gone does not lead here: the client
+    /// takes and gives back partitions of topics that it does not know.
+    fn fail_rebalance(&mut self, what: &str, failure: &Failure) {
+        self.tell_owned();
+        self.say(Said::Error(ConnectError::fatal(format!(
+            "the Kafka client {what}: {}; restart the task, and report this",
+            failure.text
+        ))));
     }
 
     fn tell_owned(&mut self) {
         let owned = self.slots().map(|slot| slot.partition.clone()).collect();
         self.spec.orders.lock().owned = owned;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lakeferry_api::{Budget, Kind};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use tokio::sync::mpsc;
+
+    use super::super::fetch::FetchSpec;
+    use super::super::{COOPERATIVE, Shared};
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::kafka::ffi::{Handle, Polled, Role};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A member of a group at an embedded cluster, polled by the test itself.
+    struct Polling {
+        fetch: Fetch,
+        said: mpsc::Receiver<Said>,
+        orders: Arc<Shared>,
+        _cluster: MockCluster<'static, DefaultProducerContext>,
+    }
+
+    impl Polling {
+        /// Joins by `strategy`, with `before` assigned already.
+        fn join(strategy: &str, before: &[TopicPartition]) -> Self {
+            let cluster = MockCluster::new(1).unwrap();
+            cluster.create_topic("t", 1, 1).unwrap();
+            let settings = [
+                ("bootstrap.servers", cluster.bootstrap_servers()),
+                ("group.id", "g".to_owned()),
+                ("partition.assignment.strategy", strategy.to_owned()),
+            ];
+            let settings: BTreeMap<_, _> = settings.map(|(key, value)| (key.to_owned(), value)).into();
+            let handle = Arc::new(Handle::open(Role::Consumer, &settings).unwrap());
+            if !before.is_empty() {
+                let rows: Vec<_> = before.iter().map(|partition| fetch_from(partition, UNSTARTED.into())).collect();
+                handle.incremental_assign(&rows).unwrap();
+            }
+            handle.subscribe(&["t".to_owned()]).unwrap();
+            let (sender, said) = mpsc::channel(16);
+            let orders = Arc::new(Shared::default());
+            let spec = FetchSpec {
+                handle,
+                group: "g".to_owned(),
+                servers: cluster.bootstrap_servers(),
+                sender,
+                orders: Arc::clone(&orders),
+                clock: Arc::new(SystemClock::new()),
+                queue: Budget::new(1 << 20).take_standing(0),
+                release_within: PATIENCE,
+            };
+            Self { fetch: Fetch::new(spec), said, orders, _cluster: cluster }
+        }
+
+        fn deadline(&self) -> Duration {
+            self.fetch.spec.clock.monotonic() + PATIENCE
+        }
+
+        /// What is given or taken next.
+        fn next(&self, is_given: bool) -> Vec<TopicPartition> {
+            let deadline = self.deadline();
+            loop {
+                match self.fetch.spec.handle.poll(Duration::from_millis(100)) {
+                    Some(Polled::Assign(partitions)) if is_given => return partitions,
+                    Some(Polled::Revoke(partitions)) if !is_given => return partitions,
+                    _ if self.fetch.spec.clock.monotonic() < deadline => {}
+                    _ => self.give_up("nothing was given or taken"),
+                }
+            }
+        }
+
+        /// The one thing that was said is an error that ends the task.
+        fn assert_failed(&mut self, words: &str) {
+            self.fetch.send();
+            let Ok(Said::Error(error)) = self.said.try_recv() else { panic!("no error was said") };
+            assert_eq!(error.kind(), Kind::Fatal, "{error}");
+            assert!(error.message().contains(words), "{error}");
+            assert!(error.message().contains("restart the task"), "{error}");
+            assert!(self.said.try_recv().is_err(), "more than the error was said");
+            assert!(self.orders.lock().owned.is_empty());
+        }
+
+        /// The client awaits no answer: with one outstanding it takes nothing away where what is wanted changes.
+        fn assert_answered(&self) {
+            self.fetch.spec.handle.subscribe(&["u".to_owned()]).unwrap();
+            assert_eq!(self.next(false), [TopicPartition::new("t", 0)]);
+        }
+
+        /// Nor does it here: with one outstanding it never closes.
+        fn assert_closes(&self) {
+            let handle = &self.fetch.spec.handle;
+            handle.begin_close().unwrap();
+            let deadline = self.deadline();
+            while !handle.is_closed() {
+                handle.poll(Duration::from_millis(100));
+                if self.fetch.spec.clock.monotonic() > deadline {
+                    self.give_up("the client does not close");
+                }
+            }
+        }
+
+        /// The client lives on: where it awaits an answer, its destruction does, too.
+        fn give_up(&self, why: &str) -> ! {
+            std::mem::forget(Arc::clone(&self.fetch.spec.handle));
+            panic!("{why}");
+        }
+    }
+
+    #[test]
+    fn partitions_that_the_client_refuses_fail_the_task_and_the_group_is_answered() {
+        // What is not to be: the client has the partition already.
+        let mut polling = Polling::join(COOPERATIVE, &[TopicPartition::new("t", 0)]);
+        let given = polling.next(true);
+        polling.fetch.take_assignment(given);
+        polling.assert_failed("does not take 1 partitions that group g gives: t [0] is already part of");
+        polling.assert_answered();
+    }
+
+    #[test]
+    fn so_do_partitions_that_a_client_refuses_that_takes_all_at_once() {
+        let mut polling = Polling::join("range", &[]);
+        let given = polling.next(true);
+        polling.fetch.take_assignment([given.clone(), given].concat());
+        polling.assert_failed("does not take 2 partitions that group g gives");
+        polling.assert_answered();
+    }
+
+    #[test]
+    fn partitions_that_the_client_does_not_give_back_fail_the_task_and_the_group_is_answered() {
+        let mut polling = Polling::join(COOPERATIVE, &[]);
+        let given = polling.next(true);
+        polling.fetch.take_assignment(given.clone());
+        polling.fetch.send();
+        assert!(matches!(polling.said.try_recv(), Ok(Said::Assigned(partitions)) if partitions == given));
+        // What is not to be: the client has lost the partition behind our back.
+        polling.fetch.spec.handle.incremental_unassign(&given).unwrap();
+        polling.fetch.spec.handle.subscribe(&["u".to_owned()]).unwrap();
+        let taken = polling.next(false);
+        assert_eq!(taken, given);
+        polling.fetch.let_go(&taken);
+        polling.assert_failed("does not give 1 partitions back to group g");
+        polling.assert_closes();
     }
 }
