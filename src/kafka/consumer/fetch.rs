@@ -99,10 +99,10 @@ impl Fetch {
             self.settle_revocation();
             self.set_fetching();
             self.send();
-            if self.is_blocked() {
-                self.wait_for_room();
-            } else {
+            if self.make_room() {
                 self.read();
+            } else {
+                self.wait_for_room();
             }
         }
         self.close();
@@ -230,21 +230,21 @@ impl Fetch {
         }
     }
 
-    /// Sends what can be sent; true where there is still no room for more.
-    fn is_blocked(&mut self) -> bool {
+    /// Sends what can be sent; true where there is room for more, and then what stalled goes on.
+    fn make_room(&mut self) -> bool {
         let exhausted = self.spec.queue.budget().is_exhausted();
         if exhausted {
             // Those who can free memory should have what there is.
             self.flush(|_| true);
             self.send();
         }
-        let blocked = exhausted || !self.outbox.is_empty();
-        if !blocked {
+        let has_room = !exhausted && self.outbox.is_empty();
+        if has_room {
             self.blocked_since = None;
             self.stalled = false;
             self.set_fetching();
         }
-        blocked
+        has_room
     }
 
     fn wait_for_room(&mut self) {
