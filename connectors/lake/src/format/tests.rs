@@ -25,6 +25,19 @@ struct Record {
     headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
+/// A number as both Avro and Thrift write it: zigzag, seven bits a byte, the lowest first.
+pub(super) fn varint(number: impl Into<i64>) -> Vec<u8> {
+    let number = number.into();
+    let mut rest = ((number << 1) ^ (number >> 63)) as u64;
+    let mut bytes = Vec::new();
+    while rest >= 0x80 {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes
+}
+
 fn partition() -> TopicPartition {
     TopicPartition::new("orders", 7)
 }

@@ -282,17 +282,7 @@ impl<'a> Thrift<'a> {
 mod tests {
     use super::*;
     use crate::format::archive::schema;
-
-    fn varint(number: i32) -> Vec<u8> {
-        let mut rest = ((number << 1) ^ (number >> 31)) as u32;
-        let mut bytes = Vec::new();
-        while rest >= 0x80 {
-            bytes.push(rest as u8 | 0x80);
-            rest >>= 7;
-        }
-        bytes.push(rest as u8);
-        bytes
-    }
+    use crate::format::tests::varint;
 
     /// A page header and `stored` bytes behind it.
     fn page(uncompressed: i32, compressed: i32, stored: usize) -> Vec<u8> {

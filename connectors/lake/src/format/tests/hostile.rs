@@ -19,29 +19,18 @@ fn refused(file: &File, format: &FileFormat) -> (usize, String) {
     (held, error.message().to_owned())
 }
 
-fn zigzag(number: i64) -> Vec<u8> {
-    let mut rest = ((number << 1) ^ (number >> 63)) as u64;
-    let mut bytes = Vec::new();
-    while rest >= 0x80 {
-        bytes.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    bytes.push(rest as u8);
-    bytes
-}
-
 /// An Avro file of one block: the header of a real one, then `count` rows in `rows`.
 fn avro(count: i64, rows: &[u8]) -> File {
     let mut file = encode(format("archive.avro"), "null", &[]);
     let header = file.blocks[0].to_vec();
     let sync = &header[header.len() - 16..];
-    file.blocks = vec![[&header[..], &zigzag(count), &zigzag(rows.len() as i64), rows, sync].concat().into()];
+    file.blocks = vec![[&header[..], &varint(count), &varint(rows.len() as i64), rows, sync].concat().into()];
     file
 }
 
 /// A row up to its headers.
 fn row() -> Vec<u8> {
-    [&zigzag(6)[..], b"orders", &zigzag(7), &zigzag(0), &[0, 0, 0, 0]].concat()
+    [&varint(6)[..], b"orders", &varint(7), &varint(0), &[0, 0, 0, 0]].concat()
 }
 
 /// 96 MiB of nothing take a few thousand bytes.
@@ -70,12 +59,12 @@ fn numbers_in_an_avro_file_take_no_memory() {
         files.push(avro(number, &[]));
         files.push(avro(number, &row()));
         // A string, an array and a map that claim to be so long.
-        files.push(avro(1, &zigzag(number)));
-        files.push(avro(1, &[row(), zigzag(number)].concat()));
-        files.push(avro(1, &[row(), zigzag(-number), zigzag(number)].concat()));
-        files.push(avro(1, &[row(), zigzag(1), zigzag(number)].concat()));
+        files.push(avro(1, &varint(number)));
+        files.push(avro(1, &[row(), varint(number)].concat()));
+        files.push(avro(1, &[row(), varint(-number), varint(number)].concat()));
+        files.push(avro(1, &[row(), varint(1), varint(number)].concat()));
         let mut header = avro(1, &row());
-        header.blocks = vec![[&b"Obj\x01"[..], &zigzag(number), &zigzag(number)].concat().into()];
+        header.blocks = vec![[&b"Obj\x01"[..], &varint(number), &varint(number)].concat().into()];
         files.push(header);
     }
     for file in files {
@@ -90,14 +79,14 @@ fn numbers_in_an_avro_file_take_no_memory() {
 fn empty_things_take_memory_by_their_bytes() {
     const COUNT: usize = 200_000;
     let (avro_format, parquet) = (format("archive.avro"), format("archive.parquet"));
-    let headers = avro(1, &[row(), zigzag(COUNT as i64), vec![0; 2 * COUNT], zigzag(0)].concat());
+    let headers = avro(1, &[row(), varint(COUNT as i64), vec![0; 2 * COUNT], varint(0)].concat());
     let (held, read) = peak_of(|| headers.batches(avro_format).map(drop));
     read.unwrap();
     assert!(held < SMALL + 32 * 2 * COUNT, "{held} bytes of headers");
 
     let mut pairs = avro(1, &row());
     pairs.blocks =
-        vec![[&b"Obj\x01"[..], &zigzag(COUNT as i64), &vec![0; 2 * COUNT], &zigzag(0), &[0; 16]].concat().into()];
+        vec![[&b"Obj\x01"[..], &varint(COUNT as i64), &vec![0; 2 * COUNT], &varint(0), &[0; 16]].concat().into()];
     let (held, error) = refused(&pairs, avro_format);
     assert!(held < SMALL + 64 * 2 * COUNT, "{held} bytes of metadata: {error}");
 
