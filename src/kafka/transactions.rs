@@ -86,7 +86,7 @@ impl Transactions {
     }
 
     pub(super) async fn init(&self) -> Result<()> {
-        // Where none of the cluster's brokers is connected yet librdkafka looks for the coordinator half a second later.
+        // Where no broker of the cluster is connected yet librdkafka looks for the coordinator half a second later.
         self.call_once(&Arc::new(|handle: &Handle| {
             handle.meet(MEETING);
             Ok(())
@@ -101,7 +101,7 @@ impl Transactions {
         self.call(Call::new("beginning a transaction of"), Handle::begin_transaction).await
     }
 
-    /// Lets nothing linger that is queued, and waits a while for its delivery; whether it was delivered its reports say.
+    /// Lets nothing linger that is queued, and waits a while for its delivery; its reports say what was delivered.
     pub(super) async fn flush(&self) -> Result<()> {
         let flushed = self.call_once(&Arc::new(|handle: &Handle| Ok(handle.flush(SLICE)?))).await?;
         if let Err(TransactionFailure { failure, .. }) = flushed {
