@@ -194,8 +194,7 @@ impl SinkLoop {
             }
             Event::Lost(partitions) => {
                 tracing::warn!(partitions = ?Names(&partitions), "lost");
-                self.close_lost(&partitions).await;
-                Ok(())
+                self.lose(partitions).await
             }
             Event::Batches(batches) => {
                 self.consumer_is_well();

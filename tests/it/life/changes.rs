@@ -2,7 +2,7 @@
 
 use super::{
     Duration, FRESH, Found, Kafka, KafkaOptions, Lake, SOON, Value, Worker, assert_inspect_says, consume, json, kit,
-    need, poll_until, produce, records, restore, run, sink, wait_until,
+    need, poll_until, produce, records, restore, run, sink, wait_end, wait_until,
 };
 
 /// A topic's settings are looked at once in a minute at most.
@@ -111,4 +111,21 @@ fn a_topic_that_gets_more_replicas_while_a_worker_writes_is_told_with_them() {
         let replicas = kafka.tool("org.apache.kafka.tools.TopicCommand", &["--describe", "--topic", &target]).unwrap();
         assert!(replicas.contains(&format!("ReplicationFactor: {}", factor.unwrap_or("3"))), "{replicas}");
     }
+}
+
+#[test]
+fn what_was_read_of_a_topic_is_archived_when_it_is_deleted() {
+    let (kafka, python) = (need!(kit::kafka()), need!(kit::python()));
+    let (topic, lake, all) = ("life-deleted", Lake::new(), records(20));
+    kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    produce(&kafka.bootstrap(), topic, 0, &all);
+    // Its file would be open for long.
+    let mut worker = super::start(kafka, &lake, topic, &[("flush.size", "1000"), ("rotate.age.ms", "3600000")]);
+    // It is opened when records are there to be written.
+    wait_end(&worker, &lake, topic, |_| true);
+    kafka.delete_topic(topic).unwrap();
+    wait_end(&worker, &lake, topic, |end| end["resume_offset"] == 20);
+    worker.wait_state(topic, "RUNNING", SOON);
+    worker.stop();
+    assert_eq!(Found::read(python, &lake, topic, 0).records(), all);
 }
