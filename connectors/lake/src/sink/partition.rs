@@ -13,6 +13,7 @@
 mod tenure;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -193,6 +194,12 @@ impl Partition {
     pub(crate) async fn progress(&mut self) -> Result<()> {
         let moved = self.advance().await;
         self.settle(moved)
+    }
+
+    /// Offsets that were read and that no entry names, from the first that is not durable: they are read again, where
+    /// the log has them still.
+    pub(crate) fn unpublished(&self) -> Range<i64> {
+        self.durable().unwrap_or(self.start.resume)..self.position
     }
 
     /// True where the partition is given up until it is opened again.
@@ -442,8 +449,10 @@ impl Partition {
         let again_at = self.shared.context.clock().monotonic() + wait;
         match error.kind() {
             Kind::Retriable | Kind::NotFound | Kind::Conflict => {
-                let wait_ms = wait.as_millis() as u64;
-                tracing::warn!(partition = %self.name, wait_ms, "starting again from the last manifest: {}", error.trace());
+                let (wait_ms, unpublished) = (wait.as_millis() as u64, self.unpublished());
+                tracing::warn!(
+                    partition = %self.name, wait_ms, ?unpublished, "starting again from the last manifest: {}", error.trace()
+                );
                 self.shared.troubles.tell(&self.name, Some(error.trace()));
                 self.phase = Phase::Waiting { until: again_at };
             }

@@ -128,6 +128,11 @@ impl SinkTask for LakeSinkTask {
             partitions.iter().filter_map(|name| self.partitions.remove_entry(name)).collect();
         if why == Closing::Revoked || sabotage::is(Fault::ZombiePublishes) {
             publish(&shared, &mut leaving).await?;
+        } else {
+            for (partition, left) in leaving.iter().filter(|(_, left)| !left.unpublished().is_empty()) {
+                let unpublished = left.unpublished();
+                tracing::info!(%partition, ?unpublished, "left to who reads it next, where the log has them still");
+            }
         }
         let durable = |(name, partition): (TopicPartition, Partition)| {
             let durable = partition.durable().filter(|_| !partition.is_gone())?;
