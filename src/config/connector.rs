@@ -149,6 +149,10 @@ pub fn listed_topics(items: &[String]) -> Vec<String> {
     topics
 }
 
+/// Of one connector. Connect knows no bound; but all tasks run in this worker, each with Kafka clients of its own, and
+/// what is told to make two billion has no memory left.
+const MOST_TASKS: i64 = 1_000;
+
 /// The keys of every connector.
 pub fn common_def() -> ConfigDef {
     base_def().define_all(errors_def())
@@ -197,12 +201,14 @@ fn base_def() -> ConfigDef {
             .default_null()
             .shown(common, 3, Width::Medium, "Connector version"),
         )
-        .define(row("tasks.max", Int, High, "At most this many tasks.").default("1").at_least(1).shown(
-            common,
-            4,
-            Width::Short,
-            "Tasks max",
-        ))
+        .define(
+            row("tasks.max", Int, High, "At most this many tasks.").default("1").at_least(1).at_most(MOST_TASKS).shown(
+                common,
+                4,
+                Width::Short,
+                "Tasks max",
+            ),
+        )
         .define(
             row("tasks.max.enforce", Boolean, Low, "Whether a connector that makes more tasks fails.")
                 .default("true")

@@ -156,6 +156,14 @@ fn the_refusal_lists_every_message() {
 }
 
 #[test]
+fn more_tasks_than_a_worker_could_ever_run_are_refused() {
+    assert_eq!(answer(&file_source(&[("tasks.max", "1000")])).unwrap().refusal(), None);
+    let refusal = answer(&file_source(&[("tasks.max", "2147483647")])).unwrap().refusal().unwrap();
+    let why = "Invalid value 2147483647 for configuration tasks.max: Value must be no more than 1000";
+    assert!(refusal.contains(why), "{refusal}");
+}
+
+#[test]
 fn a_plug_in_shows_its_own_keys_first() {
     let catalog = plugins::catalog();
     let names = |plugin: &str| -> Vec<String> {
