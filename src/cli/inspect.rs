@@ -57,7 +57,7 @@ impl Args {
         // Before any chain is read.
         let staged = StagedFiles::list(&leftovers, SystemClock::default().now_ms()).await?;
         let mut topics = Vec::new();
-        for topic in self.lake.archived_topics(&archive).await? {
+        for topic in self.lake.all_topics(&archive).await? {
             topics.push(inspect(&archive, &leftovers, &staged, &topic).await?);
         }
         if self.bootstrap_server.is_some() {

@@ -108,7 +108,18 @@ impl LakeArgs {
     /// # Errors
     /// `Config` where a topic that was named is not archived, or nothing is.
     pub(crate) async fn archived_topics(&self, archive: &Archive) -> Result<Vec<String>> {
-        let archived = archive.topics().await?;
+        self.asked_of(archive.topics().await?)
+    }
+
+    /// As [`LakeArgs::archived_topics`], with those whose manifests were removed, which nobody may pass over.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn all_topics(&self, archive: &Archive) -> Result<Vec<String>> {
+        self.asked_of(archive.all_topics().await?)
+    }
+
+    fn asked_of(&self, archived: Vec<String>) -> Result<Vec<String>> {
         if archived.is_empty() {
             return Err(ConnectError::config(format!(
                 "{} holds no archive below {}/: check the URL and --topics-dir",

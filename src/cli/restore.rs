@@ -298,7 +298,7 @@ impl Args {
     async fn settings(&self) -> Result<SourceSettings> {
         let lake = self.lake.settings()?;
         let archive = self.lake.archive()?;
-        let topics = self.lake.archived_topics(&archive).await?;
+        let topics = self.lake.all_topics(&archive).await?;
         let mut config: Config = lake.options.into_iter().map(|(key, value)| (format!("store.{key}"), value)).collect();
         let mut set = |key: &str, value: Option<String>| value.map(|value| config.insert(key.to_owned(), value));
         set("store.url", Some(lake.url));

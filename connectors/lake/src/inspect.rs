@@ -153,8 +153,16 @@ pub async fn inspect(
     let left = (leftovers, staged);
     let chains = stream::iter(partitions.into_iter().map(|partition| read(archive, left, partition)));
     let read: Vec<_> = chains.buffered(PARALLEL_PARTITIONS).try_collect().await?;
-    let (partitions, chains): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+    let (mut partitions, chains): (Vec<PartitionSummary>, Vec<_>) = read.into_iter().unzip();
     let whole: Vec<Chain> = chains.into_iter().flatten().collect();
+    let is_told = |partition: &&PartitionSummary| partition.log.is_some() || partition.problem.is_some();
+    let told = partitions.iter().filter(is_told).map(|it| TopicPartition::new(topic, it.partition)).collect();
+    for (TopicPartition { partition, .. }, error) in archive.removed(topic, &told).await? {
+        partitions.retain(|known| known.partition != partition);
+        let problem = Some(error.message().to_owned());
+        partitions.push(PartitionSummary { partition, problem, log: None, now: None });
+    }
+    partitions.sort_by_key(|partition| partition.partition);
     let settings = Chain::newest_settings(&whole, None).cloned();
     Ok(TopicSummary { topic: topic.to_owned(), settings, incarnations: summaries(&whole)?, partitions })
 }
@@ -341,5 +349,21 @@ mod tests {
         let [bad, good] = &found.partitions[..] else { panic!("{found:?}") };
         assert!(bad.problem.as_ref().unwrap().contains(path.as_ref()), "{bad:?}");
         assert_eq!((&good.problem, good.log.as_ref().unwrap().records), (&None, 1));
+    }
+
+    #[tokio::test]
+    async fn a_partition_whose_manifests_are_gone_is_damaged() {
+        let mut archive = TestArchive::new();
+        let [bad, good] = [archive.open("orders", 0, 0).await, archive.open("orders", 1, 0).await];
+        archive.publish(&bad, &[row(0, 1)], 0).await;
+        archive.publish(&good, &[row(0, 1)], 0).await;
+        for seq in 0..2 {
+            archive.store.delete(&archive.layout.entry(&bad, seq)).await.unwrap();
+        }
+        let found =
+            inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
+        let [bad, good] = &found.partitions[..] else { panic!("{found:?}") };
+        assert!(bad.problem.as_ref().unwrap().starts_with("manifest entries of orders-0 were removed"), "{bad:?}");
+        assert_eq!((bad.partition, &good.problem, good.log.as_ref().unwrap().records), (0, &None, 1));
     }
 }

@@ -133,6 +133,13 @@ impl Layout {
         Some(TopicPartition::new(topic, parse_partition(partition)?))
     }
 
+    /// The topic and partition whose data objects lie in the folder `path`.
+    pub fn parse_data_dir(&self, path: &Path) -> Option<TopicPartition> {
+        let relative = self.relative(path)?;
+        let (topic, partition) = relative.split_once('/')?;
+        Some(TopicPartition::new(topic, parse_partition(partition)?))
+    }
+
     /// The partition and number of the manifest entry at `path`.
     pub fn parse_entry(&self, path: &Path) -> Option<(TopicPartition, u64)> {
         let (dir, name) = path.as_ref().rsplit_once('/')?;
@@ -255,6 +262,8 @@ mod tests {
             let data = layout.data(&partition, &name);
             prop_assert_eq!(layout.parse_data(&data), Some((partition.clone(), name)));
             prop_assert_eq!(layout.parse_entry(&data), None);
+            prop_assert_eq!(layout.parse_data_dir(&layout.data_dir(&partition)), Some(partition.clone()));
+            prop_assert_eq!(layout.parse_data_dir(&data), None);
             let relative = layout.relative(&data).unwrap();
             prop_assert_eq!(layout.object(&relative).unwrap(), data.clone());
             prop_assert!(data.as_ref().starts_with(&format!("{dir}/{}/partition=", partition.topic)), "{}", data);

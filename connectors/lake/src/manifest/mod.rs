@@ -226,7 +226,10 @@ impl ManifestStore {
     }
 
     /// True where neither an entry nor a data object of `partition` is there; false where entry 0 appeared meanwhile.
-    async fn is_untouched(&self, partition: &TopicPartition) -> Result<bool> {
+    ///
+    /// # Errors
+    /// `Fatal` where something of it is there without entry 0; otherwise as [`explain`].
+    pub(super) async fn is_untouched(&self, partition: &TopicPartition) -> Result<bool> {
         let entry = self.listed(self.layout.chain_dir(partition), |path| self.layout.parse_entry(path).is_some());
         let data = self.listed(self.layout.data_dir(partition), |path| self.layout.parse_data(path).is_some());
         let Some(evidence) = entry.await?.or(data.await?) else { return Ok(true) };

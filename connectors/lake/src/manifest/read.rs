@@ -4,6 +4,8 @@
 //! Invariant: a [`Chain`] is unbroken (no number missing, every hash right), or there is none. It reads no data object,
 //! and judges no entry beyond that: the other laws are [`check_chain`]'s.
 
+use std::collections::BTreeSet;
+
 use futures::{StreamExt, TryStreamExt, stream};
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
@@ -74,10 +76,23 @@ impl Archive {
     /// # Errors
     /// As [`explain`].
     pub async fn topics(&self) -> Result<Vec<String>> {
+        self.topics_that_have(false).await
+    }
+
+    /// The topics that have manifests, or data objects whose manifests were removed, sorted.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub async fn all_topics(&self) -> Result<Vec<String>> {
+        self.topics_that_have(true).await
+    }
+
+    async fn topics_that_have(&self, or_data: bool) -> Result<Vec<String>> {
         let folders = self.folders(self.manifests.layout.topics_dir()).await?;
         let names: Vec<_> = folders.iter().filter_map(|folder| self.manifests.layout.relative(folder)).collect();
         let archived = stream::iter(names.into_iter().map(|topic| async move {
-            let archived = !self.partitions(&topic).await?.is_empty();
+            let archived = !self.partitions(&topic).await?.is_empty()
+                || or_data && !self.removed(&topic, &BTreeSet::new()).await?.is_empty();
             Ok::<_, ConnectError>(archived.then_some(topic))
         }));
         let topics: Vec<Option<String>> = archived.buffered(PARALLEL).try_collect().await?;
@@ -96,6 +111,32 @@ impl Archive {
         let mut partitions: Vec<_> = folders.iter().filter_map(parse).collect();
         partitions.sort();
         Ok(partitions)
+    }
+
+    /// The partitions of `topic` that have data objects and no manifest, sorted, each with what a sink says of it;
+    /// `chained` are those with a chain. One listing, and more only where something is wrong.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub async fn removed(
+        &self,
+        topic: &str,
+        chained: &BTreeSet<TopicPartition>,
+    ) -> Result<Vec<(TopicPartition, ConnectError)>> {
+        let folders = self.folders(&self.manifests.layout.topic_dir(topic)).await?;
+        let parse = |folder: &Path| self.manifests.layout.parse_data_dir(folder);
+        let mut found: Vec<_> = folders.iter().filter_map(parse).filter(|found| !chained.contains(found)).collect();
+        found.sort();
+        let mut removed = Vec::new();
+        for partition in found {
+            match self.manifests.is_untouched(&partition).await {
+                // Or begun meanwhile.
+                Ok(_) => {}
+                Err(error) if error.kind() == Kind::Fatal => removed.push((partition, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
     }
 
     /// The numbers of all entries of `partition` that are there, sorted.

@@ -100,7 +100,8 @@ impl ChosenLog {
 /// Chooses what `settings` ask for, among the partitions of this task's share.
 ///
 /// # Errors
-/// `Config` where the archive does not have what is asked for; otherwise as [`Archive::chain`].
+/// `Config` where the archive does not have what is asked for; `Fatal` where manifests of a topic were removed;
+/// otherwise as [`Archive::chain`].
 pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<ChosenTopic>> {
     let mut chosen = Vec::new();
     for topic in topics(archive, settings).await? {
@@ -109,6 +110,10 @@ pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<
             stream::iter(partitions.into_iter().map(|partition| async move { archive.chain(&partition).await }));
         let chains: Vec<Option<Chain>> = chains.buffered(PARALLEL_CHAINS).try_collect().await?;
         let chains: Vec<Chain> = chains.into_iter().flatten().collect();
+        let chained = chains.iter().map(|chain| chain.partition.clone()).collect();
+        if let Some((_, error)) = archive.removed(&topic, &chained).await?.into_iter().next() {
+            return Err(error);
+        }
         chosen.push(choose_topic(&topic, &chains, settings)?);
     }
     look_for_renamed(&chosen, settings)?;
@@ -181,7 +186,7 @@ pub fn choose_log(chain: &Chain, lineage: u32, settings: &SourceSettings) -> Res
 }
 
 async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<String>> {
-    let archived = archive.topics().await?;
+    let archived = archive.all_topics().await?;
     let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let refuse = |key: &str, what: &str| {
         let url = &settings.lake.url;
@@ -318,8 +323,10 @@ pub(super) fn target_partition(topic: &ChosenTopic, partition: &TopicPartition) 
 
 #[cfg(test)]
 mod tests {
+    use object_store::ObjectStoreExt as _;
+
     use super::*;
-    use crate::testing::TestArchive;
+    use crate::testing::{TestArchive, row};
 
     async fn choose_by(settings: &[(&str, &str)]) -> Result<Vec<ChosenTopic>> {
         let mut archive = TestArchive::new();
@@ -328,6 +335,34 @@ mod tests {
         let base = [("store.url", "memory:///")];
         let pairs = base.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         choose(&archive.archive(), &SourceSettings::parse(&pairs.collect()).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_partition_whose_manifests_are_gone_is_not_passed_over() {
+        let mut archive = TestArchive::new();
+        let [bare, whole] = [archive.open("orders", 0, 0).await, archive.open("orders", 1, 0).await];
+        archive.publish(&bare, &[row(0, 1)], 0).await;
+        archive.publish(&whole, &[row(0, 1)], 0).await;
+        let refused = async |topics: (&str, &str)| {
+            let pairs = [("store.url", "memory:///"), topics].map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let error = choose(&archive.archive(), &SourceSettings::parse(&pairs.into()).unwrap()).await.unwrap_err();
+            assert_eq!(error.kind(), lakeferry_api::Kind::Fatal, "{error}");
+            error.message().to_owned()
+        };
+        remove_chain(&archive, &bare).await;
+        let words = "manifest entries of orders-0 were removed: topics/orders/partition=0/";
+        let told = refused(("topics", "orders")).await;
+        assert!(told.starts_with(words) && told.contains("is there, entry 0 is not"), "{told}");
+        // The last of them: nothing of the topic would be seen.
+        remove_chain(&archive, &whole).await;
+        assert!(refused(("topics", "orders")).await.starts_with(words));
+        assert!(refused(("topics.regex", ".*")).await.starts_with(words));
+    }
+
+    async fn remove_chain(archive: &TestArchive, partition: &TopicPartition) {
+        for seq in 0..2 {
+            archive.store.delete(&archive.layout.entry(partition, seq)).await.unwrap();
+        }
     }
 
     #[tokio::test]
