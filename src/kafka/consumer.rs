@@ -170,6 +170,7 @@ enum Said {
     Assigned(Vec<TopicPartition>),
     Revoked(u64, Vec<TopicPartition>),
     Lost(Vec<TopicPartition>),
+    Deleted(Vec<TopicPartition>),
     Batches(Vec<(u64, Batch)>),
     OutOfRange(u64, TopicPartition),
     Truncated(u64, TopicPartition, i64),
@@ -272,6 +273,10 @@ impl GroupConsumer {
             Said::Lost(partitions) => {
                 self.forget(&partitions);
                 Some(Event::Lost(partitions))
+            }
+            Said::Deleted(partitions) => {
+                self.forget(&partitions);
+                Some(Event::Deleted(partitions))
             }
             Said::Batches(batches) => {
                 let present = |(generation, batch): &(u64, Batch)| self.is_present(*generation, batch.partition());

@@ -38,6 +38,8 @@ pub enum Event {
     Revoked(Vec<TopicPartition>),
     /// These partitions are gone already. No batch of them follows; nothing may be committed for them.
     Lost(Vec<TopicPartition>),
+    /// These partitions are gone with their topics, and nobody has them. No batch of them follows.
+    Deleted(Vec<TopicPartition>),
     /// Records and positions, in order within each partition.
     Batches(Vec<Batch>),
     /// The broker has no record at the position of this partition: retention overtook it, or the log was cut or made

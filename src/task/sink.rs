@@ -194,7 +194,12 @@ impl SinkLoop {
             }
             Event::Lost(partitions) => {
                 tracing::warn!(partitions = ?Names(&partitions), "lost");
-                self.lose(partitions).await
+                self.close_lost(&partitions).await;
+                Ok(())
+            }
+            Event::Deleted(partitions) => {
+                tracing::warn!(partitions = ?Names(&partitions), "deleted with their topics");
+                self.keep(&partitions).await
             }
             Event::Batches(batches) => {
                 self.consumer_is_well();

@@ -18,6 +18,9 @@ use super::slot::Slot;
 /// broker, librdkafka asks again after a seek has made the first answer stale, and then jumps there.
 pub(super) const UNSTARTED: i64 = 0;
 
+/// How long the brokers have to say whether lost partitions went with their topics.
+const ASKING: Duration = Duration::from_secs(1);
+
 /// Partitions that the group takes away and the loop has not let go yet.
 pub(super) struct Revocation {
     id: u64,
@@ -56,7 +59,7 @@ impl Fetch {
     pub(super) fn take_revocation(&mut self, partitions: Vec<TopicPartition>) {
         if self.spec.handle.is_assignment_lost() {
             self.let_go(&partitions);
-            self.say(Said::Lost(partitions));
+            self.say_lost(partitions);
             return;
         }
         if partitions.is_empty() {
@@ -73,6 +76,18 @@ impl Fetch {
         }
         let deadline = self.now + self.spec.release_within;
         self.revocation = Some(Revocation { id, partitions, deadline });
+    }
+
+    /// The client calls lost what is another member's by now, and partitions of topics that were deleted.
+    fn say_lost(&mut self, partitions: Vec<TopicPartition>) {
+        let absent = self.spec.handle.absent_topics(ASKING).unwrap_or_default();
+        let (deleted, lost): (Vec<_>, Vec<_>) =
+            partitions.into_iter().partition(|partition| absent.contains(&*partition.topic));
+        for (partitions, said) in [(deleted, Said::Deleted as fn(_) -> _), (lost, Said::Lost)] {
+            if !partitions.is_empty() {
+                self.say(said(partitions));
+            }
+        }
     }
 
     pub(super) fn settle_revocation(&mut self) {

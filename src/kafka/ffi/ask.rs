@@ -1,5 +1,6 @@
 //! Asking a broker: a request goes out with options and a queue of its own, and [`Asked`] waits there for the answer.
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use rdkafka_sys as sys;
 use sys::rd_kafka_admin_op_t as Operation;
 
-use super::code::{code, raw};
+use super::code::{code, code_at, raw};
 use super::{Code, Event, Failure, Handle, Queue, millis, text};
 
+const NO_SUCH_TOPIC: Code = Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
 /// Of a bootstrap server.
 const NO_NUMBER: i32 = -1;
 /// How many answers of bootstrap servers are heard at most before one of the cluster's brokers is.
@@ -65,17 +67,34 @@ impl Handle {
         }
     }
 
+    /// Topics that this client deals with and the brokers know no more.
+    pub(in crate::kafka) fn absent_topics(&self, timeout: Duration) -> Result<BTreeSet<String>, Failure> {
+        self.metadata(timeout, |metadata| {
+            let count = usize::try_from(metadata.topic_cnt).unwrap_or_default();
+            // SAFETY: there are `topic_cnt` topics, which live as long as the metadata.
+            let topics = unsafe { slice(metadata.topics, count) }.iter();
+            // SAFETY: a topic's error is a number, its name a text.
+            let absent = topics.filter(|topic| unsafe { code_at(&raw const topic.err) } == NO_SUCH_TOPIC);
+            absent.filter_map(|topic| unsafe { text(topic.topic) }).collect()
+        })
+    }
+
     /// The number of the broker that answers first.
     fn who_answers(&self, timeout: Duration) -> Result<i32, Failure> {
+        self.metadata(timeout, |metadata| metadata.orig_broker_id)
+    }
+
+    /// What `read` makes of a fresh answer about the topics that this client deals with.
+    fn metadata<R>(&self, timeout: Duration, read: impl FnOnce(&sys::rd_kafka_metadata) -> R) -> Result<R, Failure> {
         let mut metadata = ptr::null();
         // SAFETY: the metadata that comes back is ours to destroy, and whole where there is no error.
         unsafe {
             let found = raw::rd_kafka_metadata(self.raw(), 0, ptr::null_mut(), &mut metadata, millis(timeout));
-            let number = metadata.as_ref().map_or(NO_NUMBER, |metadata| metadata.orig_broker_id);
+            let answer = metadata.as_ref().map(read);
             if !metadata.is_null() {
                 sys::rd_kafka_metadata_destroy(metadata);
             }
-            Failure::of(code(found)).map(|()| number)
+            Failure::of(code(found)).and_then(|()| answer.ok_or_else(nothing))
         }
     }
 }

@@ -11,15 +11,14 @@
 //! from them, and whoever keeps no positions goes on there. What is known against a position meanwhile is one
 //! [`Doubt`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{Batch, Closing, ConnectError, Kind, PartitionView, Places, Result, TopicPartition};
 
 use super::opening::{Beginning, Step, Waits, views};
-use super::{Names, SinkLoop, unrecoverable};
+use super::{SinkLoop, unrecoverable};
 use crate::spawn::within;
 use crate::task::doubts::{Doubt, Doubts, Insisted, ends_before};
 use crate::task::positions::Below;
@@ -27,8 +26,6 @@ use crate::task::voice::Trouble;
 
 /// How long a task may insist on a position that no broker has before it fails.
 const INSISTING: Duration = Duration::from_secs(60);
-/// How long the brokers have to say whether a topic is deleted whose partitions were lost.
-const ASKING: Duration = Duration::from_secs(5);
 
 impl SinkLoop {
     /// Every partition that the task has open.
@@ -97,32 +94,12 @@ impl SinkLoop {
         self.open().await
     }
 
-    /// The group took the partitions away without waiting: nothing of them is committed. Published is what was read of
-    /// a topic that is deleted, for nobody will read it again; of the others, who has them now.
-    pub(super) async fn lose(&mut self, partitions: Vec<TopicPartition>) -> Result<()> {
-        let deleted = self.deleted(&partitions).await;
-        let (deleted, others): (Vec<_>, Vec<_>) =
-            partitions.into_iter().partition(|partition| deleted.contains(&partition.topic));
-        self.close_lost(&others).await;
-        if deleted.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(partitions = ?Names(&deleted), "deleted with their topics: what was read of them is published");
-        let published = self.publish(&deleted, self.parts.timing.release_patience).await;
-        self.forget(&deleted);
+    /// The partitions went with their topic: nobody will read again what was read of them, so it is published. There is
+    /// nothing to commit.
+    pub(super) async fn keep(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let published = self.publish(partitions, self.parts.timing.release_patience).await;
+        self.forget(partitions);
         published
-    }
-
-    /// Topics of open ones among `partitions` that the brokers know no more.
-    async fn deleted(&mut self, partitions: &[TopicPartition]) -> BTreeSet<Arc<str>> {
-        let open = self.open_partitions();
-        let one_by_topic: BTreeMap<_, _> =
-            partitions.iter().filter(|name| open.contains(name)).map(|name| (&name.topic, name.clone())).collect();
-        let asked: Vec<_> = one_by_topic.into_values().collect();
-        let views = within(ASKING, self.clock.as_ref(), views(&self.parts.context, &asked)).await.unwrap_or_default();
-        let answers = asked.into_iter().zip(views);
-        let gone = answers.filter(|(_, view)| view.as_ref().is_err_and(|error| error.kind() == Kind::NotFound));
-        gone.map(|(partition, _)| partition.topic).collect()
     }
 
     /// The partitions are gone already: nothing of them is published or committed.

@@ -207,7 +207,6 @@ async fn revoked_partitions_are_flushed_closed_committed_and_then_released() {
 #[tokio::test]
 async fn nothing_is_published_or_committed_of_lost_partitions() {
     let (world, _sink, mut handle) = reading().await;
-    world.cluster.set_log(0, 0, 15);
     world.cluster.say(Event::Batches(vec![batch(0, 10, 15)]));
     world.cluster.say(Event::Lost(vec![partition(0)]));
     world.until("close Lost t-0").await;
@@ -355,7 +354,6 @@ async fn a_commit_that_the_group_refuses_is_no_failure() {
     world.cluster.say(Event::Batches(vec![batch(0, 10, 15)]));
     world.cluster.answer_commit(Err(ConnectError::fenced("illegal generation")));
     world.until("commit t-0@15").await;
-    world.cluster.set_log(1, 0, 25);
     world.cluster.say(Event::Lost(vec![partition(0), partition(1)]));
     world.until("close Lost t-0 t-1").await;
     assert_eq!(world.stop(&mut handle).await, ["stop", "leave the group", "UNASSIGNED"]);

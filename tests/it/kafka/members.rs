@@ -44,7 +44,9 @@ impl Follower {
                 self.positions.retain(|partition, _| !partitions.contains(partition));
                 self.consumer.release();
             }
-            Event::Lost(partitions) => self.positions.retain(|partition, _| !partitions.contains(partition)),
+            Event::Lost(partitions) | Event::Deleted(partitions) => {
+                self.positions.retain(|partition, _| !partitions.contains(partition))
+            }
             Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
             event @ (Event::OutOfRange(_) | Event::Truncated(..)) => panic!("{event:?}"),
         }

@@ -364,10 +364,10 @@ async fn a_task_that_says_where_the_end_was_has_that_committed_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_read_of_a_deleted_topic_is_published_though_its_partitions_are_lost() {
+async fn what_was_read_of_a_deleted_topic_is_published() {
     let (world, _sink, mut handle) = reading().await;
     world.cluster.say(Event::Batches(vec![batch(0, 10, 15)]));
-    world.cluster.say(Event::Lost(vec![partition(0), partition(1)]));
+    world.cluster.say(Event::Deleted(vec![partition(0), partition(1)]));
     world.until("close Revoked t-0 t-1").await;
     assert_eq!(world.journal.take(), ["put t-0[10..15)", "flush t-0@15 t-1@20", "close Revoked t-0 t-1"]);
     assert_eq!(world.stop(&mut handle).await, ["stop", "leave the group", "UNASSIGNED"]);
