@@ -366,4 +366,26 @@ mod tests {
         assert!(bad.problem.as_ref().unwrap().starts_with("manifest entries of orders-0 were removed"), "{bad:?}");
         assert_eq!((bad.partition, &good.problem, good.log.as_ref().unwrap().records), (0, &None, 1));
     }
+
+    #[tokio::test]
+    async fn a_chain_that_was_sealed_again_without_what_it_published_is_no_shorter_log() {
+        let mut archive = TestArchive::new();
+        let partition = archive.open("orders", 0, 0).await;
+        archive.publish(&partition, &[row(0, 1), row(1, 1)], 1).await;
+        archive.publish(&partition, &[row(2, 1), row(3, 1)], 3).await;
+        let staged = StagedFiles::default();
+        let problem = async |archive: &TestArchive| {
+            let found = inspect(&archive.archive(), &Leftovers::default(), &staged, "orders").await.unwrap();
+            assert!(found.incarnations.is_empty() || found.partitions[0].problem.is_none(), "{found:?}");
+            found.partitions[0].problem.clone()
+        };
+        assert_eq!(problem(&archive).await, None);
+        let gap = Gap { from: 2, to: 3, reason: Reason::LogStartMoved };
+        for gaps in [vec![], vec![gap]] {
+            archive.reseal(&partition, |entry| (entry.files, entry.gaps) = (Vec::new(), gaps)).await;
+            let told = problem(&archive).await.unwrap();
+            let path = archive.layout.entry(&partition, 2);
+            assert!(told.contains(path.as_ref()) && told.contains(" (law of "), "{told}");
+        }
+    }
 }

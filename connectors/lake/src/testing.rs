@@ -209,6 +209,14 @@ impl TestArchive {
         file
     }
 
+    /// Changes the last entry of a chain and seals it again, as somebody does who means to deceive.
+    pub(crate) async fn reseal(&mut self, partition: &TopicPartition, change: impl FnOnce(&mut Entry)) {
+        let mut entry = self.ends[partition].clone();
+        change(&mut entry);
+        let path = self.layout.entry(partition, entry.seq);
+        self.store.put(&path, PutPayload::from(wire::encode(&entry).unwrap())).await.unwrap();
+    }
+
     fn manifests(&self) -> ManifestStore {
         ManifestStore::new(Arc::clone(&self.store), self.layout.clone(), Arc::new(CountingClock::default()))
     }

@@ -1,8 +1,8 @@
 //! A whole archive seen through its manifests: which topics and partitions there are, their chains, and which rows of
 //! which files make up an incarnation of a partition's log. Called by the source, `restore`, `inspect` and `verify`.
 //!
-//! Invariant: a [`Chain`] is unbroken (no number missing, every hash right), or there is none. It reads no data object,
-//! and judges no entry beyond that: the other laws are [`check_chain`]'s.
+//! Invariant: a [`Chain`] is unbroken (no number missing, every hash right) and keeps every law of [`check_chain`], or
+//! there is none: whoever reads it may believe what it says. It reads no data object.
 
 use std::collections::BTreeSet;
 
@@ -157,8 +157,8 @@ impl Archive {
     /// The chain of `partition`; `None` where nothing was ever archived.
     ///
     /// # Errors
-    /// `Fatal` where an entry is missing, damaged, of a newer version or not the one that the next names; otherwise as
-    /// [`explain`].
+    /// `Fatal` where an entry is missing, damaged, of a newer version, not the one that the next names, or against a
+    /// law; otherwise as [`explain`].
     pub async fn chain(&self, partition: &TopicPartition) -> Result<Option<Chain>> {
         let mut links: Vec<Link> = Vec::new();
         let numbers = self.numbers(partition).await?;
@@ -185,7 +185,26 @@ impl Archive {
             }
             links.push(Link { entry, sha256: Digest::of(&bytes) });
         }
+        if let Some(refusal) = self.broken_law(partition, &links) {
+            return Err(refusal);
+        }
         Ok((!links.is_empty()).then(|| Chain { partition: partition.clone(), links }))
+    }
+
+    /// Why whole entries are no chain all the same. A seal holds what its writer said, whoever that was: without the
+    /// laws an entry that lost a file and was sealed again would be read as a shorter log.
+    fn broken_law(&self, partition: &TopicPartition, links: &[Link]) -> Option<ConnectError> {
+        let violations = check_chain(links);
+        let Violation { seq, law, field, text } = violations.first()?;
+        let path = self.manifests.layout.entry(partition, *seq);
+        let more = match violations.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more of it and of those behind it, which `lakeferry verify` names"),
+        };
+        Some(ConnectError::fatal(format!(
+            "manifest {path} is refused: {field}: {text} (law of {law}){more}; bring back the entries that belong together \
+             from a copy or from the bucket's versions"
+        )))
     }
 
     async fn folders(&self, dir: &Path) -> Result<Vec<Path>> {

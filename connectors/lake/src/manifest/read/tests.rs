@@ -6,6 +6,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 use proptest::prelude::*;
 
 use super::super::invariants::tests::Scribe;
+use super::super::model::Reason;
 use super::super::tests::entry;
 use super::*;
 use crate::layout::Layout;
@@ -113,6 +114,29 @@ async fn a_chain_is_read_whole_or_refused() {
     let path = shelf.archive.manifests.layout.entry(&orders(), 1);
     shelf.store.delete(&path).await.unwrap();
     assert!(refused(&shelf).await.contains("entry 2 is there, entry 1 is not"));
+}
+
+#[tokio::test]
+async fn whole_entries_that_break_a_law_are_refused_in_the_words_of_the_law() {
+    let mut scribe = Scribe::new(0);
+    scribe.contiguous(3, &BTreeSet::new());
+    scribe.contiguous(4, &BTreeSet::new());
+    let shelf = Shelf::new();
+    for link in &scribe.chain {
+        shelf.write(&orders(), link.entry.seq, wire::encode(&link.entry).unwrap()).await;
+    }
+    assert!(shelf.archive.chain(&orders()).await.unwrap().is_some());
+    let published = scribe.end().clone();
+    let gap = Gap { from: 3, to: 6, reason: Reason::LogStartMoved };
+    for gaps in [Vec::new(), vec![gap]] {
+        let changed = Entry { files: Vec::new(), gaps, ..published.clone() };
+        scribe.chain[2].entry = changed.clone();
+        shelf.write(&orders(), 2, wire::encode(&changed).unwrap()).await;
+        let error = shelf.archive.chain(&orders()).await.unwrap_err();
+        let Violation { law, field, text, .. } = check_chain(&scribe.chain).remove(0);
+        let words = format!("00000000000000000002.json is refused: {field}: {text} (law of {law})");
+        assert!(error.kind() == Kind::Fatal && error.message().contains(&words), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -48,8 +48,8 @@ impl Sound {
         let mut rows: Vec<_> =
             (3..40).filter(|offset| offset % 4 != 0).map(|offset| row(offset, 100 + offset)).collect();
         rows[7].timestamp = NO_TIMESTAMP;
-        archive.publish(&partition, &rows[..9], 15).await;
-        archive.publish(&partition, &rows[9..], 40).await;
+        archive.publish(&partition, &rows[..10], 15).await;
+        archive.publish(&partition, &rows[10..], 40).await;
         archive.truncate(&partition, 28).await;
         archive.publish(&partition, &[row(28, 500), row(29, 501)], 29).await;
         let mut chain = Vec::new();
