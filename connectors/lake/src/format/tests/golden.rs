@@ -45,6 +45,34 @@ fn golden_files_are_read_as_they_were_written() {
     }
 }
 
+/// Whoever reads or writes files without this program has nothing but the specification.
+#[test]
+fn the_specification_shows_the_schemas_and_metadata_of_real_files() {
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+    let specification = include_str!("../../../../../docs/manifest-format.md");
+    let encoded = |name: &str, codec| {
+        let file = encode(find(name).unwrap(), codec, &[(batch(&golden_records()), Step::EndBlock)]);
+        Bytes::from(file.blocks.concat())
+    };
+    let parquet = SerializedFileReader::new(encoded("archive.parquet", "none")).unwrap();
+    let footer = parquet.metadata().file_metadata();
+    let mut schema = Vec::new();
+    parquet::schema::printer::print_schema(&mut schema, footer.schema());
+    let schema = String::from_utf8(schema).unwrap();
+    assert!(specification.contains(&format!("```\n{}\n```", schema.trim_end())), "{schema}");
+    let avro = encoded("archive.avro", "null");
+    let said = apache_avro::Reader::new(&avro[..]).unwrap();
+    let shown = specification.lines().find(|line| line.starts_with("{\"type\":\"record\"")).unwrap();
+    assert!(avro.windows(shown.len()).any(|part| part == shown.as_bytes()), "{:?}", said.writer_schema());
+    let is_told = |words: &str| assert!(specification.contains(&format!("| `{words}` | ")), "{words}");
+    footer.schema().get_fields().iter().for_each(|column| is_told(column.name()));
+    said.user_metadata().keys().for_each(|key| is_told(key));
+    let pairs = footer.key_value_metadata().into_iter().flatten();
+    pairs.filter(|pair| pair.key.starts_with("lakeferry.")).for_each(|pair| is_told(&pair.key));
+    let types = specification.lines().find(|line| line.starts_with("| `timestamp_type` | ")).unwrap_or_default();
+    assert!([rows::CREATE, rows::APPEND].iter().all(|word| types.contains(&format!("`{word}`"))), "{types}");
+}
+
 #[test]
 fn the_avro_crate_reads_what_we_write() {
     use apache_avro::types::Value;
