@@ -1,9 +1,10 @@
 //! The commands, one file each: a row in [`Command`], an arm in [`Command::run`], and a file that exports `Args` and
 //! `run(args, context) -> anyhow::Result<Exit>`.
 //!
-//! Exit codes: 0 done, and all as it should be; 1 a check found a difference; 2 wrong usage or configuration; 3 a
-//! service failed. A command says 0 or 1 through [`Exit`]; its error says 2 or 3 by its kind. The first SIGTERM or
-//! Ctrl-C cancels [`Context::stop`], which every command obeys; the second ends the process at once.
+//! Exit codes: 0 done, and all as it should be; 1 a check found a difference, or an archive is damaged; 2 wrong usage
+//! or configuration; 3 a service failed. A command says 0 or 1 through [`Exit`]; its error says 2 or 3 by its kind, and
+//! 1 where it is a [`Damage`]. The first SIGTERM or Ctrl-C cancels [`Context::stop`], which every command obeys; the
+//! second ends the process at once.
 
 mod connect_standalone;
 mod connector_file;
@@ -14,6 +15,8 @@ mod restore;
 mod sweep;
 mod verify;
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -57,13 +60,17 @@ pub struct Context {
 pub enum Exit {
     /// Done, and what was to be checked is as it should be.
     Done,
-    /// The check found a difference.
+    /// The check found a difference, or the archive is damaged.
     Difference,
     /// Wrong usage or configuration.
     Usage,
     /// A service failed.
     Failed,
 }
+
+/// The error of a damaged archive: nothing that passes, so that no script takes it for an outage and tries again.
+#[derive(Debug)]
+struct Damage(ConnectError);
 
 impl Cli {
     /// Runs the command to its end; an error goes to standard error with all its causes.
@@ -130,9 +137,38 @@ impl Context {
     }
 }
 
+impl Damage {
+    /// True where `error`, of whoever read an archive, is the archive's fault. An outage that nobody waits for any
+    /// longer is none.
+    fn is(error: &ConnectError) -> bool {
+        let mut known = anyhow::Chain::new(error).filter_map(|cause| cause.downcast_ref::<ConnectError>());
+        matches!(error.kind(), Kind::Fatal | Kind::Data) && !known.any(ConnectError::is_retriable)
+    }
+
+    /// What became of reading an archive.
+    fn of(error: ConnectError) -> anyhow::Error {
+        if Self::is(&error) { Self(error).into() } else { error.into() }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Damage {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
 impl Exit {
-    /// The code of an error: 2 where the user's configuration is at fault, else 3.
+    /// The code of an error: 1 where an archive is damaged, 2 where the user's configuration is at fault, else 3.
     fn of_error(error: &anyhow::Error) -> Self {
+        if error.chain().any(|cause| cause.is::<Damage>()) {
+            return Self::Difference;
+        }
         let kind = error.chain().find_map(|cause| cause.downcast_ref::<ConnectError>()).map(ConnectError::kind);
         if kind == Some(Kind::Config) { Self::Usage } else { Self::Failed }
     }
@@ -221,5 +257,17 @@ mod tests {
         assert_eq!(Exit::of_error(&user), Exit::Usage);
         assert_eq!(Exit::of_error(&ConnectError::retriable("no broker").into()), Exit::Failed);
         assert_eq!(Exit::of_error(&anyhow::anyhow!("disk full")), Exit::Failed);
+    }
+
+    #[test]
+    fn a_damaged_archive_says_1_and_an_outage_that_lasts_does_not() {
+        let altered = || ConnectError::fatal("x.parquet was altered").caused_by(ConnectError::data("no such page"));
+        let error = Damage::of(altered()).context("the restore ended early");
+        assert_eq!(Exit::of_error(&error), Exit::Difference);
+        assert_eq!(words(&error), "the restore ended early: x.parquet was altered: no such page");
+        let away = ConnectError::fatal("no answer").caused_by(ConnectError::retriable("no answer"));
+        assert_eq!(Exit::of_error(&Damage::of(away)), Exit::Failed);
+        assert_eq!(Exit::of_error(&Damage::of(ConnectError::config("no such bucket"))), Exit::Usage);
+        assert_eq!(Exit::of_error(&altered().into()), Exit::Failed, "who did not read an archive");
     }
 }

@@ -24,7 +24,7 @@ use lakeferry_lake::source::replay::Replay;
 
 use self::identity::Identity;
 use super::lake::{LakeArgs, read_properties};
-use super::{Context, Exit};
+use super::{Context, Damage, Exit};
 use crate::clock::SystemClock;
 use crate::executor::Pool;
 use crate::kafka::clients::KafkaClients;
@@ -46,6 +46,10 @@ const TARGET_REMEDY: &str = "restore under another name with --rename, delete th
                              its own where records were restored to it before) to write behind what is there";
 
 /// Bring archived topics back, up to a point in time: bytes, keys, headers, timestamps and partitions as they were
+///
+/// Exit code: 0 everything is restored (or planned, with --dry-run); 1 the archive is damaged: a manifest, or a file
+/// that one names, is missing or altered; 2 wrong usage or configuration, or a target that must not be written to; 3 a
+/// service failed, a signal came, or another instance took over.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -185,7 +189,8 @@ pub(super) async fn run_in(
     outcome.account.tell(args.json, plan.nothing(), &mut out)?;
     if let Err(error) = outcome.result {
         let records = outcome.account.records;
-        return Err(anyhow::Error::from(error).context(format!(
+        let error = if outcome.is_damaged { Damage(error).into() } else { anyhow::Error::from(error) };
+        return Err(error.context(format!(
             "the restore ended early: {records} records are restored and stay; the same command goes on behind them"
         )));
     }
@@ -215,7 +220,7 @@ impl Args {
     ) -> anyhow::Result<Option<Begun>> {
         let identity = Identity::of(self)?;
         let mut settings = self.settings().await?;
-        let mut prepared = Prepared::new(&source, settings.clone()).await?;
+        let mut prepared = Prepared::new(&source, settings.clone()).await.map_err(Damage::of)?;
         let mut targets = prepared.targets(&source).await?;
         let fit = targets.iter().try_for_each(|target| target.check(self.force));
         let patience = patience(&properties);
@@ -240,8 +245,8 @@ impl Args {
             Ok(false) => {}
             Err(error) => return fit.and(Err(error)).map_err(Into::into),
         }
-        self.judge(&prepared, &mut targets).await?;
-        let plan = plan::Plan::new(&prepared, &targets, &identity).await?;
+        self.judge(&prepared, &mut targets).await.map_err(Damage::of)?;
+        let plan = plan::Plan::new(&prepared, &targets, &identity).await.map_err(Damage::of)?;
         if self.json {
             plan.tell_json(out)?
         } else {
@@ -272,7 +277,7 @@ impl Args {
         };
         let progress = account::Progress::new(Arc::clone(&source.clock), (plan.records, plan.raw_bytes));
         let transactions = Transactions::new(ledger, Duration::from_millis(self.transaction_ms));
-        let run = run::Run { context: source, settings, transactions, progress, patience };
+        let run = run::Run { context: source, settings, transactions, progress, patience, is_damaged: false };
         Ok(Some(Begun { run, replay, plan }))
     }
 

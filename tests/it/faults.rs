@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::journey::{Worker, program, run, s3_settings};
 use crate::kit::proxy::{HttpProxy, TcpProxy};
@@ -355,10 +356,34 @@ fn missing_and_altered_objects_stop_a_restore_before_a_wrong_byte() {
         assert!(code == 1 && (out.contains(file) || err.contains(file)), "{code} {out}\n{err}");
         let target = format!("target-{name}");
         let (code, out, err) = restore(&lake, &kafka.bootstrap(), &topic, &target);
-        assert!(code != 0 && err.contains(file), "{code} {out}\n{err}");
+        assert!(code == 1 && err.contains(file), "{code} {out}\n{err}");
         let written = kafka.topic(&target).unwrap().map(|_| consume(&kafka.bootstrap(), &target, 0));
         assert!(written.unwrap_or_default().is_empty(), "nothing of the damaged block was written");
     }
+}
+
+#[test]
+fn a_manifest_that_lost_its_file_and_was_sealed_again_is_no_shorter_log() {
+    let kafka = need!(kit::kafka());
+    let (topic, target) = ("sealed-again", "target-sealed-again");
+    let lake = Lake::of(kafka, topic, &[records(18)], &[("retention.ms", "-1")]);
+    let end = lake.chain(topic, 0).pop().unwrap();
+    let mut entry: Value = serde_json::from_slice(&std::fs::read(&end).unwrap()).unwrap();
+    assert!(!entry["files"].as_array().unwrap().is_empty(), "{entry}");
+    entry["files"] = json!([]);
+    entry.as_object_mut().unwrap().shift_remove("self_sha256");
+    let body = entry.to_string();
+    let seal = format!("{:x}", Sha256::digest(&body));
+    std::fs::write(&end, format!("{},\"self_sha256\":\"{seal}\"}}", &body[..body.len() - 1])).unwrap();
+
+    let (code, out, err) = run(&["verify", &lake.url(), "--level", "manifest"]);
+    let words = out.lines().find_map(|line| Some(line[line.find(".json: ")? + 7..].to_owned())).unwrap_or_default();
+    assert!(code == 1 && words.contains("(law of "), "{code} {out}\n{err}");
+    let (code, out, err) = run(&["inspect", &lake.url()]);
+    assert!(code == 1 && out.contains("DAMAGED") && out.contains(&words), "{words}: {code} {out}\n{err}");
+    let (code, out, err) = restore(&lake, &kafka.bootstrap(), topic, target);
+    assert!(code == 1 && err.contains(&words), "{words}: {code} {out}\n{err}");
+    assert!(kafka.topic(target).unwrap().is_none(), "nothing was written");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use lakeferry_lake::source::prepare::Prepared;
 use lakeferry_lake::source::replay::{Next, Replay};
 use tokio_util::sync::CancellationToken;
 
+use super::super::Damage;
 use super::account::{Account, Progress};
 use crate::kafka::Admin;
 use crate::spawn::within;
@@ -84,12 +85,16 @@ pub(super) struct Run {
     pub(super) progress: Progress,
     /// How long nothing need be committed before it is given up.
     pub(super) patience: Duration,
+    /// True once something that it read was found damaged.
+    pub(super) is_damaged: bool,
 }
 
 /// How it ended.
 pub(super) struct Outcome {
     pub(super) account: Account,
     pub(super) result: Result<()>,
+    /// True where it failed for what is wrong with the archive.
+    pub(super) is_damaged: bool,
 }
 
 impl Run {
@@ -108,7 +113,7 @@ impl Run {
         self.progress.end();
         account.is_complete = result.is_ok();
         account.took = clock.monotonic() - start;
-        Outcome { account, result }
+        Outcome { account, result, is_damaged: self.is_damaged }
     }
 
     async fn replay_all(&mut self, replay: Replay, account: &mut Account, stop: &CancellationToken) -> Result<()> {
@@ -164,7 +169,11 @@ impl Run {
                 next = self::next(&mut replay, clock.as_ref(), self.patience), if !due.is_zero() => match next {
                     Ok(next) => Some(next),
                     // What was read before it is whole, and stays.
-                    Err(error) => return self.commit(account, stop).await.and(Err(error)),
+                    Err(error) => {
+                        self.commit(account, stop).await?;
+                        self.is_damaged = Damage::is(&error);
+                        return Err(error);
+                    }
                 },
                 delivered = self.transactions.delivered() => {
                     delivered?;
