@@ -225,6 +225,11 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
     let chosen_ids: BTreeSet<_> =
         lineages.iter().filter_map(|(chain, lineage)| Some(topic_id(chain, (*lineage)?))).collect();
     let chosen_id = chosen_ids.iter().flatten().next().cloned();
+    // What is read is no other one, also where none of the partitions that are asked for holds a record of it.
+    let mut read = chosen_ids.clone();
+    if !matches!(settings.lineage, Incarnation::Number(_)) {
+        read.insert(wanted_id.clone());
+    }
     let archived = Chain::newest_settings(chains, chosen_id.as_deref()).cloned();
     let at_least = archived_partitions(chains, chosen_id.as_deref());
     let mut chosen = ChosenTopic {
@@ -236,7 +241,7 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         logs: Vec::new(),
         left_out: Vec::new(),
         passed_over: is_latest.then(|| known.passed_over(wanted_id.as_deref())).flatten(),
-        others: known.others(&chosen_ids)?,
+        others: if lineages.is_empty() { Vec::new() } else { known.others(&read)? },
         left_behind: match settings.lineage {
             Incarnation::Number(_) => Vec::new(),
             _ => left_behind(lineages.iter().filter_map(|(chain, lineage)| Some((*chain, (*lineage)?))))?,

@@ -54,6 +54,22 @@ async fn of_a() -> (TestArchive, [TopicPartition; 2]) {
 }
 
 #[tokio::test]
+async fn no_other_incarnation_is_recommended_for_a_partition_that_there_is_not() {
+    let (mut archive, _) = of_a().await;
+    let of_partition = async |archive: &TestArchive, partition: i32| {
+        let ranges = format!("orders:{partition}:0:20");
+        let pairs = [("store.url", "memory:///"), ("topics", "orders"), ("replay.offsets", &ranges)];
+        let config: Config = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        choose(&archive.archive(), &SourceSettings::parse(&config).unwrap()).await.unwrap().remove(0)
+    };
+    assert_eq!(others(&of_partition(&archive, 9).await), []);
+    // The newest has a record of partition 0 alone.
+    recreate(&mut archive, 0, B, 1).await;
+    assert_eq!(others(&of_partition(&archive, 9).await), []);
+    assert_eq!(others(&of_partition(&archive, 1).await), [(A, 8)]);
+}
+
+#[tokio::test]
 async fn an_empty_incarnation_hides_none_that_holds_records() {
     let (mut archive, _) = of_a().await;
     let topic = chosen(&archive, "latest").await;
