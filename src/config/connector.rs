@@ -4,6 +4,7 @@
 //! A connector's own keys are its `config_def`; the checks that need the plug-in catalog or several keys at once are
 //! the herder's `validate`. Texts and attributes are those of Kafka Connect 4.3.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fancy_regex::Regex;
@@ -408,7 +409,7 @@ fn printable(value: &Parsed) -> Result<(), String> {
 
 fn unique(value: &Parsed) -> Result<(), String> {
     match value {
-        Parsed::List(items) if (1..items.len()).any(|at| items[..at].contains(&items[at])) => {
+        Parsed::List(items) if items.iter().collect::<BTreeSet<_>>().len() < items.len() => {
             Err("Duplicate alias provided.".to_owned())
         }
         _ => Ok(()),

@@ -48,9 +48,9 @@ struct Request<'a> {
 }
 
 /// Values by key, in order of arrival.
-#[derive(Default)]
 struct Values {
     values: Vec<ConfigValue>,
+    place_by_name: BTreeMap<String, usize>,
 }
 
 /// Validates `config`.
@@ -177,15 +177,23 @@ impl Validation {
 }
 
 impl Values {
+    fn of(values: Vec<ConfigValue>) -> Self {
+        let place_by_name = values.iter().enumerate().map(|(place, value)| (value.name.clone(), place)).collect();
+        Self { values, place_by_name }
+    }
+
     fn put(&mut self, value: ConfigValue) {
         match self.get(&value.name) {
             Some(known) => *known = value,
-            None => self.values.push(value),
+            None => {
+                self.place_by_name.insert(value.name.clone(), self.values.len());
+                self.values.push(value);
+            }
         }
     }
 
     fn get(&mut self, name: &str) -> Option<&mut ConfigValue> {
-        self.values.iter_mut().find(|value| value.name == name)
+        self.place_by_name.get(name).map(|place| &mut self.values[*place])
     }
 
     fn refuse(&mut self, name: &str, message: impl Into<String>) {
@@ -214,7 +222,7 @@ fn unmatched_version(catalog: &Catalog, config: &Config, plugin: &Plugin) -> Res
         config.get(key).map(|text| VersionRange::parse(text)).transpose().map_err(ConnectError::config)?.flatten();
     let Err(message) = check_version(catalog, plugin, range.as_ref()) else { return Ok(None) };
     let def = framework::common_definitions(plugin);
-    let mut values = Values { values: def.validate(config) };
+    let mut values = Values::of(def.validate(config));
     framework::hide_versions_without_class(&mut values);
     values.refuse("connector.class", &message);
     values.refuse(key, &message);

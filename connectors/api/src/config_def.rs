@@ -124,6 +124,7 @@ pub struct ConfigKey {
 #[derive(Debug, Clone, std::default::Default)]
 pub struct ConfigDef {
     keys: Vec<ConfigKey>,
+    place_by_name: BTreeMap<String, usize>,
 }
 
 /// What `validate` says of one key.
@@ -375,9 +376,12 @@ impl ConfigDef {
     /// Adds a key; one of the same name is replaced in its place.
     #[must_use]
     pub fn define(mut self, key: ConfigKey) -> Self {
-        match self.keys.iter_mut().find(|known| known.name == key.name) {
-            Some(known) => *known = key,
-            None => self.keys.push(key),
+        match self.place_by_name.get(&key.name) {
+            Some(place) => self.keys[*place] = key,
+            None => {
+                self.place_by_name.insert(key.name.clone(), self.keys.len());
+                self.keys.push(key);
+            }
         }
         self
     }
@@ -395,18 +399,13 @@ impl ConfigDef {
 
     /// The groups of its keys in order of first use.
     pub fn groups(&self) -> Vec<String> {
-        let mut groups: Vec<String> = Vec::new();
-        for group in self.keys.iter().filter_map(|key| key.group.as_ref()) {
-            if !groups.contains(group) {
-                groups.push(group.clone());
-            }
-        }
-        groups
+        let mut seen = BTreeSet::new();
+        self.keys.iter().filter_map(|key| key.group.as_ref()).filter(|group| seen.insert(*group)).cloned().collect()
     }
 
     /// The key of this name.
     pub fn key(&self, name: &str) -> Option<&ConfigKey> {
-        self.keys.iter().find(|key| key.name == name)
+        self.place_by_name.get(name).map(|place| &self.keys[*place])
     }
 
     /// One answer for each key, errors included.

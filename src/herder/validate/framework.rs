@@ -2,6 +2,8 @@
 //! worker and the suggestions that come from the catalog, the keys below each transform and predicate, and the checks
 //! that look at several keys.
 
+use std::collections::BTreeSet;
+
 use fancy_regex::Regex;
 use lakeferry_api::Config;
 use lakeferry_api::config_def::{ConfigDef, ConfigKey, ConfigType, Default, Importance, Parsed, Width};
@@ -73,7 +75,7 @@ pub(super) fn validate(request: &Request<'_>) -> Framework {
     for alias_key in ["transforms", "predicates"] {
         def = def.define_all(embedded(config, alias_key));
     }
-    let mut values = Values { values: def.validate(config) };
+    let mut values = Values::of(def.validate(config));
     if let Some(value) = values.get("connector.plugin.version") {
         value.recommended_values = catalog.versions(request.plugin.class);
     }
@@ -176,9 +178,9 @@ fn aliases(config: &Config, alias_key: &str) -> Vec<String> {
 
 fn check_embedded(catalog: &Catalog, config: &Config, values: &mut Values) {
     for (alias_key, interface) in [("transforms", "Transformation"), ("predicates", "Predicate")] {
-        let mut seen: Vec<String> = Vec::new();
+        let mut seen = BTreeSet::new();
         for alias in aliases(config, alias_key) {
-            if seen.contains(&alias) {
+            if !seen.insert(alias.clone()) {
                 continue;
             }
             let prefix = format!("{alias_key}.{alias}.");
@@ -193,7 +195,6 @@ fn check_embedded(catalog: &Catalog, config: &Config, values: &mut Values) {
                 );
                 values.refuse(&type_key, message);
             }
-            seen.push(alias);
         }
     }
 }

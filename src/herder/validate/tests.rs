@@ -3,12 +3,14 @@
 //! left out.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use lakeferry_api::Kind;
 use lakeferry_api::config_def::Default;
+use lakeferry_api::{Clock as _, Kind};
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::clock::SystemClock;
 use crate::plugins;
 
 const GOLDEN: &str = include_str!("../../../tests/golden/validate-4.3.1.json");
@@ -161,6 +163,18 @@ fn more_tasks_than_a_worker_could_ever_run_are_refused() {
     let refusal = answer(&file_source(&[("tasks.max", "2147483647")])).unwrap().refusal().unwrap();
     let why = "Invalid value 2147483647 for configuration tasks.max: Value must be no more than 1000";
     assert!(refusal.contains(why), "{refusal}");
+}
+
+/// A body may name so many; where each cost a look at all others, this took minutes.
+#[test]
+fn many_aliases_cost_what_each_costs() {
+    let aliases: Vec<_> = (0..50_000).map(|n| format!("a{n}")).collect();
+    let clock = SystemClock::default();
+    let start = clock.monotonic();
+    let validation = answer(&file_source(&[("transforms", &aliases.join(","))])).unwrap();
+    assert!(validation.error_count >= 50_000);
+    let took = clock.monotonic() - start;
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 #[test]
