@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Result};
+use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Kind, Result};
 use lakeferry_lake::source::choose::refuse_unknown;
 use lakeferry_lake::source::config::{SourceSettings, Topics};
 use lakeferry_lake::source::prepare::{Prepared, Target};
@@ -188,11 +188,9 @@ pub(super) async fn run_in(
     let outcome = run.until_end(replay, &context.stop).await;
     outcome.account.tell(args.json, plan.nothing(), &mut out)?;
     if let Err(error) = outcome.result {
-        let records = outcome.account.records;
+        let words = ended_early(outcome.account.records, error.kind());
         let error = if outcome.is_damaged { Damage(error).into() } else { anyhow::Error::from(error) };
-        return Err(error.context(format!(
-            "the restore ended early: {records} records are restored and stay; the same command goes on behind them"
-        )));
+        return Err(error.context(words));
     }
     let settling = settle_configs(&args, admin.as_ref(), &plan, &mut out);
     context.unless_stopped("every record is restored, but not every config is applied", settling).await?;
@@ -361,6 +359,17 @@ impl Args {
     }
 }
 
+/// What a restore that failed says before its error. Where the targets are not as it left them, nobody knows what
+/// stays of it, and the same command is refused as well.
+fn ended_early(records: u64, kind: Kind) -> String {
+    match kind {
+        Kind::Config | Kind::NotFound => format!("the restore ended early, after {records} records"),
+        _ => format!(
+            "the restore ended early: {records} records are restored and stay; the same command goes on behind them"
+        ),
+    }
+}
+
 /// Refuses records that cannot be produced as they were, and targets that the brokers could not make.
 async fn refuse_impossible(
     prepared: &Prepared,
@@ -418,4 +427,21 @@ async fn settle_configs(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_restore_that_can_go_on_says_so() {
+        for kind in [Kind::Retriable, Kind::Fatal, Kind::Fenced] {
+            assert!(
+                ended_early(7, kind).ends_with("7 records are restored and stay; the same command goes on behind them")
+            );
+        }
+        for kind in [Kind::Config, Kind::NotFound] {
+            assert_eq!(ended_early(7, kind), "the restore ended early, after 7 records");
+        }
+    }
 }
