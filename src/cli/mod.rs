@@ -11,6 +11,7 @@ mod connector_file;
 mod demo;
 mod inspect;
 mod lake;
+mod options;
 mod restore;
 mod sweep;
 mod verify;
@@ -75,10 +76,12 @@ struct Damage(ConnectError);
 impl Cli {
     /// Runs the command to its end; an error goes to standard error with all its causes.
     pub async fn run(self, context: Context) -> Exit {
+        let has_options = matches!(self.command, Command::Restore(_) | Command::Verify(_));
         match self.command.run(context).await {
             Ok(exit) => exit,
             Err(error) => {
-                tell(&error);
+                let words = words(&error);
+                tell(&if has_options { options::in_options(&words) } else { words });
                 Exit::of_error(&error)
             }
         }
@@ -208,8 +211,8 @@ pub async fn cancel_on_signal(stop: CancellationToken) {
 }
 
 #[allow(clippy::print_stderr, reason = "the last word of a command is for people, whatever the log level")]
-fn tell(error: &anyhow::Error) {
-    eprintln!("lakeferry: {}", words(error));
+fn tell(words: &str) {
+    eprintln!("lakeferry: {words}");
 }
 
 /// The error and every cause that says more.
