@@ -11,7 +11,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat};
 use lakeferry_api::{Clock as _, Result, TopicPartition};
 use lakeferry_lake::inspect::{Incarnation, LineageSummary, LogSummary, TopicSummary, inspect};
-use lakeferry_lake::manifest::model::{Lineage, Reason, StartedBy, TopicSettings};
+use lakeferry_lake::manifest::model::{Gap, Lineage, Reason, StartedBy, TopicSettings};
 use lakeferry_lake::sweep::{Kept, Leftover, LeftoverKind, StagedFiles};
 
 use super::lake::{LakeArgs, client_properties};
@@ -156,7 +156,7 @@ fn tell_log(out: &mut impl Write, name: &TopicPartition, log: &LogSummary, was_a
         writeln!(out, "    {count} offsets without record: {}", in_words(*reason))?;
     }
     for gap in &log.gaps {
-        writeln!(out, "    gap {} to {}: {}", gap.from, gap.to, in_words(gap.reason))?;
+        writeln!(out, "    {}", gap_in_words(gap, log.gaps_held_by.get(&gap.from)))?;
     }
     for leftover in &log.unreferenced {
         writeln!(out, "    no manifest names {}: {}", what(leftover), fate(leftover))?;
@@ -237,6 +237,19 @@ fn history(line: &LineageSummary) -> String {
     format!("{why}, offset {first}{id}{}{archived}", before.unwrap_or_default())
 }
 
+/// A gap; `held_by` is another lineage that holds records of it.
+fn gap_in_words(gap: &Gap, held_by: Option<&u32>) -> String {
+    let Gap { from, to, reason } = gap;
+    let why = in_words(*reason);
+    match held_by {
+        Some(lineage) => format!(
+            "gap {from} to {to}: {}; lineage {lineage} holds records of it: --lineage {lineage} restores that log",
+            why.trim_start_matches("LOST: ")
+        ),
+        None => format!("gap {from} to {to}: {why}"),
+    }
+}
+
 fn in_words(reason: Reason) -> &'static str {
     match reason {
         Reason::Transaction => "transaction markers and aborted data",
@@ -289,6 +302,16 @@ mod tests {
         assert!(incarnation(&latest, 2).ends_with(": up to 15 records: what a restore brings back (--lineage latest)"));
         assert!(incarnation(&latest, 1).ends_with("brings back"));
         assert!(incarnation(&Incarnation { records: 0, ..old }, 2).ends_with("nothing to restore"));
+    }
+
+    #[test]
+    fn a_gap_is_lost_only_where_no_lineage_has_it() {
+        let gap = Gap { from: 10, to: 39, reason: Reason::LogStartMoved };
+        let words = "gap 10 to 39: LOST: retention or deleted records overtook the archive";
+        assert_eq!(gap_in_words(&gap, None), words);
+        let words = "gap 10 to 39: retention or deleted records overtook the archive; lineage 1 holds records of it: \
+                     --lineage 1 restores that log";
+        assert_eq!(gap_in_words(&gap, Some(&1)), words);
     }
 
     #[test]

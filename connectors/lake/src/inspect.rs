@@ -3,13 +3,15 @@
 //!
 //! Invariant: a partition whose manifests are damaged is told as such and does not hide the others.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{Kind, Result, TopicPartition};
 use serde::Serialize;
 
 use crate::manifest::model::{Gap, Lineage, Missing, StartedBy, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
-use crate::source::incarnations::{Count, summaries};
+use crate::source::incarnations::{Count, held_elsewhere, summaries};
 use crate::store::leftovers::Leftovers;
 use crate::sweep::{Found, Leftover, StagedFiles};
 
@@ -118,6 +120,9 @@ pub struct LogSummary {
     pub missing: Missing,
     /// Offsets that were never archived.
     pub gaps: Vec<Gap>,
+    /// Of gaps that are only in the newest lineage, by their first offsets: another one that holds records of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub gaps_held_by: BTreeMap<i64, u32>,
     /// Objects, unfinished uploads and staged files that no entry names: what a crash left, or a writer has not
     /// published yet.
     pub unreferenced: Vec<Leftover>,
@@ -199,6 +204,7 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
     let pieces = chain.pieces(lineage)?;
     let Count { records, is_exact, superseded } = Count::of(chain, lineage)?;
     let files = || pieces.iter().map(|piece| piece.file);
+    let gaps = chain.gaps(lineage)?;
     Ok(LogSummary {
         owner: end.owner.to_string(),
         epoch: end.epoch,
@@ -219,7 +225,8 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
         min_timestamp: files().filter_map(|file| file.min_timestamp).min(),
         max_timestamp: files().filter_map(|file| file.max_timestamp).max(),
         missing: missing(chain, &history, files().map(|file| &file.missing)),
-        gaps: chain.gaps(lineage)?,
+        gaps_held_by: held_elsewhere(chain, lineage, &gaps)?,
+        gaps,
         uploads_unseen: found.uploads_unseen().map(str::to_owned),
         unreferenced: found.judge(archive, chain).into_iter().map(|(leftover, _)| leftover).collect(),
     })

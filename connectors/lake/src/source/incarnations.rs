@@ -11,6 +11,7 @@ use lakeferry_api::Result;
 use lakeferry_api::text::iso_timestamp;
 use serde::Serialize;
 
+use crate::manifest::model::Gap;
 use crate::manifest::offsets::OffsetRange;
 use crate::manifest::read::{Chain, Piece};
 
@@ -276,6 +277,28 @@ pub(super) fn left_behind<'a>(chosen: impl Iterator<Item = (&'a Chain, u32)>) ->
         }
     }
     Ok(by_number.into_values().collect())
+}
+
+/// Those of the `gaps` of `lineage`, by their first offsets, of which another lineage of the same incarnation holds
+/// records, with the newest that does: what is missing there is not lost.
+///
+/// # Errors
+/// As [`Chain::pieces`].
+pub(crate) fn held_elsewhere(chain: &Chain, lineage: u32, gaps: &[Gap]) -> Result<BTreeMap<i64, u32>> {
+    let mut held = BTreeMap::new();
+    if gaps.is_empty() {
+        return Ok(held);
+    }
+    let lines = &chain.end().lineages;
+    let id = lines.iter().find(|line| line.lineage == lineage).and_then(|line| line.topic_id.as_deref());
+    let of_it = lines.iter().filter(|line| line.lineage != lineage && line.topic_id.as_deref() == id);
+    // The newest last, whose word stays.
+    for number in of_it.map(|line| line.lineage) {
+        let pieces = chain.pieces(number)?;
+        let has = |gap: &&Gap| pieces.iter().any(|piece| common(piece.offsets, gap.range()) > 0);
+        held.extend(gaps.iter().filter(has).map(|gap| (gap.from, number)));
+    }
+    Ok(held)
 }
 
 /// The offsets that the log of `lineage` accounts for: from its first record to its end, gaps left out.

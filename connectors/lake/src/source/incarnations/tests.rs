@@ -4,6 +4,8 @@ use lakeferry_api::{Config, TopicPartition};
 
 use super::super::choose::{ChosenTopic, choose};
 use super::super::config::SourceSettings;
+use super::held_elsewhere;
+use crate::manifest::model::{Gap, Reason};
 use crate::testing::{TestArchive, row};
 
 /// The topic's id in what [`TestArchive::open`] begins.
@@ -230,6 +232,21 @@ async fn what_a_reset_left_behind_is_told_until_it_is_archived_again() {
     assert_eq!(left_behind(&chosen(&archive, "latest").await), [(1, 5, true)], "0, and 0, 1, 3, 4");
     publish(&mut archive, &second, 3, 2).await;
     assert_eq!(left_behind(&chosen(&archive, "latest").await), [(1, 3, true)]);
+}
+
+#[tokio::test]
+async fn a_gap_is_not_lost_where_another_lineage_has_its_records() {
+    let (mut archive, [_, second]) = of_a().await;
+    archive.start_over(&second, 3).await;
+    publish(&mut archive, &second, 3, 2).await;
+    let gap = |from, to| Gap { from, to, reason: Reason::LogStartMoved };
+    let chain = archive.archive().chain(&second).await.unwrap().unwrap();
+    let held = held_elsewhere(&chain, 2, &[gap(1, 2), gap(5, 9)]).unwrap();
+    assert_eq!(held, [(1, 1)].into(), "lineage 1 has 0 to 4");
+    // Another incarnation's records are others.
+    recreate(&mut archive, 1, B, 1).await;
+    let chain = archive.archive().chain(&second).await.unwrap().unwrap();
+    assert!(held_elsewhere(&chain, chain.latest_lineage(), &[gap(1, 2)]).unwrap().is_empty());
 }
 
 #[tokio::test]
