@@ -82,6 +82,7 @@ pub fn lake_def() -> ConfigDef {
     ConfigDef::new()
         .define(
             ConfigKey::new("store.url", String)
+                .check(given)
                 .importance(Importance::High)
                 .doc(
                     "Where the lake is: file:///dir, s3://bucket/prefix, hdfs://host:port/dir or \
@@ -317,6 +318,11 @@ fn is_endpoint(value: &Parsed) -> std::result::Result<(), String> {
         Parsed::Text(text) => store::check_endpoint(text),
         _ => Ok(()),
     }
+}
+
+/// Of a key that is there, and null, nothing else says that it is needed.
+fn given(value: &Parsed) -> std::result::Result<(), String> {
+    if *value == Parsed::Null { Err("Value must be non-null".to_owned()) } else { Ok(()) }
 }
 
 fn plain_folder(value: &Parsed) -> std::result::Result<(), String> {

@@ -178,6 +178,17 @@ fn many_aliases_cost_what_each_costs() {
 }
 
 #[test]
+fn a_lake_without_url_is_refused_also_where_it_is_null() {
+    for class in ["LakeSink", "LakeSource"] {
+        let lake = config(&[("name", "l"), ("connector.class", class), ("topics", "t")]);
+        let validation = answer(&lake).unwrap().with_nulls(&plugins::catalog(), &["store.url".to_owned()]);
+        assert_eq!(validation.error_count, 1, "{class}");
+        let messages: Vec<_> = validation.messages().collect();
+        assert_eq!(messages, ["Invalid value null for configuration store.url: Value must be non-null"]);
+    }
+}
+
+#[test]
 fn a_plug_in_shows_its_own_keys_first() {
     let catalog = plugins::catalog();
     let names = |plugin: &str| -> Vec<String> {
