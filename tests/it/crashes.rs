@@ -438,6 +438,8 @@ fn a_worker_that_sleeps_while_another_takes_over_is_fenced() {
         let warned = |sleeper: &Worker| names.map(|connector| times_warned(sleeper, connector, "crash-zombie-0"));
         let before = warned(&sleeper);
         other.restart();
+        // Before that it may not know its connectors, and tells of no offsets.
+        names.iter().for_each(|name| drop(other.wait_state(name, "RUNNING", SOON)));
         let archived = other.archived(names[1]);
         let opened = wait_taken_over(&front, &path, &lake, name, &other);
         other.wait_archived(names[1], archived + 1, SOON);
