@@ -16,7 +16,8 @@ const OPTIONS: [(&str, &str); 9] = [
 
 /// `words` with options in place of keys.
 pub(super) fn in_options(words: &str) -> String {
-    let named = OPTIONS.iter().fold(words.to_owned(), |words, (key, option)| {
+    let words = words.replace("replay.force=true", "--force").replace(" lineage=", " --lineage ");
+    let named = OPTIONS.iter().fold(words, |words, (key, option)| {
         words.replace(&format!("{key}="), &format!("{option} ")).replace(key, option)
     });
     // A word of its own elsewhere.
@@ -44,6 +45,7 @@ mod tests {
             ("replay.until cannot be used", "--until cannot be used"),
             ("Invalid value 0 for configuration replay.rate.bytes: ", "Invalid value 0 for configuration --rate: "),
             ("lineage=7: orders-0 has no lineage 7", "--lineage 7: orders-0 has no lineage 7"),
+            ("set lineage=<id> to go on, or replay.force=true", "set --lineage <id> to go on, or --force"),
             ("lineage: no partition of orders", "--lineage: no partition of orders"),
             ("another lineage of orders", "another lineage of orders"),
         ];

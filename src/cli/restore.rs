@@ -188,7 +188,7 @@ pub(super) async fn run_in(
     let outcome = run.until_end(replay, &context.stop).await;
     outcome.account.tell(args.json, plan.nothing(), &mut out)?;
     if let Err(error) = outcome.result {
-        let words = ended_early(outcome.account.records, error.kind());
+        let words = ended_early(outcome.account.records, error.kind(), outcome.is_damaged);
         let error = if outcome.is_damaged { Damage(error).into() } else { anyhow::Error::from(error) };
         return Err(error.context(words));
     }
@@ -361,13 +361,14 @@ impl Args {
 
 /// What a restore that failed says before its error. Where the targets are not as it left them, nobody knows what
 /// stays of it, and the same command is refused as well.
-fn ended_early(records: u64, kind: Kind) -> String {
-    match kind {
-        Kind::Config | Kind::NotFound => format!("the restore ended early, after {records} records"),
-        _ => format!(
-            "the restore ended early: {records} records are restored and stay; the same command goes on behind them"
-        ),
+fn ended_early(records: u64, kind: Kind, is_damaged: bool) -> String {
+    if matches!(kind, Kind::Config | Kind::NotFound) {
+        return format!("the restore ended early, after {records} records");
     }
+    let first = if is_damaged { ", once the archive is mended," } else { "" };
+    format!(
+        "the restore ended early: {records} records are restored and stay; the same command{first} goes on behind them"
+    )
 }
 
 /// Refuses records that cannot be produced as they were, and targets that the brokers could not make.
@@ -436,12 +437,16 @@ mod tests {
     #[test]
     fn only_a_restore_that_can_go_on_says_so() {
         for kind in [Kind::Retriable, Kind::Fatal, Kind::Fenced] {
+            let words = ended_early(7, kind, false);
             assert!(
-                ended_early(7, kind).ends_with("7 records are restored and stay; the same command goes on behind them")
+                words.ends_with("7 records are restored and stay; the same command goes on behind them"),
+                "{words}"
             );
         }
+        let words = ended_early(7, Kind::Fatal, true);
+        assert!(words.ends_with("the same command, once the archive is mended, goes on behind them"), "{words}");
         for kind in [Kind::Config, Kind::NotFound] {
-            assert_eq!(ended_early(7, kind), "the restore ended early, after 7 records");
+            assert_eq!(ended_early(7, kind, false), "the restore ended early, after 7 records");
         }
     }
 }

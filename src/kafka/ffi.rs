@@ -144,7 +144,11 @@ impl Handle {
         };
         let no_queue =
             || Failure { code: Code::RD_KAFKA_RESP_ERR__UNKNOWN_GROUP, text: "a consumer needs a group.id".to_owned() };
-        Ok(Self { events: events.ok_or_else(no_queue)?, client, unreached: Mutex::default() })
+        let handle = Self { events: events.ok_or_else(no_queue)?, client, unreached: Mutex::default() };
+        if role != Role::Producer {
+            handle.connect();
+        }
+        Ok(handle)
     }
 
     /// Ends a wait in [`Handle::poll`] at once.

@@ -299,7 +299,7 @@ impl Fetch {
     }
 
     /// Puts what the chosen partitions collected, and what was ready before, into the outbox.
-    fn flush(&mut self, chosen: impl Fn(&Slot) -> bool) {
+    pub(super) fn flush(&mut self, chosen: impl Fn(&Slot) -> bool) {
         let mut taken = Vec::new();
         for slot in self.slots().filter(|slot| chosen(slot)) {
             taken.extend(slot.take().map(|batch| (slot.generation, batch)));

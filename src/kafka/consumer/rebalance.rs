@@ -20,6 +20,7 @@ pub(super) const UNSTARTED: i64 = 0;
 
 /// How long the brokers have to say whether lost partitions went with their topics.
 const ASKING: Duration = Duration::from_secs(1);
+const QUESTIONS: usize = 4;
 
 /// Partitions that the group takes away and the loop has not let go yet.
 pub(super) struct Revocation {
@@ -58,6 +59,7 @@ impl Fetch {
 
     pub(super) fn take_revocation(&mut self, partitions: Vec<TopicPartition>) {
         if self.spec.handle.is_assignment_lost() {
+            self.flush(|_| true);
             self.let_go(&partitions);
             self.say_lost(partitions);
             return;
@@ -80,9 +82,20 @@ impl Fetch {
 
     /// The client calls lost what is another member's by now, and partitions of topics that were deleted.
     fn say_lost(&mut self, partitions: Vec<TopicPartition>) {
-        let absent = self.spec.handle.absent_topics(ASKING).unwrap_or_default();
-        let (deleted, lost): (Vec<_>, Vec<_>) =
-            partitions.into_iter().partition(|partition| absent.contains(&*partition.topic));
+        let (mut deleted, mut lost) = (Vec::new(), partitions);
+        // Any broker answers, and one that lags behind the one which told the client does not know it yet.
+        for _ in 0..QUESTIONS {
+            if lost.is_empty() {
+                break;
+            }
+            match self.spec.handle.absent_topics(ASKING) {
+                Ok(absent) => deleted.extend(lost.extract_if(.., |partition| absent.contains(&*partition.topic))),
+                Err(failure) => {
+                    tracing::info!("whether the topics of lost partitions are deleted nobody tells: {}", failure.text);
+                    break;
+                }
+            }
+        }
         for (partitions, said) in [(deleted, Said::Deleted as fn(_) -> _), (lost, Said::Lost)] {
             if !partitions.is_empty() {
                 self.say(said(partitions));

@@ -67,6 +67,12 @@ impl Handle {
         }
     }
 
+    /// Connects to some broker now, and waits for nothing. Left alone a consumer does so with its thread's next look at
+    /// the group, which may be a second later.
+    pub(super) fn connect(&self) {
+        let _ = self.who_answers(Duration::ZERO);
+    }
+
     /// Topics that this client deals with and the brokers know no more.
     pub(in crate::kafka) fn absent_topics(&self, timeout: Duration) -> Result<BTreeSet<String>, Failure> {
         self.metadata(timeout, |metadata| {
