@@ -96,7 +96,8 @@ impl Identity {
 /// Opens an epoch behind `start`'s end.
 ///
 /// # Errors
-/// `Retriable` where another writer was first or the topic is another by now: begin again from the chain's end.
+/// `Conflict` where another writer was first, `Retriable` where the topic is another by now: begin again from the
+/// chain's end.
 /// `Fenced` where this writer left its own epoch and another was first. `Fatal` where records are lost and
 /// `errors.on.gap=fail`: only now, when a second answer has said so. The first may have been that of a broker that lags
 /// behind, and tells of a topic that was.
@@ -145,7 +146,7 @@ pub(crate) async fn open(
         }
         // No race: somebody came after us. The group is asked whose the partition is.
         None if start.is_own => Err(ConnectError::fenced(format!("{name}: another writer opened the archive"))),
-        None => Err(ConnectError::retriable(format!("{name}: another writer opened the archive at the same moment"))),
+        None => Err(ConnectError::conflict(format!("{name}: another writer opened the archive at the same moment"))),
     }
 }
 

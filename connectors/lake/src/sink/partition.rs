@@ -449,10 +449,14 @@ impl Partition {
         let again_at = self.shared.context.clock().monotonic() + wait;
         match error.kind() {
             Kind::Retriable | Kind::NotFound | Kind::Conflict => {
-                let (wait_ms, unpublished) = (wait.as_millis() as u64, self.unpublished());
-                tracing::warn!(
-                    partition = %self.name, wait_ms, ?unpublished, "starting again from the last manifest: {}", error.trace()
-                );
+                let (name, wait_ms, unpublished) = (&self.name, wait.as_millis() as u64, self.unpublished());
+                let why = error.trace();
+                if error.kind() == Kind::Conflict {
+                    // A race is no trouble. Where it was lost to a new owner, the worker warns of the loss.
+                    tracing::info!(partition = %name, wait_ms, ?unpublished, "starting again from the last manifest: {why}");
+                } else {
+                    tracing::warn!(partition = %name, wait_ms, ?unpublished, "starting again from the last manifest: {why}");
+                }
                 self.shared.troubles.tell(&self.name, Some(error.trace()));
                 self.phase = Phase::Waiting { until: again_at };
             }
