@@ -63,8 +63,6 @@ pub(in crate::kafka) enum OffsetSpec {
 impl Handle {
     /// The cluster's id.
     pub(in crate::kafka) fn cluster_id(&self, timeout: Duration) -> Result<String, Failure> {
-        // Asking for the id alone connects nobody: it would come with the next thing that is asked for, a second later.
-        self.reach(timeout)?;
         for _ in 0..slices(timeout) {
             // SAFETY: the text that comes back is ours to free.
             let id = unsafe {

@@ -43,7 +43,7 @@ impl Handle {
     /// Waits until a broker answers. An admin request that waits for its broker by itself makes librdkafka connect
     /// again at every failure, without its backoff: thousands of times a second while the broker refuses. This wait
     /// keeps the backoff.
-    pub(super) fn reach(&self, timeout: Duration) -> Result<(), Failure> {
+    fn reach(&self, timeout: Duration) -> Result<(), Failure> {
         let (mut waited, mut wait) = (Duration::ZERO, REACH_FIRST);
         loop {
             wait = wait.min(timeout.saturating_sub(waited));
