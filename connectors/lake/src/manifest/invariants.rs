@@ -1,5 +1,6 @@
 //! The laws of a chain as named pure functions, each explained above the predicate. The sink asks [`check_entry`]
-//! before it writes an entry, `verify` asks [`check_chain`] about what was written.
+//! before it writes an entry, `verify` and every reader ask [`check_chain`] about what was written, and who follows a
+//! chain asks a [`Tail`] about what comes behind.
 //!
 //! Invariant: nothing here is shared with the sink's own accounting. Numbers are summed anew from what the entries say,
 //! in integers wide enough for any document, so no law can panic or wrap. The laws of identity are in [`identity`],
@@ -53,6 +54,17 @@ pub struct Before<'a> {
     pub continued: Option<&'a Entry>,
 }
 
+/// What of a chain's entries is asked for by the laws of those that follow them: for readers who do not keep the chain.
+#[derive(Debug, Clone, Default)]
+pub struct Tail {
+    /// The lineage and the SHA-256 of the last entry.
+    end: Option<(u32, Digest)>,
+    /// The last entry of each lineage, without its files.
+    last_by_lineage: BTreeMap<u32, Entry>,
+    /// The paths of all files.
+    paths: BTreeSet<String>,
+}
+
 impl<'a> Before<'a> {
     /// What stands before `entry` where nothing but the entry just before it matters: always, unless `entry` goes back
     /// to an older lineage, or continues another one than that of the entry before it.
@@ -81,31 +93,61 @@ pub fn check_entry(entry: &Entry, before: &Before<'_>) -> Vec<Violation> {
 
 /// Every law that a whole chain breaks, in its order. The chain must begin at entry 0.
 pub fn check_chain(chain: &[Link]) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    let mut last_by_lineage: BTreeMap<u32, &Entry> = BTreeMap::new();
-    let mut paths: BTreeSet<&str> = BTreeSet::new();
-    let mut previous: Option<&Link> = None;
-    for link in chain {
-        let entry = &link.entry;
-        let continues = entry.source.continues;
-        let before = Before {
-            previous: previous.map(|link| (&link.entry, link.sha256)),
-            lineage: last_by_lineage.get(&entry.source.lineage).copied(),
-            continued: continues.and_then(|continues| last_by_lineage.get(&continues.lineage).copied()),
-        };
-        violations.extend(check_entry(entry, &before));
-        for (at, file) in entry.files.iter().enumerate().filter(|(_, file)| !paths.insert(&file.path)) {
-            violations.push(Violation {
-                seq: entry.seq,
-                law: "unique names",
-                field: format!("files[{at}].path"),
-                text: format!("{} is named a second time; a name is used once", file.path),
-            });
-        }
-        last_by_lineage.insert(entry.source.lineage, entry);
-        previous = Some(link);
+    Tail::default().check(chain)
+}
+
+impl Tail {
+    /// The tail of `chain`, which begins at entry 0.
+    pub fn of(chain: &[Link]) -> Self {
+        let mut tail = Self::default();
+        tail.extend(chain);
+        tail
     }
-    violations
+
+    /// Every law that `links`, which follow the tail, break, in their order.
+    pub fn check(&self, links: &[Link]) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        let mut last_by_lineage: BTreeMap<u32, &Entry> = BTreeMap::new();
+        let mut paths: BTreeSet<&str> = BTreeSet::new();
+        let known = self.end.and_then(|(lineage, sha256)| Some((self.last_by_lineage.get(&lineage)?, sha256)));
+        let mut previous: Option<(&Entry, Digest)> = known;
+        for Link { entry, sha256 } in links {
+            let last = |lineage| last_by_lineage.get(&lineage).copied().or_else(|| self.last_by_lineage.get(&lineage));
+            let before = Before {
+                previous,
+                lineage: last(entry.source.lineage),
+                continued: entry.source.continues.and_then(|continues| last(continues.lineage)),
+            };
+            violations.extend(check_entry(entry, &before));
+            for (at, file) in entry.files.iter().enumerate() {
+                let is_new = !self.paths.contains(&file.path) && paths.insert(&file.path);
+                if !is_new {
+                    violations.push(Violation {
+                        seq: entry.seq,
+                        law: "unique names",
+                        field: format!("files[{at}].path"),
+                        text: format!("{} is named a second time; a name is used once", file.path),
+                    });
+                }
+            }
+            last_by_lineage.insert(entry.source.lineage, entry);
+            previous = Some((entry, *sha256));
+        }
+        violations
+    }
+
+    /// Comes past `links`, which follow the tail.
+    pub fn extend(&mut self, links: &[Link]) {
+        let mut last_by_lineage: BTreeMap<u32, &Entry> = BTreeMap::new();
+        for Link { entry, sha256 } in links {
+            self.end = Some((entry.source.lineage, *sha256));
+            self.paths.extend(entry.files.iter().map(|file| file.path.clone()));
+            last_by_lineage.insert(entry.source.lineage, entry);
+        }
+        // No law asks for the files of an entry that stands before another.
+        let bare = |entry: &Entry| Entry { files: Vec::new(), ..entry.clone() };
+        self.last_by_lineage.extend(last_by_lineage.into_iter().map(|(lineage, entry)| (lineage, bare(entry))));
+    }
 }
 
 /// A law: reports what breaks it.

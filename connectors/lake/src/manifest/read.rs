@@ -12,7 +12,7 @@ use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::invariants::{Link, Violation, check_chain};
+use super::invariants::{Link, Tail, Violation, check_chain};
 use super::model::{Digest, Entry, FileEntry, Gap, OffsetRange, TopicSettings};
 use super::{ManifestStore, removed, wire};
 use crate::store::explain;
@@ -185,23 +185,53 @@ impl Archive {
             }
             links.push(Link { entry, sha256: Digest::of(&bytes) });
         }
-        if let Some(refusal) = self.broken_law(partition, &links) {
-            return Err(refusal);
-        }
+        self.refuse_broken(partition, &check_chain(&links))?;
         Ok((!links.is_empty()).then(|| Chain { partition: partition.clone(), links }))
     }
 
-    /// Why whole entries are no chain all the same. A seal holds what its writer said, whoever that was: without the
-    /// laws an entry that lost a file and was sealed again would be read as a shorter log.
-    fn broken_law(&self, partition: &TopicPartition, links: &[Link]) -> Option<ConnectError> {
-        let violations = check_chain(links);
-        let Violation { seq, law, field, text } = violations.first()?;
+    /// The entries behind the chain of `partition` that ends in `tail`, which has so many entries: whole, and within
+    /// every law; none where there are none yet. `looks_behind` has a listing tell whether those that come next were
+    /// removed, where others are behind them.
+    ///
+    /// # Errors
+    /// As [`Archive::chain`].
+    pub(crate) async fn more(
+        &self,
+        partition: &TopicPartition,
+        (tail, count): (&Tail, u64),
+        looks_behind: bool,
+    ) -> Result<Vec<Link>> {
+        let mut links: Vec<Link> = Vec::new();
+        while let Some((entry, bytes)) = self.manifests.read(partition, count + links.len() as u64).await? {
+            links.push(Link { entry, sha256: Digest::of(&bytes) });
+        }
+        if looks_behind && links.is_empty() {
+            self.refuse_hole(partition, count).await?;
+        }
+        self.refuse_broken(partition, &tail.check(&links))?;
+        Ok(links)
+    }
+
+    /// Refuses a chain that has entries behind `next`, and not that one.
+    async fn refuse_hole(&self, partition: &TopicPartition, next: u64) -> Result<()> {
+        let Some(behind) = self.manifests.first_after(partition, next).await? else { return Ok(()) };
+        // Or it was written meanwhile.
+        if self.manifests.exists(partition, next).await? {
+            return Ok(());
+        }
+        Err(removed(partition, format!("entry {behind} is there, entry {next} is not")))
+    }
+
+    /// Refuses whole entries that are no chain all the same. A seal holds what its writer said, whoever that was:
+    /// without the laws an entry that lost a file and was sealed again would be read as a shorter log.
+    fn refuse_broken(&self, partition: &TopicPartition, violations: &[Violation]) -> Result<()> {
+        let Some(Violation { seq, law, field, text }) = violations.first() else { return Ok(()) };
         let path = self.manifests.layout.entry(partition, *seq);
         let more = match violations.len() - 1 {
             0 => String::new(),
             more => format!(", and {more} more of it and of those behind it, which `lakeferry verify` names"),
         };
-        Some(ConnectError::fatal(format!(
+        Err(ConnectError::fatal(format!(
             "manifest {path} is refused: {field}: {text} (law of {law}){more}; bring back the entries that belong together \
              from a copy or from the bucket's versions"
         )))

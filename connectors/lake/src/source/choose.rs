@@ -14,6 +14,7 @@ use super::ends::EndsEarly;
 use super::incarnations::{Incarnations, LeftBehind, Other, PassedOver, left_behind};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
+use crate::manifest::invariants::Tail;
 use crate::manifest::model::{Lineage, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
 
@@ -62,6 +63,8 @@ pub struct ChosenLog {
     pub plan: LogPlan,
     /// The number of the chain's next entry.
     pub next_seq: u64,
+    /// The chain's tail, which later entries are held against; empty where the archive is not followed.
+    pub tail: Tail,
 }
 
 impl ChosenTopic {
@@ -182,6 +185,7 @@ pub fn choose_log(chain: &Chain, lineage: u32, settings: &SourceSettings) -> Res
         topic_id: topic_id(chain, lineage),
         plan,
         next_seq: chain.end().seq + 1,
+        tail: if settings.follow { Tail::of(&chain.links) } else { Tail::default() },
     })
 }
 

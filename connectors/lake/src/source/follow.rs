@@ -1,8 +1,9 @@
 //! Following an archive that grows: new entries of known partitions, new partitions, new topics.
 //!
 //! Invariant: what was replayed stays a prefix of the log. A file that appears below what was replayed is an error, and
-//! so is a topic that was created anew: its records are never taken for more records of the old one. While it has none
-//! it is no concern of a replay, and nor are incarnations that `lineage` does not ask for.
+//! so is an entry that breaks a law of its chain, and a topic that was created anew: its records are never taken for
+//! more records of the old one. While it has none it is no concern of a replay, and nor are incarnations that `lineage`
+//! does not ask for.
 
 use lakeferry_api::{ConnectError, Result, TopicPartition};
 
@@ -12,45 +13,48 @@ use super::incarnations::newest_lineage;
 use super::read::LogReader;
 use super::replay::Replay;
 use crate::manifest::Entry;
+use crate::manifest::invariants::Link;
 use crate::manifest::read::Chain;
+
+/// At each so-manieth look a listing tells whether entries were removed that come next: it costs more than asking for
+/// the next one, and what was never there needs no haste.
+const LOOKS_BEHIND: u64 = 16;
 
 /// Adds new entries of the partitions that `replay` knows, and returns those that it does not know. Cancel-safe: what
 /// was not added is found again, and a look that is dropped goes on where it was, so that one that takes longer than
 /// its caller waits comes to its end all the same.
 ///
 /// # Errors
-/// As [`choose`]; `Config` where a topic was created anew.
+/// As [`choose`]; `Fatal` where a later entry is missing, damaged or against a law; `Config` where a topic was created
+/// anew.
 pub(super) async fn look(replay: &mut Replay) -> Result<Vec<ChosenTopic>> {
     while replay.looked < replay.lanes.len() {
         let at = replay.looked;
-        let entries = new_entries(replay, at).await?;
+        let links = new_links(replay, at).await?;
         let lineage = replay.lanes[at].log.lineage;
-        if entries.iter().any(|entry| entry.source.lineage != lineage) {
-            look_at_lineages(replay, at, &entries).await?;
-        } else if !entries.is_empty() {
-            extend(replay, at, &entries)?;
+        if links.iter().any(|link| link.entry.source.lineage != lineage) {
+            look_at_lineages(replay, at, &links).await?;
+        } else if !links.is_empty() {
+            extend(replay, at, &links)?;
         }
         replay.looked += 1;
     }
     let found = new_partitions(replay).await?;
     replay.looked = 0;
+    replay.looks += 1;
     Ok(found)
 }
 
-async fn new_entries(replay: &Replay, at: usize) -> Result<Vec<Entry>> {
+async fn new_links(replay: &Replay, at: usize) -> Result<Vec<Link>> {
     let log = &replay.lanes[at].log;
-    let mut entries: Vec<Entry> = Vec::new();
-    let manifests = replay.archive.manifests();
-    while let Some((entry, _)) = manifests.read(&log.plan.partition, log.next_seq + entries.len() as u64).await? {
-        entries.push(entry);
-    }
-    Ok(entries)
+    let looks_behind = replay.looks.is_multiple_of(LOOKS_BEHIND);
+    replay.archive.more(&log.plan.partition, (&log.tail, log.next_seq), looks_behind).await
 }
 
-/// Takes those of `entries` that are of the lane's lineage, and comes past the others.
-fn extend(replay: &mut Replay, at: usize, entries: &[Entry]) -> Result<()> {
+/// Takes those of `links` that are of the lane's lineage, and comes past the others.
+fn extend(replay: &mut Replay, at: usize, links: &[Link]) -> Result<()> {
     let lane = &mut replay.lanes[at];
-    let own = entries.iter().filter(|entry| entry.source.lineage == lane.log.lineage);
+    let own = links.iter().map(|link| &link.entry).filter(|entry| entry.source.lineage == lane.log.lineage);
     let segments: Vec<_> = own.flat_map(|entry| segments_of(&entry.files)).collect();
     let replayed = lane.reader.position();
     if let Some(late) = segments.iter().find(|segment| segment.rows.from < replayed) {
@@ -61,14 +65,15 @@ fn extend(replay: &mut Replay, at: usize, entries: &[Entry]) -> Result<()> {
         )));
     }
     lane.reader.extend(segments);
-    lane.log.next_seq += entries.len() as u64;
+    lane.log.next_seq += links.len() as u64;
+    lane.log.tail.extend(links);
     lane.ended = false;
     Ok(())
 }
 
-/// Some of `entries` are of another lineage. Where the log was cut back it goes on in that one: the same records up to
+/// Some of `links` are of another lineage. Where the log was cut back it goes on in that one: the same records up to
 /// there, other files behind.
-async fn look_at_lineages(replay: &mut Replay, at: usize, entries: &[Entry]) -> Result<()> {
+async fn look_at_lineages(replay: &mut Replay, at: usize, links: &[Link]) -> Result<()> {
     let lane = &replay.lanes[at];
     let partition = lane.log.plan.partition.clone();
     let Some(chain) = replay.archive.chain(&partition).await? else {
@@ -76,7 +81,7 @@ async fn look_at_lineages(replay: &mut Replay, at: usize, entries: &[Entry]) -> 
     };
     let lineage = goes_on_in(&chain, &lane.log, &replay.settings.lineage);
     if lineage == lane.log.lineage {
-        return extend(replay, at, entries);
+        return extend(replay, at, links);
     }
     let mut log = choose_log(&chain, lineage, &replay.settings)?;
     log.plan.position = log.position(Some(lane.log.lineage), lane.reader.position())?;

@@ -56,6 +56,8 @@ pub struct Replay {
     next_look: Duration,
     /// How many lanes the look under way has come past: one that is dropped in the middle goes on there.
     pub(super) looked: usize,
+    /// How many looks came to their end.
+    pub(super) looks: u64,
 }
 
 /// One partition on its way.
@@ -109,6 +111,7 @@ impl Replay {
             throttle,
             next_look,
             looked: 0,
+            looks: 0,
         };
         for topic in topics {
             replay.add(&topic)?;

@@ -331,6 +331,7 @@ proptest! {
         numbers(&document(&chain[seq].entry), &mut Vec::new(), &mut leaves);
         let path = &leaves[which.index(leaves.len())];
         if let Some(changed) = with(&chain, seq, path, number.into()) {
+            check_in_parts(&changed, seq);
             for violation in check_chain(&changed) {
                 prop_assert!(!violation.field.is_empty() && !violation.text.is_empty(), "{:?}", violation);
             }
@@ -391,4 +392,14 @@ fn a_violation_names_entry_member_and_law() {
     doubled[4].entry.files[0].path = path;
     let text = explained(&check_chain(&doubled));
     assert!(text.contains("named a second time"), "{text}");
+    for at in 0..doubled.len() {
+        check_in_parts(&doubled, at);
+    }
+}
+
+/// Who reads a chain in two parts finds what is found in the whole.
+fn check_in_parts(chain: &[Link], at: usize) {
+    let (head, rest) = chain.split_at(at);
+    let in_parts: Vec<_> = check_chain(head).into_iter().chain(Tail::of(head).check(rest)).collect();
+    assert_eq!(in_parts, check_chain(chain), "read up to {at}");
 }

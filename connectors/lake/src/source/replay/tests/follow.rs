@@ -1,6 +1,9 @@
 //! Following an archive that grows, in more files, partitions, topics and incarnations of them.
 
+use object_store::ObjectStoreExt as _;
+
 use super::*;
+use crate::manifest::Entry;
 
 #[tokio::test]
 async fn a_growing_archive_is_followed() {
@@ -151,4 +154,58 @@ async fn a_follower_goes_on_in_the_lineage_that_it_asked_for() {
     due.get_mut(&first).unwrap().push(row(4, 10));
     assert_eq!(by_id.poll().await.unwrap(), due);
     assert_eq!(by_number.poll().await.unwrap()[&first], [row(0, 1), row(1, 2)]);
+}
+
+#[tokio::test]
+async fn a_later_entry_that_breaks_a_law_ends_the_following() {
+    type Change = fn(&mut Entry);
+    let changes: [(&str, Change); 4] = [
+        ("a-lost-file", |entry| entry.files.clear()),
+        ("b-epoch", |entry| entry.epoch += 1),
+        ("c-span", |entry| entry.files[0].span_from = Some(2)),
+        ("d-hash", |entry| entry.previous_sha256 = Some(crate::manifest::Digest::of(b"another"))),
+    ];
+    for (name, change) in changes {
+        let (mut archive, config) = archive(&format!("follow-law-{name}"));
+        let partition = archive.open("orders", 0, 0).await;
+        archive.publish(&partition, &[row(0, 1), row(1, 2)], 1).await;
+        let mut follower = Follower::start(&config, &[]).await;
+        follower.poll().await.unwrap();
+        // What is right is taken, and what breaks a law behind it is not.
+        archive.publish(&partition, &[row(2, 3)], 2).await;
+        assert_eq!(follower.poll().await.unwrap()[&partition].len(), 3, "{name}");
+        archive.publish(&partition, &[row(3, 3), row(4, 4)], 4).await;
+        archive.reseal(&partition, change).await;
+        let error = follower.poll().await.expect_err(name);
+        let path = archive.layout.entry(&partition, 3);
+        assert!(error.kind() == Kind::Fatal && error.message().contains(path.as_ref()), "{name}: {error}");
+        assert!(error.message().contains(" (law of "), "{name}: {error}");
+        assert_eq!(follower.got[&partition].len(), 3, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_missing_before_others_end_the_following() {
+    let (mut archive, config) = archive("follow-hole");
+    let partition = archive.open("orders", 0, 0).await;
+    archive.publish(&partition, &[row(0, 1)], 0).await;
+    let mut follower = Follower::start(&config, &[]).await;
+    follower.poll().await.unwrap();
+    for offset in 1..4 {
+        archive.publish(&partition, &[row(offset, 3)], offset).await;
+    }
+    for seq in [2, 3] {
+        archive.store.delete(&archive.layout.entry(&partition, seq)).await.unwrap();
+    }
+    let mut polls = 0;
+    let error = loop {
+        match follower.poll().await {
+            Ok(got) => assert_eq!(got[&partition].len(), 1),
+            Err(error) => break error,
+        }
+        polls += 1;
+        assert!(polls < 40, "nobody misses them");
+    };
+    let words = "manifest entries of orders-0 were removed: entry 4 is there, entry 2 is not";
+    assert!(error.kind() == Kind::Fatal && error.message().starts_with(words), "{error}");
 }
