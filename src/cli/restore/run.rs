@@ -104,7 +104,7 @@ impl Run {
         let start = clock.monotonic();
         let mut account = Account::default();
         let mut result = match replay {
-            Some(replay) => self.replay_all(replay, &mut account, stop).await,
+            Some(replay) => self.replay_all(Some(replay), &mut account, stop).await,
             None => Ok(()),
         };
         if let Err(error) = result {
@@ -116,15 +116,20 @@ impl Run {
         Outcome { account, result, is_damaged: self.is_damaged }
     }
 
-    async fn replay_all(&mut self, replay: Replay, account: &mut Account, stop: &CancellationToken) -> Result<()> {
+    /// Writes what `replay` has, or what is left where there is none: what was taken back is read again.
+    async fn replay_all(
+        &mut self,
+        mut replay: Option<Replay>,
+        account: &mut Account,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         let clock = Arc::clone(&self.context.clock);
-        let (mut replay, mut wait) = (Some(replay), RETRY_FIRST);
+        let mut wait = RETRY_FIRST;
         let mut committed = (clock.monotonic(), account.records);
         loop {
             let outcome = match replay.take() {
                 Some(replay) => self.write(replay, account, stop).await,
-                // What was taken back is read again.
-                None => match unless_stopped(stop, prepare(&self.context, &self.settings)).await {
+                None => match unless_stopped(stop, self.prepare()).await {
                     Ok(again) => {
                         replay = Some(again);
                         continue;
@@ -156,6 +161,15 @@ impl Run {
             .await?;
             wait = (wait * 2).min(RETRY_LONGEST);
         }
+    }
+
+    /// The archive may be found damaged here, too: it was read a while ago.
+    async fn prepare(&mut self) -> Result<Replay> {
+        let prepared = Prepared::new(&self.context, self.settings.clone()).await;
+        self.is_damaged = prepared.as_ref().is_err_and(Damage::is);
+        let mut prepared = prepared?;
+        prepared.resume(&self.context).await?;
+        prepared.replay(&self.context)
     }
 
     /// From the position of `replay` to the end.
@@ -234,12 +248,6 @@ impl Run {
     }
 }
 
-async fn prepare(context: &RestoreContext, settings: &SourceSettings) -> Result<Replay> {
-    let mut prepared = Prepared::new(context, settings.clone()).await?;
-    prepared.resume(context).await?;
-    prepared.replay(context)
-}
-
 fn stopped() -> ConnectError {
     ConnectError::retriable("stopped by a signal")
 }
@@ -268,5 +276,70 @@ async fn next(replay: &mut Replay, clock: &dyn Clock, patience: Duration) -> Res
             }
             outcome => return outcome,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lakeferry_api::executor;
+    use lakeferry_lake::store;
+    use object_store::path::Path;
+    use object_store::{ObjectStoreExt as _, PutPayload};
+
+    use super::*;
+    use crate::task::exact::{LedgerParts, Tolerated};
+    use crate::task::testing::{Cluster, Journal, ManualClock};
+
+    fn run(settings: SourceSettings) -> Run {
+        let (cluster, clock) = (Arc::new(Cluster::new(Journal::default())), ManualClock::new());
+        let ledger = Ledger::new(LedgerParts {
+            group: "g".to_owned(),
+            routes: Arc::new(settings.clone()),
+            producer: cluster.clone(),
+            admin: cluster.clone(),
+            clock: clock.clone(),
+            what: None,
+            tolerated: Tolerated::Nothing,
+            takes_over: true,
+            remedy: "do something",
+        });
+        let ledger = Arc::new(ledger);
+        let context = RestoreContext {
+            admin: cluster,
+            clock: clock.clone(),
+            executor: Arc::new(executor::Inline),
+            budget: Budget::new(1 << 20),
+            ledger: Some(Arc::clone(&ledger)),
+        };
+        Run {
+            context,
+            settings,
+            transactions: Transactions::new(ledger, Duration::from_secs(2)),
+            progress: Progress::new(clock, (0, 0)),
+            patience: Duration::from_secs(120),
+            is_damaged: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn damage_that_is_found_when_it_is_prepared_again_is_told_as_such() {
+        let url = "memory:///restore-prepared-again";
+        let lake = store::open(url, &BTreeMap::new(), None).unwrap();
+        let entry = Path::from("topics/orders/_manifests/partition=0/00000000000000000000.json");
+        lake.store.put(&entry, PutPayload::from_static(b"{")).await.unwrap();
+        let settings = |topic: &str| {
+            let pairs = [("store.url", url), ("topics", topic)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+            SourceSettings::parse(&pairs.into()).unwrap()
+        };
+        let stop = CancellationToken::new();
+
+        let mut damaged = run(settings("orders"));
+        let error = damaged.replay_all(None, &mut Account::default(), &stop).await.unwrap_err();
+        assert!(damaged.is_damaged && error.message().contains(entry.as_ref()), "{error}");
+        let mut mistyped = run(settings("ordres"));
+        let error = mistyped.replay_all(None, &mut Account::default(), &stop).await.unwrap_err();
+        assert!(!mistyped.is_damaged, "{error}");
     }
 }
