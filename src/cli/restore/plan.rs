@@ -55,6 +55,8 @@ pub(super) struct TopicPlan {
     nothing: Option<Nothing>,
     logs: Vec<LogRow>,
     left_out: Vec<(i32, String)>,
+    /// Partitions that were not asked for and cannot be read, and why.
+    damaged: Vec<(i32, String)>,
     objections: Vec<String>,
     /// The target has its configs from a restore: from this one, or from one that was cut short before it.
     #[serde(skip)]
@@ -103,6 +105,7 @@ impl Plan {
                 nothing: None,
                 logs: Vec::new(),
                 left_out: topic.left_out.clone(),
+                damaged: topic.damaged.clone(),
                 objections: target.objections.iter().map(ToString::to_string).collect(),
                 archived_configs: topic
                     .settings

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use lakeferry_api::{ConnectError, Result, TopicPartition};
+use futures::{StreamExt as _, stream};
+use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
 
 use super::config::{Incarnation, SourceSettings, Topics};
 use super::ends::EndsEarly;
@@ -38,6 +38,8 @@ pub struct ChosenTopic {
     pub logs: Vec<ChosenLog>,
     /// Partitions that hold nothing of the chosen incarnation, and why.
     pub left_out: Vec<(i32, String)>,
+    /// Partitions that were not asked for and cannot be read, and why: which incarnations they hold is not known.
+    pub damaged: Vec<(i32, String)>,
     /// Where the newest incarnation is empty and that is why another was chosen: that newest one.
     pub passed_over: Option<PassedOver>,
     /// Incarnations that hold records and are not replayed.
@@ -73,7 +75,18 @@ impl ChosenTopic {
         let passed_over = self.passed_over.iter().map(|empty| empty.tell(self.topic_id.as_deref(), option));
         let others = self.others.iter().map(|other| other.tell(option));
         let left_behind = self.left_behind.iter().map(|left| left.tell(option));
-        passed_over.chain(others).chain(left_behind).chain(EndsEarly::tell(&self.ends_early, self.until)).collect()
+        let damaged = self.damaged.iter().map(|(partition, why)| {
+            format!(
+                "partition {partition} was not asked for and is damaged; a newer incarnation that is archived in it alone \
+                 is not known: {why}"
+            )
+        });
+        passed_over
+            .chain(others)
+            .chain(left_behind)
+            .chain(damaged)
+            .chain(EndsEarly::tell(&self.ends_early, self.until))
+            .collect()
     }
 }
 
@@ -104,24 +117,45 @@ impl ChosenLog {
 ///
 /// # Errors
 /// `Config` where the archive does not have what is asked for; `Fatal` where manifests of a topic were removed;
-/// otherwise as [`Archive::chain`].
+/// otherwise as [`Archive::chain`]. What is wrong with a partition that no range of offsets asks for is none.
 pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<ChosenTopic>> {
     let mut chosen = Vec::new();
     for topic in topics(archive, settings).await? {
-        let partitions = archive.partitions(&topic).await?;
-        let chains =
-            stream::iter(partitions.into_iter().map(|partition| async move { archive.chain(&partition).await }));
-        let chains: Vec<Option<Chain>> = chains.buffered(PARALLEL_CHAINS).try_collect().await?;
-        let chains: Vec<Chain> = chains.into_iter().flatten().collect();
-        let chained = chains.iter().map(|chain| chain.partition.clone()).collect();
-        if let Some((_, error)) = archive.removed(&topic, &chained).await?.into_iter().next() {
-            return Err(error);
-        }
-        chosen.push(choose_topic(&topic, &chains, settings)?);
+        let (chains, damaged) = read(archive, &topic, settings).await?;
+        chosen.push(ChosenTopic { damaged, ..choose_topic(&topic, &chains, settings)? });
     }
     look_for_renamed(&chosen, settings)?;
     refuse_shared_targets(&chosen)?;
     Ok(chosen)
+}
+
+/// The chains of `topic`, and the partitions that nobody asked for and whose chain cannot be read, with why.
+async fn read(archive: &Archive, topic: &str, settings: &SourceSettings) -> Result<(Vec<Chain>, Vec<(i32, String)>)> {
+    let reads = archive.partitions(topic).await?.into_iter().map(|partition| async move {
+        let read = archive.chain(&partition).await;
+        (partition, read)
+    });
+    let mut reads = stream::iter(reads).buffered(PARALLEL_CHAINS);
+    let (mut chains, mut damaged, mut told) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let mut pass_over = |partition: &TopicPartition, error: ConnectError| {
+        if settings.asks_for(partition) || error.kind() != Kind::Fatal {
+            return Err(error);
+        }
+        damaged.push((partition.partition, error.message().to_owned()));
+        Ok(())
+    };
+    while let Some((partition, read)) = reads.next().await {
+        match read {
+            Ok(Some(chain)) => chains.push(chain),
+            Ok(None) => continue,
+            Err(error) => pass_over(&partition, error)?,
+        }
+        told.insert(partition);
+    }
+    for (partition, error) in archive.removed(topic, &told).await? {
+        pass_over(&partition, error)?;
+    }
+    Ok((chains, damaged))
 }
 
 /// A name that was mistyped must not leave its topic to be written under its own. Names beside `topics` were refused
@@ -219,10 +253,8 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         Incarnation::Number(_) => None,
     };
     let is_latest = settings.lineage == Incarnation::Latest;
-    let is_asked =
-        |chain: &&Chain| settings.offsets.as_ref().is_none_or(|wanted| wanted.contains_key(&chain.partition));
     let mut lineages = Vec::new();
-    for chain in chains.iter().filter(is_asked) {
+    for chain in chains.iter().filter(|chain| settings.asks_for(&chain.partition)) {
         lineages.push((chain, lineage_of(chain, &settings.lineage, wanted_id.as_deref())?));
     }
     check_incarnation(topic, &lineages, settings)?;
@@ -244,6 +276,7 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         settings: archived,
         logs: Vec::new(),
         left_out: Vec::new(),
+        damaged: Vec::new(),
         passed_over: is_latest.then(|| known.passed_over(wanted_id.as_deref())).flatten(),
         others: if lineages.is_empty() { Vec::new() } else { known.others(&read)? },
         left_behind: match settings.lineage {
@@ -366,6 +399,40 @@ mod tests {
         remove_chain(&archive, &whole).await;
         assert!(refused(("topics", "orders")).await.starts_with(words));
         assert!(refused(("topics.regex", ".*")).await.starts_with(words));
+    }
+
+    #[tokio::test]
+    async fn damage_of_a_partition_that_nobody_asked_for_refuses_nothing() {
+        let mut archive = TestArchive::new();
+        archive.partitions = 3;
+        let [bare, altered, whole] = [
+            archive.open("orders", 0, 0).await,
+            archive.open("orders", 1, 0).await,
+            archive.open("orders", 2, 0).await,
+        ];
+        for partition in [&bare, &altered, &whole] {
+            archive.publish(partition, &[row(0, 1)], 0).await;
+        }
+        remove_chain(&archive, &bare).await;
+        archive.reseal(&altered, |entry| entry.files.clear()).await;
+        let choose = async |offsets: &str| {
+            let pairs = [("store.url", "memory:///"), ("topics", "orders"), ("replay.offsets", offsets)];
+            let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            choose(&archive.archive(), &SourceSettings::parse(&pairs).unwrap()).await
+        };
+        let chosen = choose("orders:2:0:9").await.unwrap().remove(0);
+        let logs: Vec<_> = chosen.logs.iter().map(|log| log.plan.partition.clone()).collect();
+        assert_eq!((logs, chosen.partitions), (vec![whole], 3));
+        let told = chosen.remarks("--lineage ");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("partition 1 was not asked for and is damaged") && told[0].contains("(law of "));
+        assert!(
+            told[1].starts_with("partition 0 was not asked for and is damaged")
+                && told[1].contains("entries of orders-0 were removed")
+        );
+        for asked in ["orders:0:0:9,orders:2:0:9", "orders:1:0:9,orders:2:0:9"] {
+            assert_eq!(choose(asked).await.unwrap_err().kind(), Kind::Fatal, "{asked}");
+        }
     }
 
     async fn remove_chain(archive: &TestArchive, partition: &TopicPartition) {

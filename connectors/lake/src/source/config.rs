@@ -245,6 +245,11 @@ fn target_keys(def: ConfigDef) -> ConfigDef {
 }
 
 impl SourceSettings {
+    /// False where only offsets of other partitions are asked for.
+    pub fn asks_for(&self, partition: &TopicPartition) -> bool {
+        self.offsets.as_ref().is_none_or(|wanted| wanted.contains_key(partition))
+    }
+
     /// Checks and lowers a source's config.
     ///
     /// # Errors
