@@ -107,6 +107,8 @@ async fn a_chain_that_lost_entries_is_refused() {
         assert_eq!(error.kind(), Kind::Fatal);
         assert!(error.message().contains(evidence), "{error}");
         assert!(error.message().contains("lifecycle"), "{error}");
+        // Whoever writes and whoever restores reads the same words.
+        assert!(error.message().contains("none of it is restored, and nothing is written behind it"), "{error}");
     }
 }
 
