@@ -103,18 +103,10 @@ impl LakeArgs {
         self.topics.is_empty() || self.topics.contains(topic)
     }
 
-    /// The archived topics that are meant, sorted.
+    /// The archived topics that are meant, sorted; those whose manifests were removed, too, which nobody may pass over.
     ///
     /// # Errors
     /// `Config` where a topic that was named is not archived, or nothing is.
-    pub(crate) async fn archived_topics(&self, archive: &Archive) -> Result<Vec<String>> {
-        self.asked_of(archive.topics().await?)
-    }
-
-    /// As [`LakeArgs::archived_topics`], with those whose manifests were removed, which nobody may pass over.
-    ///
-    /// # Errors
-    /// As there.
     pub(crate) async fn all_topics(&self, archive: &Archive) -> Result<Vec<String>> {
         self.asked_of(archive.all_topics().await?)
     }

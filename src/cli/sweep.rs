@@ -18,8 +18,8 @@ use crate::clock::SystemClock;
 /// files
 ///
 /// Safe while workers write: only what belongs to an epoch that is over goes, whatever its age.
-/// Exit code: 0 done; 1 manifests are damaged, and nothing of their partitions was touched; 2 wrong usage or
-/// configuration; 3 a service failed.
+/// Exit code: 0 done; 1 manifests are damaged or were removed, and nothing of their partitions was touched; 2 wrong
+/// usage or configuration; 3 a service failed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
 impl Args {
     async fn sweep(&self, swept: &mut Swept) -> Result<()> {
         let (archive, leftovers) = self.lake.archive_and_leftovers()?;
-        let topics = self.lake.archived_topics(&archive).await?;
+        let topics = self.lake.all_topics(&archive).await?;
         let now_ms = SystemClock::default().now_ms();
         let sweep = Sweep { archive: &archive, leftovers: &leftovers, now_ms, dry_run: self.dry_run };
         sweep.run(&topics, self.lake.topics.is_empty(), swept).await
@@ -125,5 +125,45 @@ impl Report<'_> {
             writeln!(out, "{waiting} more may go in a later sweep, once their writers are known to be gone")?;
         }
         out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lakeferry_lake::store;
+    use object_store::path::Path;
+    use object_store::{ObjectStoreExt as _, PutPayload};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_topic_that_lost_all_its_manifests_is_damaged_and_not_unknown() {
+        let url = "memory:///sweep-without-manifests";
+        let lake = store::open(url, &BTreeMap::new(), None).unwrap();
+        let object = Path::from("topics/orders/partition=0/00000000000000000000-0000000001-0-0b9f12ab.parquet");
+        lake.store.put(&object, PutPayload::from_static(b"x")).await.unwrap();
+        for topics in [vec![], vec!["orders".to_owned()]] {
+            let args = Args { lake: LakeArgs { topics, ..LakeArgs::of(url) }, dry_run: false, json: false };
+            let mut swept = Swept::default();
+            args.sweep(&mut swept).await.unwrap();
+            let mut told = Vec::new();
+            let report = Report {
+                url,
+                dry_run: false,
+                ok: false,
+                removed_bytes: 0,
+                kept_bytes: 0,
+                swept: &swept,
+                failure: None,
+            };
+            report.write(&mut told).unwrap();
+            let told = String::from_utf8(told).unwrap();
+            let words = "orders-0: DAMAGED, nothing of it was touched: manifest entries of orders-0 were removed: ";
+            assert!(told.starts_with(&format!("{words}{object} is there, entry 0 is not")), "{told}");
+            assert_eq!(args.tell(&swept, Ok(())).unwrap(), Exit::Difference);
+            lake.store.head(&object).await.unwrap();
+        }
     }
 }

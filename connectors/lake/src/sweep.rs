@@ -15,7 +15,8 @@
 //! should it still live, reads the chain before it writes the same bytes again. The object of a probe, which nobody
 //! reads but the one who wrote it a moment ago, goes by the same age.
 //!
-//! Names that no sink gives are never touched, nor is anything of a partition whose manifests are damaged.
+//! Names that no sink gives are never touched, nor is anything of a partition whose manifests are damaged or gone: a
+//! sink opens a partition before it uploads, so where objects are and no entry is, nobody knows which of them are real.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub struct Swept {
     pub removed: Vec<Leftover>,
     /// What no manifest names and stays all the same.
     pub kept: Vec<Leftover>,
-    /// Partitions whose manifests cannot be read, and why: nothing of theirs is touched.
+    /// Partitions whose manifests cannot be read or were removed, and why: nothing of theirs is touched.
     pub damaged: Vec<Damage>,
     /// Why unfinished uploads were not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +109,7 @@ pub enum Kept {
     Young,
 }
 
-/// A partition whose manifests cannot be read.
+/// A partition whose manifests cannot be read, or were removed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Damage {
     /// The topic.
@@ -173,12 +174,21 @@ impl Sweep<'_> {
             let partitions = self.archive.partitions(topic).await?;
             let mut tidied = stream::iter(partitions.into_iter().map(|partition| self.tidy(partition)))
                 .buffered(PARALLEL_PARTITIONS);
+            let mut told = BTreeSet::new();
             while let Some(tidied) = tidied.next().await {
                 folders.add(self.archive, &tidied.partition, tidied.epoch);
+                if tidied.epoch.is_some() || !tidied.swept.damaged.is_empty() {
+                    told.insert(tidied.partition);
+                }
                 swept.add(tidied.swept);
                 if let Some(failure) = tidied.failure {
                     return Err(failure);
                 }
+            }
+            for (partition, error) in self.archive.removed(topic, &told).await? {
+                folders.add(self.archive, &partition, None);
+                swept.partitions += 1;
+                swept.damaged.push(Damage::of(&partition, &error));
             }
         }
         self.tidy_staging(staged, &folders, everything, swept).await?;
@@ -200,8 +210,7 @@ impl Sweep<'_> {
             Ok(Some(chain)) => chain,
             Ok(None) => return Ok(()),
             Err(error) if error.kind() == Kind::Fatal => {
-                let (topic, problem) = (partition.topic.to_string(), error.message().to_owned());
-                tidied.swept.damaged.push(Damage { topic, partition: partition.partition, problem });
+                tidied.swept.damaged.push(Damage::of(partition, &error));
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -320,6 +329,13 @@ impl StagedFiles {
 fn is_young(now_ms: i64, modified_ms: i64, limit: Duration) -> bool {
     let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     now_ms.saturating_sub(modified_ms) <= limit_ms
+}
+
+impl Damage {
+    fn of(partition: &TopicPartition, error: &ConnectError) -> Self {
+        let (topic, problem) = (partition.topic.to_string(), error.message().to_owned());
+        Self { topic, partition: partition.partition, problem }
+    }
 }
 
 impl Swept {

@@ -236,6 +236,31 @@ async fn nothing_of_a_damaged_partition_is_touched_and_the_others_are_swept() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_partition_whose_manifests_are_gone_is_touched() {
+    let mut bench = Bench::new().await;
+    let bare = bench.archive.open("orders", 1, 0).await;
+    bench.archive.publish(&bare, &[row(0, 1)], 0).await;
+    for seq in 0..2 {
+        bench.archive.store.delete(&bench.archive.layout.entry(&bare, seq)).await.unwrap();
+    }
+    let orphans = [bench.data(1), bench.archive.layout.data(&bare, &Bench::name(1))];
+    for orphan in &orphans {
+        bench.put(orphan).await;
+    }
+    let mark = Purpose::folder_mark(&bench.archive.layout.data_dir(&bare));
+    bench.stage("of it", Some(Purpose { folder_mark: mark, name: Bench::name(1).to_string() }), 50 * HOUR_MS);
+    let swept = bench.sweep(false, true).await;
+    assert_eq!((swept.partitions, swept.removed.len(), swept.damaged.len()), (2, 1, 1));
+    assert_eq!((swept.damaged[0].topic.as_str(), swept.damaged[0].partition), ("orders", 1));
+    let problem = &swept.damaged[0].problem;
+    assert!(problem.starts_with("manifest entries of orders-1 were removed: topics/orders/partition=1/"), "{problem}");
+    assert!(bench.objects().await.contains(&orphans[1].to_string()));
+    assert_eq!(bench.staged(), ["of it"]);
+    let kept: Vec<_> = swept.kept.iter().map(|leftover| (leftover.path.as_str(), leftover.kept)).collect();
+    assert_eq!(kept, [("of it", Some(Kept::LiveEpoch))]);
+}
+
+#[tokio::test]
 async fn a_staged_file_goes_by_its_age_and_that_of_data_by_its_epoch_too() {
     let mut bench = Bench::new().await;
     let layout = &bench.archive.layout;
