@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::RunningTask;
 use super::slot::LiveTask;
+use super::unknown::unknown_keys;
 use super::{Parts, task_configs};
 use crate::spawn::{spawn, within};
 use crate::task::{Handle, TaskId, TaskSpec};
@@ -84,6 +85,11 @@ pub(super) fn start_connector(
 async fn start_instance(parts: &Parts, raw: &Config) -> Result<Started> {
     let config = parts.worker.providers.resolve(raw)?;
     let mut connector = parts.connector(&config)?;
+    let unknown = unknown_keys(&parts.catalog, connector.as_ref(), raw);
+    if !unknown.is_empty() {
+        let (connector, keys) = (raw.get("name"), unknown.join(", "));
+        tracing::warn!(connector, keys, "keys that nobody knows, so that they have no effect: are they misspelt?");
+    }
     connector.start(&config).await?;
     match task_configs::generate(connector.as_ref(), raw, &config) {
         Ok(task_configs) => Ok(Started { connector, task_configs }),

@@ -20,6 +20,7 @@ mod state;
 mod status;
 mod stopped_sink;
 mod task_configs;
+mod unknown;
 pub mod validate;
 
 use std::collections::BTreeMap;

@@ -64,6 +64,12 @@ pub trait Connector: Send + Sync {
     /// The definition of every key it understands; worker and REST derive parsing, validation and docs from it.
     fn config_def(&self) -> ConfigDef;
 
+    /// True for a key that it understands; `config_def` cannot list those that have a free part, as `store.<option>`.
+    /// What nobody knows is logged when the connector starts.
+    fn knows(&self, key: &str) -> bool {
+        self.config_def().key(key).is_some()
+    }
+
     /// Checks that go beyond single keys: errors are added to `values`, which has one entry a defined key.
     fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
         let _ = (config, values);

@@ -66,6 +66,11 @@ impl Connector for LakeSinkConnector {
         sink_def()
     }
 
+    fn knows(&self, key: &str) -> bool {
+        // Which options there are is the store's to say, and it refuses others.
+        key.starts_with("store.") || self.config_def().key(key).is_some()
+    }
+
     fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
         // Single keys have been told; what holds between keys is told at the key that must change.
         check_lake(config, values);

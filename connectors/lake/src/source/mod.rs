@@ -68,6 +68,11 @@ impl Connector for LakeSourceConnector {
         source_def()
     }
 
+    fn knows(&self, key: &str) -> bool {
+        // Which options there are is the store's to say, and it refuses others.
+        key.starts_with("store.") || self.config_def().key(key).is_some()
+    }
+
     fn validate(&self, config: &Config, values: &mut [ConfigValue]) {
         check_lake(config, values);
         check_lineage(values);
