@@ -99,8 +99,8 @@ impl LakeArgs {
     }
 
     /// True where `topic` is meant.
-    pub(crate) fn is_asked(&self, topic: &String) -> bool {
-        self.topics.is_empty() || self.topics.contains(topic)
+    pub(crate) fn is_asked(&self, topic: &str) -> bool {
+        self.topics.is_empty() || self.topics.iter().any(|asked| asked == topic)
     }
 
     /// The archived topics that are meant, sorted; those whose manifests were removed, too, which nobody may pass over.
@@ -108,23 +108,22 @@ impl LakeArgs {
     /// # Errors
     /// `Config` where a topic that was named is not archived, or nothing is.
     pub(crate) async fn all_topics(&self, archive: &Archive) -> Result<Vec<String>> {
-        self.asked_of(archive.all_topics().await?)
-    }
-
-    fn asked_of(&self, archived: Vec<String>) -> Result<Vec<String>> {
-        if archived.is_empty() {
-            return Err(ConnectError::config(format!(
-                "{} holds no archive below {}/: check the URL and --topics-dir",
-                self.url, self.topics_dir
-            )));
+        let found = archive.all_topics(|topic| self.is_asked(topic)).await?;
+        let unknown = self.topics.iter().find(|topic| !found.contains(topic));
+        if unknown.is_none() && !found.is_empty() {
+            return Ok(found);
         }
-        if let Some(unknown) = self.topics.iter().find(|topic| !archived.contains(topic)) {
-            return Err(ConnectError::config(format!(
+        let archived = archive.all_topics(|_| true).await?;
+        Err(match unknown.filter(|_| !archived.is_empty()) {
+            Some(unknown) => ConnectError::config(format!(
                 "--topic {unknown}: not archived in {}; archived are: {}",
                 self.url,
                 archived.join(", ")
-            )));
-        }
-        Ok(archived.into_iter().filter(|topic| self.is_asked(topic)).collect())
+            )),
+            None => ConnectError::config(format!(
+                "{} holds no archive below {}/: check the URL and --topics-dir",
+                self.url, self.topics_dir
+            )),
+        })
     }
 }

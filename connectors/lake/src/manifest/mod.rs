@@ -231,8 +231,12 @@ impl ManifestStore {
     /// `Fatal` where something of it is there without entry 0; otherwise as [`explain`].
     pub(super) async fn is_untouched(&self, partition: &TopicPartition) -> Result<bool> {
         let entry = self.listed(self.layout.chain_dir(partition), |path| self.layout.parse_entry(path).is_some());
-        let data = self.listed(self.layout.data_dir(partition), |path| self.layout.parse_data(path).is_some());
-        let Some(evidence) = entry.await?.or(data.await?) else { return Ok(true) };
+        let evidence = match entry.await? {
+            Some(entry) => Some(entry),
+            // Others may have filled this folder, too: it is listed only where the other one tells nothing.
+            None => self.listed(self.layout.data_dir(partition), |path| self.layout.parse_data(path).is_some()).await?,
+        };
+        let Some(evidence) = evidence else { return Ok(true) };
         if self.exists(partition, 0).await? {
             return Ok(false);
         }

@@ -76,20 +76,22 @@ impl Archive {
     /// # Errors
     /// As [`explain`].
     pub async fn topics(&self) -> Result<Vec<String>> {
-        self.topics_that_have(false).await
+        self.topics_that_have(false, |_| true).await
     }
 
-    /// The topics that have manifests, or data objects whose manifests were removed, sorted.
+    /// The topics among those `wanted` that have manifests, or data objects whose manifests were removed, sorted. Of
+    /// others, whose folders others may have filled, nothing is looked at.
     ///
     /// # Errors
     /// As [`explain`].
-    pub async fn all_topics(&self) -> Result<Vec<String>> {
-        self.topics_that_have(true).await
+    pub async fn all_topics(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        self.topics_that_have(true, wanted).await
     }
 
-    async fn topics_that_have(&self, or_data: bool) -> Result<Vec<String>> {
+    async fn topics_that_have(&self, or_data: bool, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
         let folders = self.folders(self.manifests.layout.topics_dir()).await?;
-        let names: Vec<_> = folders.iter().filter_map(|folder| self.manifests.layout.relative(folder)).collect();
+        let names = folders.iter().filter_map(|folder| self.manifests.layout.relative(folder));
+        let names: Vec<_> = names.filter(|topic| wanted(topic)).collect();
         let archived = stream::iter(names.into_iter().map(|topic| async move {
             let archived = !self.partitions(&topic).await?.is_empty()
                 || or_data && !self.removed(&topic, &BTreeSet::new()).await?.is_empty();

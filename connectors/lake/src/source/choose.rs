@@ -224,25 +224,18 @@ pub fn choose_log(chain: &Chain, lineage: u32, settings: &SourceSettings) -> Res
 }
 
 async fn topics(archive: &Archive, settings: &SourceSettings) -> Result<Vec<String>> {
-    let archived = archive.all_topics().await?;
-    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    let refuse = |key: &str, what: &str| {
-        let url = &settings.lake.url;
-        Err(ConnectError::config(format!("{key}: {what} at {url}; archived are: {}", list(&archived))))
-    };
-    match &settings.topics {
-        Topics::Names(names) => match names.iter().find(|name| !archived.contains(name)) {
-            Some(missing) if !settings.follow => refuse("topics", &format!("there is no archive of {missing}")),
-            _ => Ok(archived.into_iter().filter(|topic| names.contains(topic)).collect()),
-        },
-        Topics::Pattern(_) => {
-            let matching: Vec<_> = archived.iter().filter(|topic| settings.topics.has(topic)).cloned().collect();
-            if matching.is_empty() && !settings.follow {
-                return refuse("topics.regex", "no archived topic matches");
-            }
-            Ok(matching)
+    let chosen = archive.all_topics(|topic| settings.topics.has(topic)).await?;
+    let wrong = match &settings.topics {
+        Topics::Names(names) => {
+            let missing = names.iter().find(|name| !chosen.contains(name));
+            missing.map(|missing| format!("topics: there is no archive of {missing}"))
         }
-    }
+        Topics::Pattern(_) => chosen.is_empty().then(|| "topics.regex: no archived topic matches".to_owned()),
+    };
+    let Some(wrong) = wrong.filter(|_| !settings.follow) else { return Ok(chosen) };
+    let archived = archive.all_topics(|_| true).await?;
+    let list = if archived.is_empty() { "none".to_owned() } else { archived.join(", ") };
+    Err(ConnectError::config(format!("{wrong} at {}; archived are: {list}", settings.lake.url)))
 }
 
 fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Result<ChosenTopic> {
@@ -368,6 +361,7 @@ mod tests {
     use object_store::ObjectStoreExt as _;
 
     use super::*;
+    use crate::store::testing::Faulty;
     use crate::testing::{TestArchive, row};
 
     async fn choose_by(settings: &[(&str, &str)]) -> Result<Vec<ChosenTopic>> {
@@ -438,6 +432,23 @@ mod tests {
     async fn remove_chain(archive: &TestArchive, partition: &TopicPartition) {
         for seq in 0..2 {
             archive.store.delete(&archive.layout.entry(partition, seq)).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn folders_of_topics_that_nobody_asked_for_are_not_looked_into() {
+        let store = Arc::new(Faulty::default());
+        let mut archive = TestArchive::of(Arc::clone(&store) as _, "archive.parquet");
+        archive.open("orders", 0, 0).await;
+        let foreign = object_store::path::Path::from("topics/foreign/partition=0/foreign+0+0000000000.avro");
+        archive.store.put(&foreign, "of another sink".into()).await.unwrap();
+        for topics in [("topics", "orders"), ("topics.regex", "or.*")] {
+            store.take_listed();
+            let pairs = [("store.url", "memory:///"), topics].map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let chosen = choose(&archive.archive(), &SourceSettings::parse(&pairs.into()).unwrap()).await.unwrap();
+            assert_eq!(chosen.len(), 1);
+            let listed = store.take_listed();
+            assert!(!listed.is_empty() && listed.iter().all(|folder| !folder.contains("foreign")), "{listed:?}");
         }
     }
 

@@ -46,6 +46,7 @@ pub(crate) struct Faulty {
     reads_refused: AtomicU64,
     puts: AtomicU64,
     reads: AtomicU64,
+    listed: Mutex<Vec<String>>,
 }
 
 impl Faulty {
@@ -72,6 +73,15 @@ impl Faulty {
     /// How many objects were asked for.
     pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::SeqCst)
+    }
+
+    /// The folders that were listed since this was asked last.
+    pub(crate) fn take_listed(&self) -> Vec<String> {
+        std::mem::take(&mut self.listed.lock().unwrap())
+    }
+
+    fn note_listing(&self, prefix: Option<&Path>) {
+        self.listed.lock().unwrap().extend(prefix.map(ToString::to_string));
     }
 
     /// The names of all objects.
@@ -159,10 +169,12 @@ impl ObjectStore for Faulty {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.note_listing(prefix);
         self.inner.list(prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.note_listing(prefix);
         self.inner.list_with_delimiter(prefix).await
     }
 

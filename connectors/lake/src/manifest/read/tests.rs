@@ -57,7 +57,7 @@ async fn topics_and_partitions_are_those_that_have_manifests() {
     shelf.put("topics/.probe-00", "").await;
     shelf.put("elsewhere/orders/_manifests/partition=0/x.json", "").await;
     assert_eq!(shelf.archive.topics().await.unwrap(), ["..a.b_", "_manifests", "orders"]);
-    assert_eq!(shelf.archive.all_topics().await.unwrap(), ["..a.b_", "_manifests", "orders"]);
+    assert_eq!(shelf.archive.all_topics(|_| true).await.unwrap(), ["..a.b_", "_manifests", "orders"]);
     let partitions = shelf.archive.partitions("orders").await.unwrap();
     assert_eq!(partitions, [0, 2, 10].map(|partition| TopicPartition::new("orders", partition)));
     assert!(shelf.archive.partitions("none").await.unwrap().is_empty());
@@ -73,7 +73,7 @@ async fn data_objects_without_manifests_are_found() {
         shelf.put(&format!("topics/{topic}/{data}"), "").await;
     }
     assert_eq!(shelf.archive.topics().await.unwrap(), ["orders"]);
-    assert_eq!(shelf.archive.all_topics().await.unwrap(), ["bare", "orders"]);
+    assert_eq!(shelf.archive.all_topics(|_| true).await.unwrap(), ["bare", "orders"]);
     let removed = shelf.archive.removed("orders", &BTreeSet::from([orders()])).await.unwrap();
     let [(partition, error)] = &removed[..] else { panic!("{removed:?}") };
     assert_eq!((partition.partition, error.kind()), (3, Kind::Fatal));
