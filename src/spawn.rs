@@ -4,11 +4,13 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use lakeferry_api::simulation::host::inherit;
 use lakeferry_api::{Clock, ConnectError, Result};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
@@ -80,6 +82,28 @@ pub async fn within<T>(patience: Duration, clock: &dyn Clock, future: impl Futur
         result = future => Some(result),
         () = clock.sleep(patience) => None,
     }
+}
+
+/// The same, but once `stop` is cancelled `future` has no longer than `after_stop`. When that began comes along.
+pub async fn within_or_stop<T>(
+    (patience, after_stop): (Duration, Duration),
+    clock: &dyn Clock,
+    stop: &CancellationToken,
+    future: impl Future<Output = T>,
+) -> (Option<T>, Option<Duration>) {
+    let stopped_at = OnceLock::new();
+    let stopped = async {
+        stop.cancelled().await;
+        let _ = stopped_at.set(clock.monotonic());
+        clock.sleep(after_stop).await;
+    };
+    let result = tokio::select! {
+        biased;
+        result = future => Some(result),
+        () = clock.sleep(patience) => None,
+        () = stopped => None,
+    };
+    (result, stopped_at.get().copied())
 }
 
 /// Runs `future` behind a panic border.

@@ -176,7 +176,7 @@ pub(super) struct Timing {
     /// The longest wait for what is whole to be published when the group takes partitions away: well below
     /// half of Kafka's default of `max.poll.interval.ms`, after which they go; what a shorter one cuts off is fenced.
     pub(super) release_patience: Duration,
-    /// The same when the task stops: half of `task.shutdown.graceful.timeout.ms`.
+    /// The same when the task stops, from when it is asked to: half of `task.shutdown.graceful.timeout.ms`.
     pub(super) stop_patience: Duration,
 }
 
@@ -215,6 +215,7 @@ impl Build {
             pipeline,
             timing: self.timing(),
             voice: self.voice,
+            stop: self.stop,
         }))
     }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::{Batch, Clock, Config, ConnectError, Kind, Place, Result, SinkTask, TopicPartition};
+use tokio_util::sync::CancellationToken;
 
 use self::commit::Commit;
 use self::inbox::Inbox;
@@ -52,6 +53,8 @@ pub(super) struct SinkParts {
     pub(super) pipeline: SinkPipeline,
     pub(super) voice: Arc<Voice>,
     pub(super) timing: Timing,
+    /// Cancelled once the task is to stop.
+    pub(super) stop: CancellationToken,
 }
 
 /// A sink task in its loop.
@@ -63,6 +66,8 @@ pub(super) struct SinkLoop {
     inbox: Inbox,
     commit: Commit,
     paused: bool,
+    /// Until when what goes may be published, where the task was asked to stop while it was at that.
+    stop_by: Option<Duration>,
     next_tick: Duration,
     heard_at: Duration,
     next_commit: Duration,
@@ -82,6 +87,7 @@ impl SinkLoop {
             inbox: Inbox::new(backoff()),
             commit: Commit::Idle,
             paused: false,
+            stop_by: None,
             next_tick: now,
             heard_at: now,
             next_commit: now + parts.timing.flush_interval,
@@ -135,9 +141,11 @@ impl SinkLoop {
     pub(super) async fn finish(&mut self, outcome: &Result<()>) {
         let damaging = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Fatal);
         let partitions = self.open_partitions();
+        let patience =
+            self.stop_by.map_or(self.parts.timing.stop_patience, |by| by.saturating_sub(self.clock.monotonic()));
         if damaging {
             self.close_lost(&partitions).await;
-        } else if let Err(error) = self.hand_over(&partitions, self.parts.timing.stop_patience).await {
+        } else if let Err(error) = self.hand_over(&partitions, patience).await {
             tracing::error!(error = error.trace(), "the last flush failed; what was not committed is read again");
         }
         self.parts.task.stop().await;

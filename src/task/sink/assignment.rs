@@ -19,7 +19,7 @@ use lakeferry_api::{Batch, Closing, ConnectError, Kind, PartitionView, Places, R
 
 use super::opening::{Beginning, Step, Waits, views};
 use super::{SinkLoop, unrecoverable};
-use crate::spawn::within;
+use crate::spawn::within_or_stop;
 use crate::task::doubts::{Doubt, Doubts, Insisted, ends_before};
 use crate::task::positions::Below;
 use crate::task::voice::Trouble;
@@ -121,6 +121,7 @@ impl SinkLoop {
         Ok(())
     }
 
+    /// Once the task is asked to stop, all that is left to publish has the patience of a stop.
     async fn publish(&mut self, partitions: &[TopicPartition], patience: Duration) -> Result<()> {
         self.await_commit().await;
         self.discard(partitions);
@@ -135,11 +136,14 @@ impl SinkLoop {
         let open: Vec<_> = open.collect();
         if !open.is_empty() {
             let closing = self.parts.task.close(&open, Closing::Revoked);
-            match within(patience, self.clock.as_ref(), closing).await {
+            let (patience, stop) = ((patience, self.parts.timing.stop_patience), &self.parts.stop);
+            let (closed, stopped_at) = within_or_stop(patience, self.clock.as_ref(), stop, closing).await;
+            self.stop_by = self.stop_by.or(stopped_at.map(|at| at + patience.1));
+            match closed {
                 Some(Ok(durable)) => self.report_durable(&durable),
                 Some(Err(error)) => tracing::warn!(error = error.trace(), "closing partitions that go failed"),
                 None => {
-                    let patience_ms = patience.as_millis() as u64;
+                    let patience_ms = stopped_at.map_or(patience.0, |_| patience.1).as_millis() as u64;
                     tracing::warn!(patience_ms, "what partitions that go held could not be published in time");
                 }
             }

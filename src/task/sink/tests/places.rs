@@ -372,3 +372,20 @@ async fn what_was_read_of_a_deleted_topic_is_published() {
     assert_eq!(world.journal.take(), ["put t-0[10..15)", "flush t-0@15 t-1@20", "close Revoked t-0 t-1"]);
     assert_eq!(world.stop(&mut handle).await, ["stop", "leave the group", "UNASSIGNED"]);
 }
+
+#[tokio::test]
+async fn a_stop_waits_for_what_goes_no_longer_than_a_stop_may() {
+    for go in [Event::Deleted, Event::Revoked] {
+        let (world, sink, mut handle) = reading().await;
+        sink.on_close(Answer::Hang);
+        world.cluster.say(go(vec![partition(0)]));
+        world.until("close Revoked t-0").await;
+        let before_ms = world.clock.monotonic_ms();
+        sink.on_close(Answer::Hang);
+        let end = world.stop(&mut handle).await;
+        let (last, took_ms) = (&end[end.len().saturating_sub(4)..], world.clock.monotonic_ms() - before_ms);
+        assert_eq!(last, ["close Revoked t-1", "stop", "leave the group", "UNASSIGNED"], "{end:?}");
+        // Half of task.shutdown.graceful.timeout.ms for both together.
+        assert!((2_500..3_000).contains(&took_ms), "{took_ms} ms");
+    }
+}
