@@ -184,6 +184,10 @@ impl SinkLoop {
 
     async fn hear(&mut self, event: Event) -> Result<()> {
         self.heard_at = self.clock.monotonic();
+        let event = match event {
+            Event::Deleted(partitions) if sabotage::is(Fault::DeletedIsLost) => Event::Lost(partitions),
+            event => event,
+        };
         match event {
             Event::Assigned(partitions) => {
                 self.consumer_is_well();

@@ -26,6 +26,8 @@ pub(crate) enum Stretch {
     Lost,
     /// Partitions are to be handed over, or the task is to end.
     Release,
+    /// Partitions went with their topics.
+    Deleted,
 }
 
 /// The requests of a task that archives.

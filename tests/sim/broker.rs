@@ -5,6 +5,7 @@
 mod admin;
 pub(crate) mod client;
 pub(crate) mod group;
+mod leaving;
 pub(crate) mod log;
 mod producer;
 pub(crate) mod transactions;
@@ -71,6 +72,8 @@ pub(crate) struct State {
     pub(crate) reset: Reset,
     /// What whoever asked about a partition was told of its end, by the topic's id.
     pub(crate) told_ends: BTreeMap<(TopicPartition, String), BTreeSet<i64>>,
+    /// What a task had read of topics that were deleted and is to be archived: offsets, by the topic's id.
+    pub(crate) owed: BTreeMap<(TopicPartition, String), BTreeSet<i64>>,
     /// Where reading began of what has no archive yet, by the topic's id: the group was told, and nobody has altered
     /// that since.
     pub(crate) begun: BTreeMap<(TopicPartition, String), i64>,
@@ -113,6 +116,7 @@ impl Broker {
             behind: BTreeMap::new(),
             reset: Reset::Earliest,
             told_ends: BTreeMap::new(),
+            owed: BTreeMap::new(),
             begun: BTreeMap::new(),
         };
         Arc::new(Self { clock, dice, diary, store, state: Mutex::new(state), changed: Notify::new() })

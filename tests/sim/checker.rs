@@ -15,7 +15,7 @@ pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,6 +55,10 @@ pub(crate) fn check(objects: &Objects, broker: &Broker) -> Verdict<Archived> {
         archived.rows.insert(partition.clone(), rows);
     }
     archived.newest = newest(&state, &chains)?;
+    for ((partition, id), offsets) in &state.owed {
+        let kept = archived.rows.get(partition).and_then(|by_id| by_id.get(id));
+        check_kept(kept, offsets).map_err(|law| format!("{partition}: {law} of {id}, which was deleted"))?;
+    }
     for partition in state.partitions() {
         check_reached(&state, &partition, chains.get(&partition).map(Vec::as_slice))?;
     }
@@ -169,6 +173,12 @@ fn check_reached(state: &State, partition: &TopicPartition, chain: Option<&[Valu
     demand(end["source"]["topic_id"] == *topic.id || present.is_empty(), || {
         format!("{partition}: {} records of {} wait behind {}", present.len(), topic.id, end["source"])
     })
+}
+
+/// What was read of a topic that was deleted is archived: nobody can read it again.
+fn check_kept(kept: Option<&Rows>, owed: &BTreeSet<i64>) -> Verdict {
+    let lost: Vec<_> = owed.iter().filter(|offset| kept.is_none_or(|rows| !rows.contains_key(offset))).collect();
+    demand(lost.is_empty(), || format!("the archive lacks {} records from offset {} on", lost.len(), lost[0]))
 }
 
 /// The rows of a lineage with those that it inherits.

@@ -1,8 +1,8 @@
 //! Drills: short plans beside the seeds, all alike but for the place of one accident. Each leads two workers along the
 //! whole commit path (files small and in parts, transactions, a rebalance, an entry that comes late, one that loses
 //! its number to another, an election, an orderly end) and strikes at the first, second, ... await behind one stretch
-//! of it: with a crash, a stop, or a rebalance of the group. Where the seeds strike by chance, the drills strike one
-//! after the other; a stretch at which no drill strikes fails the suite.
+//! of it: with a crash, a stop, or a rebalance of the group. Some end with a topic that is deleted instead. Where the
+//! seeds strike by chance, the drills strike one after the other; a stretch at which no drill strikes fails the suite.
 //!
 //! A drill has a seed, too, by which it is printed and run again.
 
@@ -20,6 +20,8 @@ const DEPTH: u64 = 6;
 const DEPTH_OF_LIFE: u64 = 20;
 /// A partition that leaves is published first, then committed.
 const DEPTH_OF_RELEASE: u64 = 24;
+/// What was read of a deleted topic is published: the broker says twice that it is gone.
+const DEPTH_OF_DELETION: u64 = 16;
 /// Files in parts are large, and their drills are slow.
 const DEPTH_IN_PARTS: u64 = 3;
 /// Of awaits at which the group rebalances.
@@ -44,7 +46,7 @@ pub(crate) fn of(seed: u64) -> Option<Plan> {
     let settings = Settings {
         workers: 2,
         topics: vec![("t0".to_owned(), 2, false)],
-        eager: true,
+        eager: stretch != Stretch::Deleted,
         avro: false,
         untimed: false,
         // Files end by their number of records, and by age.
@@ -56,7 +58,8 @@ pub(crate) fn of(seed: u64) -> Option<Plan> {
         encode_ms: 2,
         rare: Rare::default(),
     };
-    let steps = script(|worker| Step::Trap { worker, stretch, nth, blow }, early, in_parts);
+    let trap = |worker| Step::Trap { worker, stretch, nth, blow };
+    let steps = if stretch == Stretch::Deleted { deletion(trap) } else { script(trap, early, in_parts) };
     Some(Plan { seed, settings, conditions: Conditions::calm(), steps })
 }
 
@@ -85,8 +88,9 @@ fn strikes() -> Vec<Strike> {
     // Asked of a partition that nobody has archived yet.
     let first = ["asks for committed offsets", "lists data"].map(Stretch::Asks);
     let is_met = |strike: &Strike| strike.early || !first.contains(&strike.stretch);
+    let deletions = of((Stretch::Deleted, DEPTH_OF_DELETION)).filter(|strike| strike.early);
     // The newest come last: the others keep their seeds.
-    stretches.flat_map(of).chain(rebalances()).filter(is_met).collect()
+    stretches.flat_map(of).chain(rebalances()).filter(is_met).chain(deletions).collect()
 }
 
 /// The group takes the partitions away while something is asked, in a doubt, behind a lost number, at a release.
@@ -100,7 +104,23 @@ fn rebalances() -> impl Iterator<Item = Strike> {
     both.chain(at_start).map(|(stretch, nth, early)| Strike { stretch, nth, blow: Blow::Rebalance, early })
 }
 
-/// What happens in every drill; `trap` for each worker.
+/// A topic is deleted of which records were read that no entry names yet, and comes back.
+fn deletion(trap: impl Fn(u64) -> Step) -> Vec<(u64, Step)> {
+    let produce = |gap_ms, partition, records| (gap_ms, Step::Produce { partition, records, bytes: 20, end: None });
+    vec![
+        produce(500, 0, 9),
+        produce(0, 1, 9),
+        (3_000, trap(0)),
+        (0, trap(1)),
+        produce(0, 0, 4),
+        produce(0, 1, 4),
+        (300, Step::Recreate { topic: 0, after_ms: 7_000 }),
+        produce(12_000, 0, 5),
+        produce(0, 1, 5),
+    ]
+}
+
+/// What happens in every other drill; `trap` for each worker.
 fn script(trap: impl Fn(u64) -> Step, early: bool, in_parts: bool) -> Vec<(u64, Step)> {
     let produce = |partition, end| Step::Produce { partition, records: 9, bytes: 20, end };
     let large = Step::Produce { partition: 0, records: 6, bytes: LARGE_BYTES, end: None };

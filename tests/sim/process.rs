@@ -1,9 +1,11 @@
 //! One simulated operating-system process: it crashes between two awaits, or is stopped and goes on later (a zombie).
 //! Requests that it has sent are no part of it: they reach their server all the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use lakeferry_api::TopicPartition;
 use lakeferry_api::simulation::host::{Host, Leave, enter};
 
 use crate::awaits::{Hit, Stage, Stretch, Striker, Trap, watch};
@@ -24,6 +26,8 @@ struct Life {
     /// What it asked for and has no answer to, in that order.
     asked: Vec<(u64, String, Stage)>,
     next: u64,
+    /// When it heard last that a request to the store went wrong, or was too late, by what it asked for.
+    troubled_at_ms: BTreeMap<String, u64>,
 }
 
 /// A request on its way, until it is dropped.
@@ -93,6 +97,18 @@ impl Process {
     /// Takes its traps away.
     pub(crate) fn take_traps(&self) -> Vec<Trap> {
         std::mem::take(&mut self.life.lock().unwrap().traps)
+    }
+
+    /// The store did not do what it asked for.
+    pub(crate) fn is_troubled(&self, what: String, now_ms: u64) {
+        self.life.lock().unwrap().troubled_at_ms.insert(what, now_ms);
+    }
+
+    /// True where the store has not done something about `partition` since.
+    pub(crate) fn was_troubled_since(&self, ms: u64, partition: &TopicPartition) -> bool {
+        let (topic, folder) = (format!("/{}/", partition.topic), format!("/partition={}/", partition.partition));
+        let is_of_it = |what: &str| what.contains(&topic) && what.contains(&folder);
+        self.life.lock().unwrap().troubled_at_ms.iter().any(|(what, at)| *at >= ms && is_of_it(what))
     }
 
     /// It comes to a stretch of the commit path.

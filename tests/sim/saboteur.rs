@@ -36,7 +36,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::EpochNotChecked,
         "a writer that lost its number goes on behind the winner under its old epoch",
-        ("records that never were", "holds a record that was never there"),
+        ("an entry that breaks the laws", "an entry that breaks the laws of manifests"),
     ),
     fault(
         Fault::CreateWithoutCondition,
@@ -51,7 +51,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::RetryWithOtherBytes,
         "a retry carries one file more under the same number",
-        ("records that never were", "holds a record that was never there"),
+        ("a chain that does not follow", "does not follow the entry before"),
     ),
     fault(
         Fault::WriterIdIsEquality,
@@ -106,7 +106,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::RetryPublishesTwice,
         "an entry in doubt is published again under the next number",
-        ("records that never were", "holds a record that was never there"),
+        ("a chain that does not follow", "does not follow the entry before"),
     ),
     fault(
         Fault::FlushAfterRelease,
@@ -162,6 +162,11 @@ const FAULTS: &[Deliberate] = &[
         Fault::StopUnheard,
         "a task that is asked to stop goes on",
         ("a task that does not stop", "does not stop when it is asked to"),
+    ),
+    fault(
+        Fault::DeletedIsLost,
+        "what was read of a topic that is deleted is dropped, as if another had its partitions",
+        ("records of a deleted topic that nobody has", "the archive lacks"),
     ),
 ];
 

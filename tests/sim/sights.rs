@@ -32,6 +32,13 @@ const SIGHTS: &[Sight] = &[
     sight("an entry is written and the answer is lost", &["/_manifests/", ", the answer is lost"], 50),
     sight("a request is refused", &[": refused"], 4000),
     sight("a topic is deleted", &["topic t", " is deleted"], 150),
+    sight("partitions go with their topics", &["w", " hears that t", " went with their topics"], 40),
+    sight(
+        "a client misses a topic and asks when it is back",
+        &["w", " asks too late: a topic that it missed has come back"],
+        6,
+    ),
+    sight("what was read of a deleted topic is to be archived", &["w", " owes the archive "], 20),
     sight("a topic comes back with more partitions", &["topic t", " comes back with more partitions"], 30),
     sight("a topic comes back with fewer partitions", &["topic t", " comes back with fewer partitions"], 15),
     sight("a partition begins at the end", &["w", " opens t", "begun at ", " by \"latest\""], 60),

@@ -90,6 +90,8 @@ struct Books {
     lost: BTreeMap<String, Vec<Lost>>,
     /// Who wrote each entry, by chain folder.
     owners: BTreeMap<String, Owners>,
+    /// Who sent the last entry, and when, by chain folder.
+    senders: BTreeMap<String, (Arc<Process>, u64)>,
     /// The chains whose last entry knows no leader epoch of what is published last.
     unmarked: BTreeSet<String>,
     accidents: BTreeMap<(String, Point), Accident>,
@@ -167,6 +169,20 @@ impl SimStore {
         self.books.lock().unwrap().ends.get(&chain_of(partition)).cloned()
     }
 
+    /// True where the chain ends with an entry of the topic with `id` that `process` has sent since.
+    pub(crate) fn is_open_by(
+        &self,
+        partition: &TopicPartition,
+        process: &Arc<Process>,
+        (id, since_ms): (&str, u64),
+    ) -> bool {
+        let books = self.books.lock().unwrap();
+        let chain = chain_of(partition);
+        let is_of_it = books.ends.get(&chain).is_some_and(|(of, _)| of.as_deref() == Some(id));
+        let is_ours = |(sender, at): &(Arc<Process>, u64)| Arc::ptr_eq(sender, process) && *at >= since_ms;
+        is_of_it && books.senders.get(&chain).is_some_and(is_ours)
+    }
+
     /// True where the chain's end has files ahead of where it resumes, or no mark.
     pub(crate) fn is_unmarked(&self, partition: &TopicPartition) -> bool {
         self.books.lock().unwrap().unmarked.contains(&chain_of(partition))
@@ -240,6 +256,12 @@ impl SimStore {
             .map(|file| format!("topics/{}", file["path"].as_str().unwrap_or_default()))
             .collect();
         self.books.lock().unwrap().named.retain(|path| !gone.contains(path));
+    }
+
+    /// `process` has sent the entry at `path`, which is the chain's end now, at this time.
+    fn note_sender(&self, path: &Path, process: Arc<Process>, sent_ms: u64) {
+        let chain = path.as_ref().rsplit_once('/').map_or("", |(chain, _)| chain).to_owned();
+        self.books.lock().unwrap().senders.insert(chain, (process, sent_ms));
     }
 
     pub(crate) fn note_entry(&self, path: &Path, bytes: &Bytes) {

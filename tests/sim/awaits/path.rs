@@ -106,7 +106,6 @@ const EXEMPT: &[(&str, Places)] = &[
                     "do_what_is_due: self.begin_commit()",
                     "do_what_is_due: self.put().await?;",
                     "hear: self.close_lost(",
-                    "hear: self.keep(",
                     "receive: match self.parts.pipeline.decode(",
                     "put: Err(error) if error.kind() == Kind::Fenced => self.open_anew(",
                     "tick: Err(error) if error.kind() == Kind::Fenced => self.open_anew(",
@@ -117,7 +116,6 @@ const EXEMPT: &[(&str, Places)] = &[
                 &[
                     "open_anew: self.close_lost(",
                     "cut_back: self.close_lost(",
-                    "keep: let published = self.publish(",
                     "close_lost: if let Err(error) = self.parts.task.close(&open, Closing::Lost)",
                     "publish: if let Err(error) = self.flush_some(",
                     "publish: self.close_lost(",
@@ -329,7 +327,7 @@ mod tests {
     use super::*;
 
     /// As many as there are: one more is to be seen by whoever reads the change.
-    const MOST_EXEMPT: usize = 102;
+    const MOST_EXEMPT: usize = 100;
 
     #[test]
     fn every_exemption_is_of_one_await_that_is_there() {

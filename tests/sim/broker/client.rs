@@ -1,7 +1,7 @@
 //! What a worker sees of the simulated cluster, through the traits of the worker's `kafka` floor. Requests are delayed
 //! and go wrong; a commit may happen although its answer is lost.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,7 +14,8 @@ use lakeferry_api::{
 use tokio::sync::oneshot;
 
 use super::admin::SimAdmin;
-use super::group::{Fetching, MemberId, Notice};
+use super::group::{Fetching, MemberId, Notice, Reading};
+use super::leaving::Loss;
 use super::log::{Log, Stamp};
 use super::producer::SimProducer;
 use super::{Broker, State};
@@ -43,7 +44,8 @@ impl Clients for SimClients {
         state.rebalance(&self.broker);
         drop(state);
         self.broker.tell();
-        Ok(Box::new(SimConsumer { clients: self.clone(), group, member, queue: VecDeque::new(), closed: false }))
+        let loss = Loss::default();
+        Ok(Box::new(SimConsumer { clients: self.clone(), group, member, queue: VecDeque::new(), loss, closed: false }))
     }
 
     fn producer(&self, properties: &Config) -> Result<Arc<dyn Producer>> {
@@ -93,12 +95,13 @@ pub(super) fn away() -> ConnectError {
     ConnectError::retriable("the broker does not answer")
 }
 
-struct SimConsumer {
-    clients: SimClients,
-    group: String,
-    member: MemberId,
+pub(super) struct SimConsumer {
+    pub(super) clients: SimClients,
+    pub(super) group: String,
+    pub(super) member: MemberId,
     /// Fetched ahead of the loop, with the position it was fetched at.
     queue: VecDeque<Event>,
+    pub(super) loss: Loss,
     closed: bool,
 }
 
@@ -114,39 +117,71 @@ impl SimConsumer {
         let broker = Arc::clone(&self.clients.broker);
         let mut state = broker.lock();
         let now = broker.clock.ms();
-        if let Some(lost) = state.group_mut(&self.group).hear_of_expulsion(self.member, &broker) {
+        self.has_kept(&mut state);
+        if let Some(event) = self.tell_loss(&mut state) {
+            return Next::Say(event);
+        }
+        if let Some(mut lost) = state.group_mut(&self.group).hear_of_expulsion(self.member, &broker) {
             broker.diary.note(format!("{} hears that it was expelled", self.clients.worker));
             self.queue.clear();
+            lost.extend(self.take_asking());
+            self.lose(&mut state, lost);
             state.rebalance(&broker);
+            let event = self.tell_loss(&mut state);
             drop(state);
             broker.tell();
-            return Next::Say(Event::Lost(lost));
+            return event.map_or(Next::Wait(1), Next::Say);
         }
-        let Some(member) = state.group_mut(&self.group).members.get_mut(&self.member) else {
+        if !state.groups[&self.group].members.contains_key(&self.member) {
             return Next::Wait(10_000);
-        };
-        if let Some(notice) = member.notices.pop_front() {
+        }
+        let is_asking = self.is_asking(&mut state, now);
+        let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
+        if !is_asking && let Some(notice) = member.notices.pop_front() {
             return Next::Say(self.tell(notice, &mut state));
         }
         if now < member.busy_until_ms {
             return Next::Wait(member.busy_until_ms - now);
         }
+        if is_asking && self.queue.is_empty() {
+            // The loop hears of it behind everything that was fetched before.
+            if now < self.answered_ms() {
+                return Next::Wait(self.answered_ms() - now);
+            }
+            self.hear_answer(&mut state);
+            return self.tell_loss(&mut state).map_or(Next::Wait(1), Next::Say);
+        }
         if self.queue.is_empty() {
             self.fetch(&mut state, now);
         }
-        match self.queue.pop_front() {
-            Some(event) if state.torrent => Next::Say(event),
-            Some(event) => {
-                let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
-                member.busy_until_ms = now + broker.dice.between(1, 20);
-                Next::Say(event)
+        let Some(event) = self.queue.pop_front() else {
+            let missed_in = self.misses_next_ms().map_or(500, |at| at.saturating_sub(now).max(1));
+            return Next::Wait(missed_in.min(500));
+        };
+        self.note_read(&event, &mut state);
+        if !state.torrent {
+            let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
+            member.busy_until_ms = now + broker.dice.between(1, 20);
+        }
+        Next::Say(event)
+    }
+
+    /// The loop is given `event`.
+    fn note_read(&mut self, event: &Event, state: &mut State) {
+        let Event::Batches(batches) = event else { return };
+        let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
+        for batch in batches {
+            let fetching = member.fetched.get_mut(batch.partition()).or_else(|| self.asked(batch.partition()));
+            if let Some(read) = fetching.and_then(|fetching| fetching.read.as_mut()) {
+                read.upto = batch.next_offset();
             }
-            None => Next::Wait(500),
         }
     }
 
     fn tell(&mut self, notice: Notice, state: &mut State) -> Event {
-        let member = state.group_mut(&self.group).members.get_mut(&self.member).unwrap();
+        let State { topics, groups, .. } = state;
+        let member = groups.get_mut(&self.group).unwrap().members.get_mut(&self.member).unwrap();
+        let mut gone = BTreeMap::new();
         match notice {
             Notice::Assigned(partitions) => {
                 for partition in &partitions {
@@ -159,8 +194,12 @@ impl SimConsumer {
                 self.clients.process.reach(Stretch::Release);
                 for partition in &partitions {
                     forget(&mut self.queue, partition);
-                    member.fetched.remove(partition);
+                    let fetching = member.fetched.remove(partition);
+                    if !topics.contains_key(&*partition.topic) {
+                        gone.extend(fetching.map(|fetching| (partition.clone(), fetching)));
+                    }
                 }
+                self.keeps(gone);
                 Event::Revoked(partitions)
             }
         }
@@ -216,7 +255,10 @@ impl SimConsumer {
 
     fn begin(&mut self, partition: &TopicPartition, place: Place, release: bool) {
         forget(&mut self.queue, partition);
+        let since_ms = self.clients.broker.clock.ms();
         let mut state = self.clients.broker.lock();
+        let id = state.topics.get(&*partition.topic).map(|topic| topic.id.clone());
+        let read = id.map(|id| Reading { from: place.offset, upto: place.offset, id, since_ms });
         let Some(member) = state.group_mut(&self.group).members.get_mut(&self.member) else { return };
         if let Some(fetching) = member.fetched.get_mut(partition) {
             let paused = fetching.paused && !release;
@@ -228,6 +270,7 @@ impl SimConsumer {
                 epoch: place.mark.map(|mark| (mark.leader_epoch, mark.upto)),
                 bare_from: place.mark.map(|_| place.read_from()),
                 stale_answers,
+                read,
                 ..Fetching::default()
             };
         }

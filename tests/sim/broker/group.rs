@@ -59,6 +59,25 @@ pub(crate) struct Fetching {
     pub(crate) validate_at_ms: Option<u64>,
     /// How many questions about it a lagging broker may still answer.
     pub(crate) stale_answers: u32,
+    /// What the loop was given of it.
+    pub(crate) read: Option<Reading>,
+}
+
+/// What a loop was given of a partition since reading began, and from when on.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    pub(crate) from: i64,
+    pub(crate) upto: i64,
+    /// The topic's.
+    pub(crate) id: String,
+    pub(crate) since_ms: u64,
+}
+
+impl Fetching {
+    /// What the loop was given; `None` where it is told, or is to be told, that some of it may be gone.
+    pub(crate) fn reading(self) -> Option<Reading> {
+        self.read.filter(|_| self.position.is_some() && self.validate_at_ms.is_none())
+    }
 }
 
 /// See the module's documentation.
@@ -262,7 +281,11 @@ impl Group {
     }
 
     /// A client that was expelled hears of it and joins again.
-    pub(crate) fn hear_of_expulsion(&mut self, id: MemberId, broker: &Broker) -> Option<Vec<TopicPartition>> {
+    pub(crate) fn hear_of_expulsion(
+        &mut self,
+        id: MemberId,
+        broker: &Broker,
+    ) -> Option<BTreeMap<TopicPartition, Fetching>> {
         let now = broker.clock.ms();
         let member = self.members.get_mut(&id)?;
         let at = member.expelled.as_mut()?;
@@ -276,16 +299,42 @@ impl Group {
         member.memberships += 1;
         member.revoking.clear();
         // What was assigned and not heard of yet is gone, too.
-        let mut lost: BTreeSet<TopicPartition> = std::mem::take(&mut member.fetched).into_keys().collect();
+        let mut lost = std::mem::take(&mut member.fetched);
         for notice in member.notices.drain(..) {
             if let Notice::Revoked(partitions) = notice {
-                lost.extend(partitions);
+                for partition in partitions {
+                    lost.entry(partition).or_default();
+                }
             }
         }
-        // From now on it must publish nothing of them.
-        let name = member.name.clone();
-        self.handed_over.extend(lost.iter().map(|partition| (name.clone(), partition.clone())));
-        Some(lost.into_iter().collect())
+        Some(lost)
+    }
+
+    /// The member's loop knows that these are gone: from now on it must publish nothing of them, unless they were given
+    /// to it again.
+    pub(crate) fn has_lost(&mut self, id: MemberId, lost: &[TopicPartition]) {
+        let Some(member) = self.members.get(&id) else { return };
+        // The client has not heard yet that it is to have them again, and may never hear that it is so no more.
+        let is_given = |partition| {
+            let is_in = |notice: &Notice| matches!(notice, Notice::Assigned(given) if given.contains(partition));
+            self.owner.get(partition) == Some(&id) || member.notices.iter().any(is_in)
+        };
+        let gone = lost.iter().filter(|partition| !is_given(*partition));
+        self.handed_over.extend(gone.map(|partition| (member.name.clone(), partition.clone())));
+    }
+
+    /// The client gives up what it fetches and is not asked for.
+    pub(crate) fn let_go(
+        &mut self,
+        id: MemberId,
+        goes: impl Fn(&TopicPartition) -> bool,
+    ) -> BTreeMap<TopicPartition, Fetching> {
+        let Some(member) = self.members.get_mut(&id) else { return BTreeMap::new() };
+        let revoking = &member.revoking;
+        let lost: BTreeMap<_, _> =
+            member.fetched.extract_if(.., |name, _| goes(name) && !revoking.contains(name)).collect();
+        self.owner.retain(|partition, owner| *owner != id || !lost.contains_key(partition));
+        lost
     }
 
     /// Everybody who fetches `partition` has to ask whether its position is still right.

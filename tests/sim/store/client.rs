@@ -105,7 +105,7 @@ impl Client {
         let there = store.dice.between(1, if slow { 3_000 } else { 12 });
         let back = store.dice.between(1, if slow { 1_000 } else { 8 });
         let (answer, answered) = oneshot::channel();
-        let (worker, after) = (self.worker.clone(), points.map(|(_, after)| after));
+        let (worker, after, wanted) = (self.worker.clone(), points.map(|(_, after)| after), what.clone());
         let client = Client { store: Arc::clone(&store), worker: worker.clone(), process: Arc::clone(&self.process) };
         comes_to(Stage::Sent);
         spawn(async move {
@@ -132,6 +132,9 @@ impl Client {
             let _ = answer.send(if fate == Fate::AnswerLost { Err(failed("connection reset")) } else { outcome });
         });
         let outcome = seen(answered).await.unwrap_or_else(|_| Err(failed("gone")));
+        if matches!(&outcome, Err(error) if !matches!(error, Error::NotFound { .. })) {
+            self.process.is_troubled(wanted, self.store.clock.ms());
+        }
         match &outcome {
             Err(Error::AlreadyExists { .. }) => self.process.reach(Stretch::Lost),
             Err(_) if points.is_some() => self.process.reach(Stretch::Doubt),
@@ -185,6 +188,7 @@ impl ObjectStore for Client {
             }
         }
         let (path, what) = (location.clone(), format!("puts {location} ({} bytes)", bytes.len()));
+        let (process, sent_ms) = (Arc::clone(&self.process), self.store.clock.ms());
         self.request(what, Some(points(location)), move |store| {
             async move {
                 let taken = opts.mode == PutMode::Create && store.objects.head(&path).await.is_ok();
@@ -194,6 +198,7 @@ impl ObjectStore for Client {
                 let put = store.objects.put_opts(&path, payload, opts).await;
                 if put.is_ok() && is_manifest(&path) {
                     store.note_entry(&path, &bytes);
+                    store.note_sender(&path, process, sent_ms);
                 }
                 put
             }

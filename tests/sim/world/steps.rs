@@ -137,6 +137,8 @@ impl World {
         if let Some(resume) = ahead::publish_ahead(&self.store, &partition).await {
             self.diary.note(format!("{partition} has files ahead of {resume}"));
             let mut state = self.broker.lock();
+            // What is published no more may have been all there was.
+            state.owed.retain(|(owed, _), _| *owed != partition);
             state.each_committed(|committed| {
                 if let Some(committed) = committed.get_mut(&partition) {
                     *committed = resume.min(*committed);

@@ -58,6 +58,8 @@ pub enum Fault {
     CutIgnored,
     /// A task that is asked to stop goes on.
     StopUnheard,
+    /// What was read of a topic that is deleted is dropped, as if another had its partitions.
+    DeletedIsLost,
 }
 
 #[cfg(not(feature = "simulation"))]
