@@ -166,6 +166,16 @@ impl Partition {
         self.settle(taken)
     }
 
+    /// Waits until all that the open file took is encoded.
+    ///
+    /// # Errors
+    /// Those that fail the task.
+    pub(crate) async fn catch_up(&mut self) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let caught_up = file.catch_up().await;
+        self.settle(caught_up)
+    }
+
     /// Moves what the open file holds to disk. False where nothing came of it.
     ///
     /// # Errors
@@ -250,17 +260,20 @@ impl Partition {
                 self.passed_since = None;
             }
             let Some(file) = &mut self.file else { continue };
-            let fitting = self.shared.settings.rotation.fitting_rows(&file.facts(), &rest);
+            file.catch_up().await?;
+            let (facts, rotation) = (file.facts(), &self.shared.settings.rotation);
+            let is_full = facts.records > 0 && rotation.is_due(&facts, Moment::now(&*clock));
+            let fitting = if is_full { 0 } else { rotation.fitting_rows(&facts, &rest) };
             if fitting == 0 {
                 self.pass(rest.offsets()[0]);
                 self.end_file().await?;
                 continue;
             }
             let slice = rest.slice(0..fitting);
-            file.append(&slice, &self.shared.context.executor()).await?;
+            file.append(&slice, &self.shared.target).await?;
             self.position = slice.next_offset();
             rest = rest.slice(fitting..rest.len());
-            if self.shared.settings.rotation.is_due(&file.facts(), Moment::now(&*clock)) {
+            if rotation.is_due(&file.facts(), Moment::now(&*clock)) {
                 self.end_file().await?;
             }
         }
@@ -344,6 +357,9 @@ impl Partition {
                 return Ok(());
             }
             Phase::Reading => {}
+        }
+        if let Some(file) = &mut self.file {
+            file.look()?;
         }
         self.rotate_if_due(now).await?;
         self.advance_tenure(now)?;

@@ -196,6 +196,8 @@ impl LakeSinkTask {
         if budget.moving() < much {
             return Ok(());
         }
+        // What a file holds is known when all that it took is encoded.
+        first_error(join_all(self.partitions.values_mut().map(Partition::catch_up)).await)?;
         for (_, partition) in self.largest_first() {
             if budget.moving() < enough {
                 return Ok(());

@@ -1,6 +1,9 @@
 //! All state of one file, from its first record until its object is durable: what it answers for, its encoder, the
 //! encoded bytes that wait and the upload they go to.
 //!
+//! A batch is encoded beside the loop, which reads on meanwhile: a file waits for the batch before when the next one
+//! comes, when it ends and when it is spilled.
+//!
 //! Called by [`Partition`](super::partition::Partition) only. Invariants: a file's span begins where the one before
 //! ends and covers every offset that the position passed; its bytes go up in order; nothing is visible before
 //! [`OpenFile::stored`] says so, and even then no manifest names it yet.
@@ -15,6 +18,7 @@ use object_store::path::Path;
 use super::spill::Spill;
 use super::upload::{Chunk, Target, Upload};
 use crate::format::{FileEncoder, Tail};
+use crate::job::Job;
 use crate::rotate::{FileFacts, Moment};
 
 /// Below this a batch that ends no block is encoded where it is: handing it to the pool would cost more.
@@ -50,12 +54,20 @@ impl Contents {
     }
 }
 
+/// An encoder that has done its work, and the bytes that came of it.
+type Encoded = (Box<dyn FileEncoder>, Bytes);
+
 /// A file being written, or written and on its way.
 pub(crate) struct OpenFile {
     contents: Contents,
     opened: Moment,
     first_timestamp_ms: Option<i64>,
+    /// `None` while it works, and once the file has ended.
     encoder: Option<Box<dyn FileEncoder>>,
+    /// The encoder at work on the batch that was added last.
+    encoding: Option<Job<Encoded>>,
+    /// How long the file would be if it had ended before that batch.
+    stored_bytes: u64,
     held: Permit,
     waiting: VecDeque<Chunk>,
     waiting_bytes: usize,
@@ -84,7 +96,9 @@ impl OpenFile {
             contents,
             opened,
             first_timestamp_ms: None,
+            stored_bytes: encoder.stored_bytes(),
             encoder: Some(encoder),
+            encoding: None,
             held: budget.take(0),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -100,11 +114,11 @@ impl OpenFile {
         &self.contents
     }
 
-    /// What rotation asks.
+    /// What rotation asks. Of the batch that was added last the stored bytes count once it is encoded.
     pub(crate) fn facts(&self) -> FileFacts {
         FileFacts {
             records: self.contents.records,
-            stored_bytes: self.encoder.as_ref().map_or(0, |encoder| encoder.stored_bytes()),
+            stored_bytes: self.stored_bytes,
             opened: self.opened,
             first_timestamp_ms: self.first_timestamp_ms,
         }
@@ -128,22 +142,34 @@ impl OpenFile {
         }
     }
 
-    /// Adds the rows of `batch`, which continues the file.
+    /// Adds the rows of `batch`, which continues the file. Waits until the batch before is encoded, not for this one,
+    /// unless it is small.
     ///
     /// # Errors
-    /// Any error loses the file: its owner starts again from the chain's end.
-    pub(crate) async fn append(&mut self, batch: &Batch, pool: &Arc<dyn Executor>) -> Result<()> {
+    /// Any error loses the file, those of the batch before too: its owner starts again from the chain's end.
+    pub(crate) async fn append(&mut self, batch: &Batch, target: &Target) -> Result<()> {
+        self.catch_up().await?;
         let encoder = self.encoder.take().ok_or_else(cut_short)?;
-        let (encoder, encoded) = if batch.memory_bytes() < INLINE_BYTES && !encoder.ends_block(batch) {
-            append_rows(encoder, batch)?
+        if batch.memory_bytes() < INLINE_BYTES && !encoder.ends_block(batch) {
+            self.take_back(append_rows(encoder, batch)?);
         } else {
-            let batch = batch.clone();
-            executor::run(pool.as_ref(), move || append_rows(encoder, &batch)).await??
-        };
-        self.held.resize(encoder.memory_bytes());
-        self.encoder = Some(encoder);
-        self.keep(encoded);
+            let (pool, batch) = (Arc::clone(&target.pool), batch.clone());
+            let work = async move { executor::run(pool.as_ref(), move || append_rows(encoder, &batch)).await? };
+            self.encoding = Some(Job::start(&target.ended, work));
+        }
         self.count(batch);
+        Ok(())
+    }
+
+    /// Waits until all that was added is encoded.
+    ///
+    /// # Errors
+    /// As [`OpenFile::append`].
+    pub(crate) async fn catch_up(&mut self) -> Result<()> {
+        let Some(job) = &mut self.encoding else { return Ok(()) };
+        let encoded = job.wait().await;
+        self.encoding = None;
+        self.take_back(encoded?);
         Ok(())
     }
 
@@ -158,16 +184,14 @@ impl OpenFile {
     /// # Errors
     /// As [`OpenFile::append`].
     pub(crate) async fn spill(&mut self, spill: &Spill, pool: &Arc<dyn Executor>) -> Result<bool> {
+        self.catch_up().await?;
         let mut encoder = self.encoder.take().ok_or_else(cut_short)?;
-        let (encoder, encoded) = executor::run(pool.as_ref(), move || {
+        let encoded = executor::run(pool.as_ref(), move || {
             encoder.end_block()?;
             let encoded = encoder.take_encoded();
             Ok::<_, ConnectError>((encoder, encoded))
-        })
-        .await??;
-        self.held.resize(encoder.memory_bytes());
-        self.encoder = Some(encoder);
-        self.keep(encoded);
+        });
+        self.take_back(encoded.await??);
         let (waiting, spill) = (std::mem::take(&mut self.waiting), spill.clone());
         let (waiting, found_room) = executor::run(pool.as_ref(), move || spill_chunks(waiting, &spill)).await?;
         self.waiting = waiting;
@@ -179,6 +203,7 @@ impl OpenFile {
     /// # Errors
     /// As [`OpenFile::append`].
     pub(crate) async fn finish(&mut self, pool: &Arc<dyn Executor>) -> Result<()> {
+        self.catch_up().await?;
         let mut encoder = self.encoder.take().ok_or_else(cut_short)?;
         let (tail, encoded) = executor::run(pool.as_ref(), move || {
             let tail = encoder.finish()?;
@@ -205,6 +230,18 @@ impl OpenFile {
     pub(crate) fn begin_upload(&mut self, target: &Target, path: Path) {
         let upload = Upload::start(target, path.clone());
         self.upload = Some((path, upload));
+    }
+
+    /// Takes note of a batch that is encoded by now. Never waits.
+    ///
+    /// # Errors
+    /// As [`OpenFile::append`].
+    pub(crate) fn look(&mut self) -> Result<()> {
+        if let Some(encoded) = self.encoding.as_mut().and_then(Job::take_if_ended) {
+            self.encoding = None;
+            self.take_back(encoded?);
+        }
+        Ok(())
     }
 
     /// Moves bytes on and, once the object is durable, says so. Never waits.
@@ -240,6 +277,13 @@ impl OpenFile {
         }
     }
 
+    fn take_back(&mut self, (encoder, encoded): Encoded) {
+        self.held.resize(encoder.memory_bytes());
+        self.stored_bytes = encoder.stored_bytes();
+        self.encoder = Some(encoder);
+        self.keep(encoded);
+    }
+
     fn keep(&mut self, encoded: Bytes) {
         if !encoded.is_empty() {
             self.waiting_bytes += encoded.len();
@@ -271,7 +315,7 @@ impl OpenFile {
     }
 }
 
-fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: &Batch) -> Result<(Box<dyn FileEncoder>, Bytes)> {
+fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: &Batch) -> Result<Encoded> {
     encoder.append(batch)?;
     let encoded = encoder.take_encoded();
     Ok((encoder, encoded))

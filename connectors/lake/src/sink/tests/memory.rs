@@ -160,6 +160,8 @@ async fn as_many_files_end_at_once_as_memory_is_short_of() {
         })
         .collect();
     writer.task.put(&twice_the_budget).await.unwrap();
+    let ended = async |rig: &Rig| rig.kafka.lock().unwrap().ended_early > 0;
+    writer.tick_until(&rig, ended).await;
     let early = rig.kafka.lock().unwrap().ended_early;
     assert!((20..32).contains(&early), "{early}");
 }
