@@ -9,6 +9,7 @@
 mod fetch;
 mod pattern;
 mod rebalance;
+mod room;
 mod slot;
 mod truncation;
 

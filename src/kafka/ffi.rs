@@ -76,7 +76,11 @@ pub(super) struct Handle {
     client: Client,
     /// What was said last of a broker that cannot be reached.
     unreached: Mutex<Option<String>>,
+    credentials: Credentials,
 }
+
+/// User and password that the client was opened with, empty where there are none.
+struct Credentials(CString, CString);
 
 struct Client(NonNull<sys::rd_kafka_t>);
 struct Queue(NonNull<sys::rd_kafka_queue_t>);
@@ -144,7 +148,9 @@ impl Handle {
         };
         let no_queue =
             || Failure { code: Code::RD_KAFKA_RESP_ERR__UNKNOWN_GROUP, text: "a consumer needs a group.id".to_owned() };
-        let handle = Self { events: events.ok_or_else(no_queue)?, client, unreached: Mutex::default() };
+        let credential = |key: &str| c_name(settings.get(key).map_or("", String::as_str));
+        let credentials = Credentials(credential("sasl.username")?, credential("sasl.password")?);
+        let handle = Self { events: events.ok_or_else(no_queue)?, client, unreached: Mutex::default(), credentials };
         if role != Role::Producer {
             handle.connect();
         }
@@ -155,6 +161,20 @@ impl Handle {
     pub(super) fn wake(&self) {
         // SAFETY: the queue lives as long as `self`.
         unsafe { sys::rd_kafka_queue_yield(self.events.0.as_ptr()) }
+    }
+
+    /// Wakes the thread of each broker. A thread that has nothing to fetch sleeps for up to a second, and nobody tells it
+    /// that a paused partition is to be fetched again. Setting the same credentials is the one call that wakes all of
+    /// them; it sends nothing.
+    pub(super) fn rouse(&self) {
+        let Credentials(user, password) = &self.credentials;
+        // SAFETY: the client lives; the texts are copied, and the error object is ours.
+        let roused = unsafe {
+            Failure::of_error(sys::rd_kafka_sasl_set_credentials(self.raw(), user.as_ptr(), password.as_ptr()))
+        };
+        if let Err(failure) = roused {
+            tracing::debug!("what is read begins up to a second later: {}", failure.text);
+        }
     }
 
     /// The error that made this client unusable, where there is one.

@@ -2,8 +2,8 @@
 //!
 //! Invariants: it never blocks on its channel, so the client is polled and the group kept however slow the loop is;
 //! what goes into the outbox comes out in that order; of a partition that was revoked or lost nothing follows. Two
-//! waits are the rule: for room (nothing is polled for up to [`STALL_AFTER`]; then partitions are paused, which costs
-//! what was prefetched, and polling goes on), and for the loop's release of revoked partitions (polling goes on).
+//! waits are the rule: for room (see [`super::room`]), and for the loop's release of revoked partitions (polling goes
+//! on).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::super::error::explain_reading;
 use super::super::ffi::{Code, Entry, Failure, FetchFrom, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::rebalance::{Revocation, UNSTARTED};
+use super::room::{ROOM_WAIT, Room, STALLED_WAIT};
 use super::slot::{Phase, Slot};
 use super::truncation::{self, Cause};
 use super::{Said, Shared};
@@ -27,10 +28,6 @@ const COLLECTED_BYTES: u64 = 4 << 20;
 const BURST: usize = 2_048;
 /// How long a poll waits for an event; an order wakes it.
 const IDLE_WAIT: Duration = Duration::from_millis(250);
-/// The same while room in the channel or a release is waited for.
-const STALLED_WAIT: Duration = Duration::from_millis(50);
-const ROOM_WAIT: Duration = Duration::from_millis(5);
-const STALL_AFTER: Duration = Duration::from_secs(1);
 const SEEK_WAIT: Duration = Duration::from_secs(1);
 /// How long a start is refused by the client before the partition is assigned anew.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
@@ -53,13 +50,12 @@ pub(super) struct Fetch {
     pub(super) spec: FetchSpec,
     pub(super) slots_by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
     ready: Vec<(u64, Batch)>,
-    outbox: VecDeque<Said>,
+    pub(super) outbox: VecDeque<Said>,
     collected: Permit,
     pub(super) revocation: Option<Revocation>,
     pub(super) revocations: u64,
     told_at: HashMap<(i32, Option<TopicPartition>), Duration>,
-    blocked_since: Option<Duration>,
-    stalled: bool,
+    pub(super) room: Room,
     pub(super) now: Duration,
 }
 
@@ -77,8 +73,7 @@ impl Fetch {
             revocation: None,
             revocations: 0,
             told_at: HashMap::new(),
-            blocked_since: None,
-            stalled: false,
+            room: Room::default(),
         }
     }
 
@@ -198,24 +193,6 @@ impl Fetch {
         }
     }
 
-    /// Pauses and resumes in the client what is to be.
-    fn set_fetching(&mut self) {
-        let (mut pause, mut resume) = (Vec::new(), Vec::new());
-        let stalled = self.stalled;
-        for slot in self.slots() {
-            let wanted = slot.wants_records() && !stalled;
-            if slot.fetching != wanted {
-                slot.fetching = wanted;
-                if wanted { &mut resume } else { &mut pause }.push(slot.partition.clone());
-            }
-        }
-        let paused = if pause.is_empty() { Ok(()) } else { self.spec.handle.pause(&pause) };
-        let resumed = if resume.is_empty() { Ok(()) } else { self.spec.handle.resume(&resume) };
-        if let Err(failure) = paused.and(resumed) {
-            tracing::warn!("cannot pause or resume partitions: {}", failure.text);
-        }
-    }
-
     pub(super) fn send(&mut self) {
         while let Some(said) = self.outbox.pop_front() {
             match self.spec.sender.try_send(said) {
@@ -230,38 +207,6 @@ impl Fetch {
         }
     }
 
-    /// Sends what can be sent; true where there is room for more, and then what stalled goes on.
-    fn make_room(&mut self) -> bool {
-        let exhausted = self.spec.queue.budget().is_exhausted();
-        if exhausted {
-            // Those who can free memory should have what there is.
-            self.flush(|_| true);
-            self.send();
-        }
-        let has_room = !exhausted && self.outbox.is_empty();
-        if has_room {
-            self.blocked_since = None;
-            self.stalled = false;
-            self.set_fetching();
-        }
-        has_room
-    }
-
-    fn wait_for_room(&mut self) {
-        let now = self.now;
-        let since = *self.blocked_since.get_or_insert(now);
-        if self.stalled {
-            // Nothing is fetched, so what comes is about the group.
-            if let Some(polled) = Arc::clone(&self.spec.handle).poll(STALLED_WAIT) {
-                self.take(polled);
-            }
-        } else if now.saturating_sub(since) > STALL_AFTER {
-            self.stalled = true;
-        } else {
-            std::thread::park_timeout(ROOM_WAIT);
-        }
-    }
-
     fn read(&mut self) {
         let handle = Arc::clone(&self.spec.handle);
         let now = self.now;
@@ -269,7 +214,8 @@ impl Fetch {
         let oldest = self.slots().filter_map(age).max();
         let is_starting = self.slots().any(|slot| matches!(slot.phase, Phase::Starting { .. }));
         let waits = self.revocation.as_ref().map_or(IDLE_WAIT, |_| STALLED_WAIT);
-        let most = if is_starting { ROOM_WAIT } else { waits };
+        let is_rousing = self.rouse();
+        let most = if is_starting || is_rousing { ROOM_WAIT } else { waits };
         let wait = oldest.map_or(most, |age| BATCH_AGE.saturating_sub(age).min(most));
         let mut polled = handle.poll(wait);
         self.look_at_clock();
@@ -317,7 +263,7 @@ impl Fetch {
         self.ready.push((generation, batch.holding(permit)));
     }
 
-    fn take(&mut self, polled: Polled<'_>) {
+    pub(super) fn take(&mut self, polled: Polled<'_>) {
         match polled {
             Polled::Message(message) => {
                 let handle = Arc::clone(&self.spec.handle);
