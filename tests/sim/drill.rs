@@ -10,7 +10,7 @@ use crate::awaits::{AT_START, Blow, IN_PARTS, REQUESTS, Stretch};
 use crate::plan::{Plan, Settings, Step};
 use crate::rare::Rare;
 use crate::restore::setbacks::Conditions;
-use crate::world::LARGE_BYTES;
+use crate::world::{LARGE_BYTES, POOLED_BYTES};
 
 /// The seed of the first drill.
 const FIRST_SEED: u64 = 1 << 32;
@@ -122,7 +122,7 @@ fn deletion(trap: impl Fn(u64) -> Step) -> Vec<(u64, Step)> {
 
 /// What happens in every other drill; `trap` for each worker.
 fn script(trap: impl Fn(u64) -> Step, early: bool, in_parts: bool) -> Vec<(u64, Step)> {
-    let produce = |partition, end| Step::Produce { partition, records: 9, bytes: 20, end };
+    let produce = |partition, end| Step::Produce { partition, records: 9, bytes: POOLED_BYTES, end };
     let large = Step::Produce { partition: 0, records: 6, bytes: LARGE_BYTES, end: None };
     let (begin, traps) = ([(500, produce(0, None)), (0, produce(1, None))], |gap_ms| [(gap_ms, trap(0)), (0, trap(1))]);
     let mut steps = if early { [traps(0), begin].concat() } else { [begin, traps(3_000)].concat() };

@@ -9,9 +9,9 @@ use crate::drill;
 use crate::rare::Rare;
 use crate::restore::setbacks::{Conditions, Setback};
 use crate::store::{Accident, Point};
-use crate::world::LARGE_BYTES;
 use crate::world::alter::{Alteration, To};
 use crate::world::takeover::TakeOver;
+use crate::world::{LARGE_BYTES, POOLED_BYTES};
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
@@ -296,7 +296,7 @@ impl Settings {
             memory_bytes: if dice.random_bool(0.2) { 3 << 20 } else { 64 << 20 },
             store_faults: if dice.random_bool(0.3) { 0 } else { dice.random_range(0..120) },
             broker_faults: if dice.random_bool(0.4) { 0 } else { dice.random_range(0..100) },
-            encode_ms: dice.random_range(0..3),
+            encode_ms: [0, 2, 40][dice.random_range(0..3)],
             rare: Rare::default(),
         };
         // No dice: the other draws of all seeds stay what they are.
@@ -316,7 +316,7 @@ fn produce(dice: &mut StdRng) -> Step {
     Step::Produce {
         partition: dice.random(),
         records: if large { 7 } else { dice.random_range(1..40) },
-        bytes: if large { LARGE_BYTES } else { dice.random_range(0..200) },
+        bytes: if large { LARGE_BYTES } else { [dice.random_range(0..200), POOLED_BYTES][dice.random_range(0..2)] },
         end,
     }
 }

@@ -45,6 +45,8 @@ const COMMIT_LAG_MS: u64 = 8_000;
 const RECREATED_AGAIN_MS: u64 = 60_000;
 /// A record of so many bytes is large: a few of them make a file that is stored in parts.
 pub(crate) const LARGE_BYTES: u64 = 1 << 20;
+/// The size of a record of which half a dozen are encoded on the pool, beside the loop.
+pub(crate) const POOLED_BYTES: u64 = 3_000;
 /// Where reading begins at the end there are so many records that nobody archives.
 const BEFORE_ANYBODY: u64 = 7;
 

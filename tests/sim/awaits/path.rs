@@ -168,7 +168,23 @@ const EXEMPT: &[(&str, Places)] = &[
         &[
             (
                 "connectors/lake/src/sink/task.rs",
-                &["publish: first_error(join_all(leaving.values_mut().map(Partition::progress)).await"],
+                &[
+                    "publish: first_error(join_all(leaving.values_mut().map(Partition::progress)).await",
+                    "relieve_memory: first_error(join_all(self.partitions.values_mut().map(Partition::catch_up)).await",
+                ],
+            ),
+            (
+                "connectors/lake/src/sink/partition.rs",
+                &["catch_up: let caught_up = file.catch_up()", "fill: file.catch_up()", "fill: file.append("],
+            ),
+            (
+                "connectors/lake/src/sink/writer.rs",
+                &[
+                    "append: self.catch_up()",
+                    "catch_up: let encoded = job.wait()",
+                    "finish: self.catch_up()",
+                    "spill: self.catch_up()",
+                ],
             ),
             (
                 "connectors/lake/src/sink/upload.rs",
@@ -197,7 +213,7 @@ const EXEMPT: &[(&str, Places)] = &[
             (
                 "connectors/lake/src/sink/writer.rs",
                 &[
-                    "spill: }).await??;",
+                    "spill: self.take_back(encoded.await??)",
                     "spill: let (waiting, found_room) = executor::run(pool.as_ref(), move || spill_chunks(",
                 ],
             ),
@@ -327,7 +343,7 @@ mod tests {
     use super::*;
 
     /// As many as there are: one more is to be seen by whoever reads the change.
-    const MOST_EXEMPT: usize = 100;
+    const MOST_EXEMPT: usize = 108;
 
     #[test]
     fn every_exemption_is_of_one_await_that_is_there() {
