@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use self::tenure::Tenure;
 use super::backoff::backoff;
-use super::check::{Belief, Check};
+use super::check::Check;
 use super::closing::Ended;
 use super::commit::{self, Identity};
 use super::settings::Told;
@@ -447,17 +447,6 @@ impl Partition {
         self.file.is_none() && self.closing.is_empty() && self.commit.is_none()
     }
 
-    /// What is to be true as long as nothing is written.
-    fn belief(&self) -> Belief {
-        let end = match &self.tenure {
-            Tenure::Unopened => Some(self.start.end.as_ref()),
-            Tenure::Opening(_) => None,
-            Tenure::Open(end) => Some(Some(&**end)),
-        };
-        let next_seq = end.filter(|_| self.is_idle()).map(|end| end.map_or(0, |end| end.entry.seq + 1));
-        Belief { name: self.name.clone(), topic_id: self.start.source.topic_id.clone(), next_seq }
-    }
-
     /// Acts on an error's kind: what may pass is waited for and begun again from the chain's end.
     fn settle(&mut self, outcome: Result<()>) -> Result<()> {
         let Err(error) = outcome else { return Ok(()) };
@@ -466,12 +455,12 @@ impl Partition {
         match error.kind() {
             Kind::Retriable | Kind::NotFound | Kind::Conflict => {
                 let (name, wait_ms, unpublished) = (&self.name, wait.as_millis() as u64, self.unpublished());
-                let why = error.trace();
+                let why = format!("starting again from the last manifest: {}", error.trace());
                 if error.kind() == Kind::Conflict {
                     // A race is no trouble. Where it was lost to a new owner, the worker warns of the loss.
-                    tracing::info!(partition = %name, wait_ms, ?unpublished, "starting again from the last manifest: {why}");
+                    tracing::info!(partition = %name, wait_ms, ?unpublished, "{why}");
                 } else {
-                    tracing::warn!(partition = %name, wait_ms, ?unpublished, "starting again from the last manifest: {why}");
+                    tracing::warn!(partition = %name, wait_ms, ?unpublished, "{why}");
                 }
                 self.shared.troubles.tell(&self.name, Some(error.trace()));
                 self.phase = Phase::Waiting { until: again_at };

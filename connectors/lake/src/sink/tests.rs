@@ -1,6 +1,7 @@
 //! The sink against a scripted Kafka and a faulty store: one test for each promise of the protocol.
 
 mod alter;
+mod encoding;
 mod memory;
 mod recovery;
 mod rig;

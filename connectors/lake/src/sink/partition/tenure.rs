@@ -10,6 +10,7 @@ use lakeferry_api::Result;
 use super::Partition;
 use crate::job::Job;
 use crate::manifest::End;
+use crate::sink::check::Belief;
 use crate::sink::closing::Ended;
 use crate::sink::commit;
 use crate::sink::start::Start;
@@ -70,5 +71,16 @@ impl Partition {
             self.start = start;
             self.tenure = Tenure::Unopened;
         }
+    }
+
+    /// What is to be true as long as nothing is written.
+    pub(super) fn belief(&self) -> Belief {
+        let end = match &self.tenure {
+            Tenure::Unopened => Some(self.start.end.as_ref()),
+            Tenure::Opening(_) => None,
+            Tenure::Open(end) => Some(Some(&**end)),
+        };
+        let next_seq = end.filter(|_| self.is_idle()).map(|end| end.map_or(0, |end| end.entry.seq + 1));
+        Belief { name: self.name.clone(), topic_id: self.start.source.topic_id.clone(), next_seq }
     }
 }

@@ -115,6 +115,7 @@ pub(super) struct Context {
     clock: Arc<ManualClock>,
     budget: Budget,
     spill: Option<(PathBuf, u64)>,
+    pool: Arc<dyn Executor>,
     group: String,
     id: u128,
 }
@@ -140,7 +141,7 @@ impl SinkContext for Context {
         Arc::clone(&self.clock) as Arc<dyn Clock>
     }
     fn executor(&self) -> Arc<dyn Executor> {
-        Arc::new(Inline)
+        Arc::clone(&self.pool)
     }
     fn budget(&self) -> Budget {
         self.budget.clone()
@@ -216,6 +217,8 @@ pub(super) struct Rig {
     pub(super) kafka: Arc<Mutex<Kafka>>,
     pub(super) budget: Budget,
     pub(super) spill: Option<(PathBuf, u64)>,
+    /// Where batches are encoded: at once, unless a test has its own.
+    pub(super) pool: Arc<dyn Executor>,
     config: Config,
 }
 
@@ -260,6 +263,7 @@ impl Rig {
             kafka: Arc::new(Mutex::new(kafka)),
             budget: Budget::new(64 << 20),
             spill: None,
+            pool: Arc::new(Inline),
             config,
         }
     }
@@ -288,6 +292,7 @@ impl Rig {
             clock: Arc::clone(&self.clock),
             budget: self.budget.clone(),
             spill: self.spill.clone(),
+            pool: Arc::clone(&self.pool),
             group: group.to_owned(),
             id: id << 96,
         })
