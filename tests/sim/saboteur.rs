@@ -156,7 +156,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::CutIgnored,
         "what an election took back comes back with a restore",
-        ("files that overlap", "overlap, so their records have no order"),
+        ("records that come back though an election took them back", "comes back with"),
     ),
     fault(
         Fault::StopUnheard,
