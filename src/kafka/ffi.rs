@@ -163,9 +163,9 @@ impl Handle {
         unsafe { sys::rd_kafka_queue_yield(self.events.0.as_ptr()) }
     }
 
-    /// Wakes the thread of each broker. A thread that has nothing to fetch sleeps for up to a second, and nobody tells it
-    /// that a paused partition is to be fetched again. Setting the same credentials is the one call that wakes all of
-    /// them; it sends nothing.
+    /// Wakes the thread of each broker. One that has nothing to fetch sleeps for up to a second, and nobody tells it
+    /// that a paused partition is to be fetched again. Setting the same credentials again is the one call that wakes
+    /// all of them; it sends nothing.
     pub(super) fn rouse(&self) {
         let Credentials(user, password) = &self.credentials;
         // SAFETY: the client lives; the texts are copied, and the error object is ours.
