@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Place, Places, Positions, Result, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::error::{explain, explain_needing};
+use super::error::{Membership, explain, explain_needing};
 use super::ffi::{Code, Failure, Handle, Role};
 use super::security::{self, COOPERATIVE, Settings};
 use super::{Consumer, Event, GroupMember, Subscription};
@@ -67,8 +67,11 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     let budget = spec.budget.clone();
     let fetch = fetch::Fetch::new(fetch::FetchSpec {
         handle: Arc::clone(&handle),
-        group: group.clone(),
-        servers: spec.properties.get("bootstrap.servers").cloned().unwrap_or_default(),
+        member: Membership {
+            group: group.clone(),
+            instance: settings.get("group.instance.id").cloned().unwrap_or_default(),
+            servers: spec.properties.get("bootstrap.servers").cloned().unwrap_or_default(),
+        },
         sender,
         orders: Arc::clone(&orders),
         clock: spec.clock,
@@ -386,7 +389,16 @@ impl Member {
         let Some(handle) = self.handle.upgrade() else {
             return Err(ConnectError::fenced(format!("the consumer of group {} is closed", self.group)));
         };
-        let answer = tokio::task::spawn_blocking(move || call(&handle)).await;
+        let answer = tokio::task::spawn_blocking(move || {
+            call(&handle).map_err(|failure| match handle.fatal() {
+                // The answer says no more than that there is one.
+                Some(fatal) if failure.code == Code::RD_KAFKA_RESP_ERR__FATAL => {
+                    Failure { text: fatal.text, ..failure }
+                }
+                _ => failure,
+            })
+        })
+        .await;
         let answer = answer.map_err(|error| ConnectError::fatal(format!("{what} was cut off")).caused_by(error))?;
         answer.map_err(|failure| self.explain(&failure, format!("{what} of group {}", self.group)))
     }

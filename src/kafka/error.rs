@@ -57,13 +57,22 @@ pub(super) fn explain_needing(failure: &Failure, what: impl Display, right: impl
     }
 }
 
-/// As [`explain`], of reading as a member of `group` from the brokers at `servers`, perhaps one partition.
+/// Who reads, as an error names it.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    pub group: String,
+    /// Its `group.instance.id`, where it has one.
+    pub instance: String,
+    pub servers: String,
+}
+
+/// As [`explain`], of reading as such a member, perhaps one partition.
 pub(super) fn explain_reading(
     failure: &Failure,
     partition: Option<&TopicPartition>,
-    group: &str,
-    servers: &str,
+    member: &Membership,
 ) -> ConnectError {
+    let Membership { group, instance, servers } = member;
     // Of one that is away the client says itself which one it is.
     let all_down = failure.code == Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
     let failure = if all_down { &named(failure.clone(), servers, None) } else { failure };
@@ -82,12 +91,33 @@ pub(super) fn explain_reading(
             ),
         });
     }
+    if let Some(which) = same_instance(failure.code) {
+        return ConnectError::new(
+            kind(failure),
+            format!(
+                "{what}: {}; two members of group {group} have group.instance.id={instance}{which}: remove it, or see \
+                 that a single task has it (tasks.max=1, and the connector on one worker only); then restart the task",
+                failure.text
+            ),
+        );
+    }
     let right = match partition {
         _ if failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!("READ on group {group}"),
         Some(partition) => format!("READ on topic {}", partition.topic),
         None => "READ on it".to_owned(),
     };
     explain_needing(failure, what, right)
+}
+
+/// What is to be known of the other member that has the same `group.instance.id`, where that is what it is about.
+fn same_instance(code: Code) -> Option<&'static str> {
+    match code {
+        Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID => Some(""),
+        Code::RD_KAFKA_RESP_ERR_UNRELEASED_INSTANCE_ID => {
+            Some(" (one that was killed counts until the broker ends its session)")
+        }
+        _ => None,
+    }
 }
 
 /// True where an ACL is missing.
@@ -185,7 +215,7 @@ mod tests {
         let orders = TopicPartition::new("orders", 3);
         for code in [RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART] {
             let failure = Failure { code, text: "desired partition is no longer available".to_owned() };
-            let error = explain_reading(&failure, Some(&orders), "g", "b:1");
+            let error = explain_reading(&failure, Some(&orders), &Membership::default());
             assert_eq!(error.kind(), Kind::NotFound);
             for words in ["reading orders-3: topic orders was deleted", "create it again, or take it out of"] {
                 assert!(error.message().contains(words), "{error}");
@@ -193,8 +223,22 @@ mod tests {
         }
         let text = "Subscribed topic not available: orders: Broker: Unknown topic or partition".to_owned();
         let failure = Failure { code: RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, text };
-        let error = explain_reading(&failure, None, "g", "b:1");
+        let error = explain_reading(&failure, None, &Membership::default());
         assert!(error.message().contains("orders: Broker") && error.message().contains("it was deleted, or never"));
+    }
+
+    #[test]
+    fn a_static_member_hears_which_setting_another_has_too() {
+        let member = Membership { group: "g".to_owned(), instance: "me".to_owned(), servers: String::new() };
+        let told = |code| {
+            let failure = Failure { code, text: "Fatal consumer error".to_owned() };
+            explain_reading(&failure, None, &member).message().to_owned()
+        };
+        let fenced = told(Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID);
+        let says = "Fatal consumer error; two members of group g have group.instance.id=me: remove it, or";
+        assert!(fenced.contains(says) && fenced.ends_with("restart the task"), "{fenced}");
+        let refused = told(Code::RD_KAFKA_RESP_ERR_UNRELEASED_INSTANCE_ID);
+        assert!(refused.contains("group.instance.id=me (one that was killed counts until"), "{refused}");
     }
 
     #[test]

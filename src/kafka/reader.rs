@@ -11,7 +11,7 @@ use lakeferry_api::{Batch, Clock, Config, ConnectError, Result, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::consumer::{NotUtf8, Slot};
-use super::error::{explain, explain_reading, kind, named};
+use super::error::{Membership, explain, explain_reading, kind, named};
 use super::ffi::{Code, Failure, FetchFrom, Handle, Message, Polled, Role};
 use super::security;
 
@@ -213,7 +213,8 @@ impl Reading {
         // Refused logins and missing rights do not mend themselves; a group's rights are not needed here.
         let of_group = failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
         if kind(&failure) == lakeferry_api::Kind::Config && !of_group {
-            return Err(explain_reading(&failure, partition.as_ref(), "", &self.servers));
+            let nobody = Membership { servers: self.servers.clone(), ..Membership::default() };
+            return Err(explain_reading(&failure, partition.as_ref(), &nobody));
         }
         self.last = Some(failure);
         Ok(())

@@ -12,7 +12,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, Place, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::super::error::explain_reading;
+use super::super::error::{Membership, explain_reading};
 use super::super::ffi::{Code, Entry, Failure, FetchFrom, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::rebalance::{Revocation, UNSTARTED};
@@ -37,8 +37,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct FetchSpec {
     pub(super) handle: Arc<Handle>,
-    pub(super) group: String,
-    pub(super) servers: String,
+    pub(super) member: Membership,
     pub(super) sender: mpsc::Sender<Said>,
     pub(super) orders: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
@@ -387,17 +386,19 @@ impl Fetch {
         ))));
     }
 
+    /// What made the client unusable comes with a code of its own, as what passes does: the client is asked.
     fn tell(&mut self, failure: &Failure, partition: Option<TopicPartition>) {
-        let fatal = (failure.code == Code::RD_KAFKA_RESP_ERR__FATAL).then(|| self.spec.handle.fatal()).flatten();
+        let fatal = self.spec.handle.fatal();
+        let passing = (failure.code as i32, partition.clone());
+        let key = fatal.as_ref().map_or(passing, |_| (Code::RD_KAFKA_RESP_ERR__FATAL as i32, None));
         let failure = fatal.as_ref().unwrap_or(failure);
         let now = self.now;
-        let key = (failure.code as i32, partition.clone());
         if self.told_at.get(&key).is_some_and(|at| now.saturating_sub(*at) < REPEAT_AFTER) {
             return;
         }
         self.told_at.retain(|_, at| now.saturating_sub(*at) < REPEAT_AFTER);
         self.told_at.insert(key, now);
-        let error = explain_reading(failure, partition.as_ref(), &self.spec.group, &self.spec.servers);
+        let error = explain_reading(failure, partition.as_ref(), &self.spec.member);
         let error = match error.kind() {
             _ if fatal.is_some() => ConnectError::fatal(error.message()),
             // A topic that is not there may come; a record is not meant by any error that ends up here.

@@ -43,7 +43,8 @@ impl Fetch {
         let rows: Vec<_> = partitions.iter().map(unstarted).collect();
         if let Err(failure) = handle.pause(&partitions).and_then(|()| assign(&rows)) {
             let _ = assign(&[]);
-            let what = format!("does not take {} partitions that group {} gives", partitions.len(), self.spec.group);
+            let what =
+                format!("does not take {} partitions that group {} gives", partitions.len(), self.spec.member.group);
             self.fail_rebalance(&what, &failure);
             return;
         }
@@ -137,7 +138,8 @@ impl Fetch {
         self.slots_by_topic.retain(|_, slots| !slots.is_empty());
         self.tell_owned();
         if let Some(failure) = refused {
-            let what = format!("does not give {} partitions back to group {}", partitions.len(), self.spec.group);
+            let what =
+                format!("does not give {} partitions back to group {}", partitions.len(), self.spec.member.group);
             self.fail_rebalance(&what, &failure);
         }
     }
@@ -169,6 +171,7 @@ mod tests {
     use rdkafka::producer::DefaultProducerContext;
     use tokio::sync::mpsc;
 
+    use super::super::super::error::Membership;
     use super::super::fetch::FetchSpec;
     use super::super::{COOPERATIVE, Shared};
     use super::*;
@@ -206,8 +209,7 @@ mod tests {
             let orders = Arc::new(Shared::default());
             let spec = FetchSpec {
                 handle,
-                group: "g".to_owned(),
-                servers: cluster.bootstrap_servers(),
+                member: Membership { group: "g".to_owned(), ..Membership::default() },
                 sender,
                 orders: Arc::clone(&orders),
                 clock: Arc::new(SystemClock::new()),

@@ -157,3 +157,26 @@ async fn a_member_that_hangs_loses_its_partitions() {
     assert_eq!(assigned(&mut *consumer).await, partitions);
     consumer.close().await;
 }
+
+#[tokio::test]
+async fn a_static_member_whose_place_another_took_fails_and_names_the_setting() {
+    let kafka = kit::need!(kit::kafka());
+    create(kafka, "k-static", 1, &[]);
+    let same = [("group.instance.id", "me")];
+    let mut first = member(&kafka.bootstrap(), "k-static", "k-static", &same);
+    assert_eq!(assigned(&mut *first).await.len(), 1);
+    let mut second = member(&kafka.bootstrap(), "k-static", "k-static", &same);
+    let error = loop {
+        match next(&mut *first).await {
+            Event::Error(error) if !error.is_retriable() => break error,
+            Event::Error(_) | Event::Lost(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(error.kind(), Kind::Fatal);
+    for words in ["Static consumer fenced", "of group k-static have group.instance.id=me", "restart the task"] {
+        assert!(error.message().contains(words), "{error}");
+    }
+    first.close().await;
+    second.close().await;
+}
