@@ -49,7 +49,7 @@ const TARGET_REMEDY: &str = "restore under another name with --rename, delete th
 ///
 /// Exit code: 0 everything is restored (or planned, with --dry-run); 1 the archive is damaged: a manifest, or a file
 /// that one names, is missing or altered; 2 wrong usage or configuration, or a target that must not be written to; 3 a
-/// service failed, a signal came, or another instance took over.
+/// service failed or stood still for too long, a signal came, or another instance took over.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]

@@ -23,6 +23,7 @@ const SLICE: Duration = Duration::from_secs(2);
 const MEETING: Duration = Duration::from_secs(1);
 /// Nothing is open while an id is taken over, so whoever waits for that may be told that no broker answers.
 const INIT_SLICES: u64 = 15;
+const TIMEOUT: &str = "transaction.timeout.ms";
 /// How long a transaction may stay open, where nothing else is said: as Java's producer has it.
 const TRANSACTION_TIMEOUT_MS: &str = "60000";
 
@@ -49,6 +50,7 @@ pub(super) struct Transactions {
     shared: Arc<Shared>,
     id: String,
     servers: String,
+    timeout_ms: String,
     turn: Arc<Mutex<()>>,
 }
 
@@ -57,7 +59,8 @@ impl Transactions {
     pub(super) fn of(properties: &Config, shared: Arc<Shared>) -> Self {
         let property = |key| properties.get(key).cloned().unwrap_or_default();
         let (id, servers) = (property("transactional.id"), property("bootstrap.servers"));
-        Self { shared, id, servers, turn: Arc::default() }
+        let timeout_ms = properties.get(TIMEOUT).map_or(TRANSACTION_TIMEOUT_MS, String::as_str).to_owned();
+        Self { shared, id, servers, timeout_ms, turn: Arc::default() }
     }
 
     /// What transactions need of a producer's settings. A record that is not acknowledged is given up well before the
@@ -76,7 +79,7 @@ impl Transactions {
                 )));
             }
         }
-        let timeout = settings.entry("transaction.timeout.ms".to_owned());
+        let timeout = settings.entry(TIMEOUT.to_owned());
         let timeout = timeout.or_insert_with(|| TRANSACTION_TIMEOUT_MS.to_owned()).clone();
         let number = |text: &String| text.trim().parse::<u64>().unwrap_or(u64::MAX);
         let delivery = settings.get("delivery.timeout.ms").map_or(u64::MAX, number);
@@ -191,14 +194,14 @@ impl Transactions {
         let fatal = self.shared.client.handle().fatal();
         let cause = fatal.as_ref().unwrap_or(failure);
         match (remedy, kind(cause)) {
-            (_, Kind::Fenced) => ConnectError::new(
-                Kind::Fenced,
-                format!(
-                    "{what}: another instance has taken it over, and this one can write no more; nothing of its last \
-                     transaction is visible ({})",
-                    cause.text
-                ),
-            ),
+            // The brokers raise the epoch, too, when they end a transaction for its age: from here both look the same
+            (_, Kind::Fenced) => ConnectError::fenced(format!(
+                "{what}: this instance can write no more: it, or the brokers, stood still for longer than {TIMEOUT}={}, \
+                 or another instance has taken it over ({}); nothing of a transaction that was not committed is \
+                 visible. Restart the task, or give the same command again: it goes on behind what was committed, \
+                 nothing is lost or written twice. Look for a second instance if this comes again",
+                self.timeout_ms, cause.text
+            )),
             (_, Kind::Config | Kind::Data | Kind::NotFound) => {
                 explain_needing(cause, what, self.right(call, cause.code))
             }

@@ -292,6 +292,35 @@ async fn positions_pass_control_records_and_aborted_data() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_the_broker_ended_for_its_age_is_not_only_laid_to_another() {
+    let kafka = kit::need!(kit::kafka());
+    create(kafka, "k-tx-old", 1, &[]);
+    let bootstrap = kafka.bootstrap();
+    let settings = properties(&bootstrap, &[("transactional.id", "tx-k-old"), ("transaction.timeout.ms", "4000")]);
+    let open = async || {
+        let producer = clients().producer(&settings).unwrap();
+        producer.init_transactions().await.unwrap();
+        producer.begin_transaction().await.unwrap();
+        let mut builder = BatchBuilder::new(place("k-tx-old", 0), 0);
+        builder.push(0, (1_700_000_000_000, None), None, Some(b"old"));
+        producer.send_batch(&builder.build(1)).await.unwrap().await.unwrap();
+        producer
+    };
+    let old = open().await;
+    // The record, and the marker of the broker.
+    let ended = || (kafka.offsets("k-tx-old", 0).unwrap().1 == 2).then_some(());
+    kit::poll_until(PATIENCE, ended).expect("the broker ends it");
+    let error = old.commit_transaction().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Fenced);
+    for words in ["stood still for longer than transaction.timeout.ms=4000", "another instance has taken it over"] {
+        assert!(error.message().contains(words), "{error}");
+    }
+    // Whoever begins anew is well.
+    open().await.commit_transaction().await.unwrap();
+    assert_eq!(offsets(&read_all(&bootstrap, &place("k-tx-old", 0), (0, 4)).await), [2]);
+}
+
+#[tokio::test]
 async fn a_start_that_retention_overtook_is_out_of_range() {
     let kafka = kit::need!(kit::kafka());
     create(kafka, "k-range", 2, &[]);
