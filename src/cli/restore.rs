@@ -11,15 +11,17 @@ mod nothing;
 mod plan;
 mod run;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Kind, Result};
+use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Kind, Result, TopicPartition};
 use lakeferry_lake::source::choose::refuse_unknown;
 use lakeferry_lake::source::config::{SourceSettings, Topics};
 use lakeferry_lake::source::prepare::{Prepared, Target};
+use lakeferry_lake::source::read::Survey;
 use lakeferry_lake::source::replay::Replay;
 
 use self::identity::Identity;
@@ -244,13 +246,14 @@ impl Args {
             Err(error) => return fit.and(Err(error)).map_err(Into::into),
         }
         self.judge(&prepared, &mut targets).await.map_err(Damage::of)?;
-        let plan = plan::Plan::new(&prepared, &targets, &identity).await.map_err(Damage::of)?;
+        let surveys = prepared.survey().await.map_err(Damage::of)?;
+        let plan = plan::Plan::new((&prepared, &surveys), &targets, &identity).await.map_err(Damage::of)?;
         if self.json {
             plan.tell_json(out)?
         } else {
             plan.tell(out)?
         };
-        refuse_impossible(&prepared, (&plan, &targets), source.admin.as_ref()).await?;
+        refuse_impossible((&prepared, &surveys), (&plan, &targets), source.admin.as_ref()).await?;
         if self.dry_run || plan.writes() && !self.is_confirmed().await? {
             return Ok(None);
         }
@@ -371,12 +374,14 @@ fn ended_early(records: u64, kind: Kind, is_damaged: bool) -> String {
     )
 }
 
-/// Refuses records that cannot be produced as they were, and targets that the brokers could not make.
+/// Refuses data objects that are gone, records that cannot be produced as they were, and targets that the brokers could
+/// not make.
 async fn refuse_impossible(
-    prepared: &Prepared,
+    (prepared, surveys): (&Prepared, &BTreeMap<TopicPartition, Survey>),
     (plan, targets): (&plan::Plan, &[Target]),
     admin: &dyn Admin,
-) -> Result<()> {
+) -> anyhow::Result<()> {
+    prepared.check_objects(surveys).await.map_err(Damage::of)?;
     prepared.refuse_untimed().await?;
     for target in targets.iter().filter(|target| plan.makes(&target.name)) {
         admin.check_new_topic(&target.new_topic).await?;

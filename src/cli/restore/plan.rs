@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use lakeferry_api::source::TargetTopic;
-use lakeferry_api::{Config, Result};
+use lakeferry_api::{Config, Result, TopicPartition};
 use lakeferry_lake::source::ends::EndsEarly;
 use lakeferry_lake::source::incarnations::{LeftBehind, Other, PassedOver};
 use lakeferry_lake::source::prepare::{Prepared, Target};
+use lakeferry_lake::source::read::Survey;
 use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
 
@@ -76,9 +77,12 @@ struct LogRow {
 }
 
 impl Plan {
-    /// Counts what `prepared` is going to replay; files at the border of a cut are read for it.
-    pub(super) async fn new(prepared: &Prepared, targets: &[Target], identity: &Identity) -> Result<Self> {
-        let surveys = prepared.survey().await?;
+    /// What `prepared` is going to replay, as its `surveys` count it.
+    pub(super) async fn new(
+        (prepared, surveys): (&Prepared, &BTreeMap<TopicPartition, Survey>),
+        targets: &[Target],
+        identity: &Identity,
+    ) -> Result<Self> {
         let outlines = prepared.outlines()?;
         let mut topics = Vec::new();
         for (topic, target) in prepared.topics.iter().zip(targets) {
@@ -114,7 +118,7 @@ impl Plan {
             };
             for log in &topic.logs {
                 let partition = &log.plan.partition;
-                let survey = surveys.get(partition).copied().unwrap_or_default();
+                let survey = surveys.get(partition).cloned().unwrap_or_default();
                 let outline = outlines.get(partition).copied().unwrap_or_default();
                 plan.records += survey.records;
                 plan.raw_bytes += survey.raw_bytes;

@@ -76,6 +76,39 @@ fn targets_that_cannot_be_made_are_told_before_anything_is() {
 }
 
 #[test]
+fn data_objects_that_are_gone_are_told_before_anything_is_written() {
+    let kafka = need!(kit::kafka());
+    let lake = lake_of_two(kafka, "gone");
+    let (url, bootstrap) = (lake.url(), kafka.bootstrap());
+    let renames = ["--rename", "gone-early=gone-early-back", "--rename", "gone-late=gone-late-back"];
+    let restore =
+        |more: &[&str]| run(&[&["restore", &url, "--bootstrap-server", &bootstrap], &renames[..], more].concat());
+    let object = lake.data("gone-late", 0).pop().unwrap();
+    let whole = std::fs::read(&object).unwrap();
+    let name = object.file_name().unwrap().to_str().unwrap();
+    let refused = |how: &str| {
+        for ending in ["--dry-run", "--yes"] {
+            let (code, out, err) = restore(&[ending]);
+            assert!(code == 1 && err.contains(name) && err.contains(how), "{ending}: {code} {out}\n{err}");
+            assert!(err.contains("or leave out with --offsets what is lost"), "{err}");
+            assert!(kafka.topic("gone-early-back").unwrap().is_none(), "{ending}: something was written");
+        }
+    };
+    std::fs::remove_file(&object).unwrap();
+    refused("(offsets 0 to 19) is missing; nothing was written");
+    std::fs::write(&object, &whole[..10]).unwrap();
+    refused("(offsets 0 to 19) has 10 bytes");
+    // Who does not read it does not miss it.
+    for part in [["--until", BETWEEN], ["--offsets", "gone-early:0:0:19"]] {
+        let (code, out, err) = restore(&[&part[..], &["--dry-run"]].concat());
+        assert_eq!(code, 0, "{part:?}: {out}\n{err}");
+    }
+    std::fs::write(&object, whole).unwrap();
+    let (code, out, err) = restore(&["--yes"]);
+    assert!(code == 0 && visible(kafka, "gone-late-back") == 20, "{code} {out}\n{err}");
+}
+
+#[test]
 fn a_target_that_takes_only_small_batches_is_filled_in_small_batches() {
     let kafka = need!(kit::kafka());
     let truth = [thick(400, 2000, EARLY)];

@@ -21,6 +21,7 @@ mod follow;
 pub mod incarnations;
 pub mod plan;
 pub mod prepare;
+mod present;
 pub mod read;
 pub mod replay;
 pub mod rewrite;

@@ -16,6 +16,7 @@ use super::choose::{ChosenLog, ChosenTopic, choose};
 use super::config::SourceSettings;
 use super::cut::CutMode;
 use super::plan::{Outline, Walk};
+use super::present;
 use super::read::{Access, Survey, survey};
 use super::replay::Replay;
 use super::stored::{Stored, source_partition};
@@ -87,6 +88,15 @@ impl Prepared {
             }
         }
         Ok(surveys)
+    }
+
+    /// Refuses a replay of what `surveys` found where an object that it reads is missing or has another size than its
+    /// manifest says. Nothing but listings is read.
+    ///
+    /// # Errors
+    /// `Fatal` with the objects; otherwise as [`explain`](crate::store::explain).
+    pub async fn check_objects(&self, surveys: &BTreeMap<TopicPartition, Survey>) -> Result<()> {
+        present::check(&self.access, surveys.values().flat_map(|survey| survey.files.iter().cloned())).await
     }
 
     /// What is going to be replayed, by partition, as far as manifests tell.

@@ -43,7 +43,7 @@ pub struct LogReader {
 }
 
 /// What a plan comes to once its files were looked into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Survey {
     /// Records to replay.
     pub records: u64,
@@ -51,6 +51,8 @@ pub struct Survey {
     pub raw_bytes: u64,
     /// Those that cannot be produced as they were: see [`is_untimed`].
     pub untimed: u64,
+    /// The files that are read for them.
+    pub files: Vec<Arc<FileEntry>>,
 }
 
 struct Feed {
@@ -159,6 +161,7 @@ pub async fn survey(access: &Access, plan: &LogPlan) -> Result<Survey> {
     let mut survey = Survey::default();
     while let Some(reading) = rows.walk.next_file() {
         let entry = &reading.segment.file;
+        survey.files.push(Arc::clone(entry));
         if reading.whole && !reading.segment.may_be_untimed() {
             survey.records = survey.records.saturating_add(entry.records);
             survey.raw_bytes = survey.raw_bytes.saturating_add(entry.raw_bytes);
