@@ -363,9 +363,9 @@ impl Args {
 }
 
 /// What a restore that failed says before its error. Where the targets are not as it left them, nobody knows what
-/// stays of it, and the same command is refused as well.
+/// stays of it, and the same command may be refused as well.
 fn ended_early(records: u64, kind: Kind, is_damaged: bool) -> String {
-    if matches!(kind, Kind::Config | Kind::NotFound) {
+    if matches!(kind, Kind::Config | Kind::NotFound | Kind::Conflict) {
         return format!("the restore ended early, after {records} records");
     }
     let first = if is_damaged { ", once the archive is mended," } else { "" };
@@ -450,7 +450,7 @@ mod tests {
         }
         let words = ended_early(7, Kind::Fatal, true);
         assert!(words.ends_with("the same command, once the archive is mended, goes on behind them"), "{words}");
-        for kind in [Kind::Config, Kind::NotFound] {
+        for kind in [Kind::Config, Kind::NotFound, Kind::Conflict] {
             assert_eq!(ended_early(7, kind, false), "the restore ended early, after 7 records");
         }
     }

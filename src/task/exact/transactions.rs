@@ -325,9 +325,21 @@ fn follow(
     if whole && is_first && tail.next() < first {
         return Ok(Landed::Behind((tail.last + 1, first), behind));
     }
+    if first <= tail.last {
+        return Err(taken_away(target, first, tail.last));
+    }
     Err(others(
         target,
         format!("{records} records were to stand from offset {} on, and stand between {first} and {last}", tail.next()),
+    ))
+}
+
+/// Records stand where others stood.
+fn taken_away(target: &TopicPartition, first: i64, last: i64) -> ConnectError {
+    ConnectError::conflict(format!(
+        "{target} was deleted and made again meanwhile, as it seems, or cut back: records came to stand at offset {first}, \
+         though offset {last} was delivered before; nothing of their transaction will be visible. What went with a \
+         deleted topic is written anew, from its beginning, by the same command, or once the task is restarted"
     ))
 }
 
@@ -373,5 +385,12 @@ mod tests {
             assert_eq!(land(first, last, records, is_first), Err(Kind::Conflict), "{first} to {last}");
         }
         assert!(follow(&target, known, None, (5, true)).unwrap_err().is_retriable());
+        // Nobody wrote there: what stood there is gone.
+        for (first, is_new) in [(0, true), (9, true), (10, false), (12, false)] {
+            let written = Written { first, last: first + 5 };
+            let error = follow(&target, known, Some(written), (5, true)).unwrap_err();
+            assert_eq!(error.message().contains("t-0 was deleted and made again meanwhile"), is_new, "{error}");
+            assert_eq!(error.message().contains("something else writes to t-0"), !is_new, "{error}");
+        }
     }
 }
