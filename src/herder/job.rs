@@ -85,7 +85,7 @@ pub(super) fn start_connector(
 async fn start_instance(parts: &Parts, raw: &Config) -> Result<Started> {
     let config = parts.worker.providers.resolve(raw)?;
     let mut connector = parts.connector(&config)?;
-    let unknown = unknown_keys(&parts.catalog, connector.as_ref(), raw);
+    let unknown = unknown_keys(&parts.catalog, connector.as_ref(), &config);
     if !unknown.is_empty() {
         let (connector, keys) = (raw.get("name"), unknown.join(", "));
         tracing::warn!(connector, keys, "keys that nobody knows, so that they have no effect: are they misspelt?");

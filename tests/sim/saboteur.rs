@@ -36,7 +36,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::EpochNotChecked,
         "a writer that lost its number goes on behind the winner under its old epoch",
-        ("an entry that breaks the laws", "an entry that breaks the laws of manifests"),
+        ("records that never were", "holds a record that was never there"),
     ),
     fault(
         Fault::CreateWithoutCondition,
@@ -51,7 +51,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::RetryWithOtherBytes,
         "a retry carries one file more under the same number",
-        ("a chain that does not follow", "does not follow the entry before"),
+        ("records that never were", "holds a record that was never there"),
     ),
     fault(
         Fault::WriterIdIsEquality,
@@ -106,7 +106,7 @@ const FAULTS: &[Deliberate] = &[
     fault(
         Fault::RetryPublishesTwice,
         "an entry in doubt is published again under the next number",
-        ("a chain that does not follow", "does not follow the entry before"),
+        ("records that never were", "holds a record that was never there"),
     ),
     fault(
         Fault::FlushAfterRelease,

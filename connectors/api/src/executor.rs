@@ -1,5 +1,5 @@
 //! Where work above 500 microseconds runs (encoding, hashing, decoding): a pool of threads in the worker, inline in
-//! the simulator. A task awaits the result, so one task's jobs stay in order.
+//! the simulator. Of what has to stay in order (the batches of a file, say) a job awaits the one before.
 
 use futures_channel::oneshot;
 

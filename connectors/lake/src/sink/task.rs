@@ -277,11 +277,12 @@ async fn take(partition: &mut Partition, batches: Vec<&Batch>) -> Result<()> {
 /// Publishes what the leaving partitions hold. A failure leaves the rest invisible: it is read again by whoever comes
 /// next.
 async fn publish(shared: &Arc<Shared>, leaving: &mut BTreeMap<TopicPartition, Partition>) -> Result<()> {
-    first_error(join_all(leaving.values_mut().map(Partition::rotate)).await)?;
+    let mut published = first_error(join_all(leaving.values_mut().map(Partition::rotate)).await);
     loop {
-        first_error(join_all(leaving.values_mut().map(Partition::progress)).await)?;
+        // What one partition fails of does not keep the others from being published.
+        published = published.and(first_error(join_all(leaving.values_mut().map(Partition::progress)).await));
         if !leaving.values().any(Partition::is_busy) {
-            return Ok(());
+            return published;
         }
         // Uploads and jobs wake us, jobs just before their result can be taken: that needs a second look.
         let clock = shared.context.clock();

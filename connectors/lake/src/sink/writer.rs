@@ -54,8 +54,13 @@ impl Contents {
     }
 }
 
-/// An encoder that has done its work, and the bytes that came of it.
-type Encoded = (Box<dyn FileEncoder>, Bytes);
+/// What came of an encoder's work.
+struct Encoded {
+    encoder: Box<dyn FileEncoder>,
+    bytes: Bytes,
+    /// Whose rows they are. It pays for memory until somebody else does.
+    _batch: Option<Batch>,
+}
 
 /// A file being written, or written and on its way.
 pub(crate) struct OpenFile {
@@ -151,10 +156,10 @@ impl OpenFile {
         self.catch_up().await?;
         let encoder = self.encoder.take().ok_or_else(cut_short)?;
         if batch.memory_bytes() < INLINE_BYTES && !encoder.ends_block(batch) {
-            self.take_back(append_rows(encoder, batch)?);
+            self.take_back(append_rows(encoder, batch.clone())?);
         } else {
             let (pool, batch) = (Arc::clone(&target.pool), batch.clone());
-            let work = async move { executor::run(pool.as_ref(), move || append_rows(encoder, &batch)).await? };
+            let work = async move { executor::run(pool.as_ref(), move || append_rows(encoder, batch)).await? };
             self.encoding = Some(Job::start(&target.ended, work));
         }
         self.count(batch);
@@ -188,8 +193,8 @@ impl OpenFile {
         let mut encoder = self.encoder.take().ok_or_else(cut_short)?;
         let encoded = executor::run(pool.as_ref(), move || {
             encoder.end_block()?;
-            let encoded = encoder.take_encoded();
-            Ok::<_, ConnectError>((encoder, encoded))
+            let bytes = encoder.take_encoded();
+            Ok::<_, ConnectError>(Encoded { encoder, bytes, _batch: None })
         });
         self.take_back(encoded.await??);
         let (waiting, spill) = (std::mem::take(&mut self.waiting), spill.clone());
@@ -277,11 +282,11 @@ impl OpenFile {
         }
     }
 
-    fn take_back(&mut self, (encoder, encoded): Encoded) {
-        self.held.resize(encoder.memory_bytes());
-        self.stored_bytes = encoder.stored_bytes();
-        self.encoder = Some(encoder);
-        self.keep(encoded);
+    fn take_back(&mut self, encoded: Encoded) {
+        self.held.resize(encoded.encoder.memory_bytes());
+        self.stored_bytes = encoded.encoder.stored_bytes();
+        self.encoder = Some(encoded.encoder);
+        self.keep(encoded.bytes);
     }
 
     fn keep(&mut self, encoded: Bytes) {
@@ -315,10 +320,10 @@ impl OpenFile {
     }
 }
 
-fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: &Batch) -> Result<Encoded> {
-    encoder.append(batch)?;
-    let encoded = encoder.take_encoded();
-    Ok((encoder, encoded))
+fn append_rows(mut encoder: Box<dyn FileEncoder>, batch: Batch) -> Result<Encoded> {
+    encoder.append(&batch)?;
+    let bytes = encoder.take_encoded();
+    Ok(Encoded { encoder, bytes, _batch: Some(batch) })
 }
 
 /// The chunks, on disk as far as there was room, and whether there was enough. A disk that fails has no room.

@@ -13,21 +13,27 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 use super::error::explain;
 use crate::layout::Layout;
 
+/// How often a store that gave a wrong answer has to give the right one.
+const ASKED_AGAIN: u128 = 5;
+
 /// Writes, writes again, reads and removes `<topics.dir>/.probe-<id>`; `id` must never have been used. Where the store
-/// seems not to keep the promise it is asked once more, under another name: one odd answer (of a store that restarts,
-/// say) must not end a task for good.
+/// seems not to keep the promise it is asked some more times, under other names, and has to keep it each time: one odd
+/// answer (of a store that restarts, say) must not end a task for good, and one of two gateways that ignores the
+/// condition is found.
 ///
 /// # Errors
 /// `Config` where the bucket, the rights or the promise are missing; `Retriable` where the store does not answer.
 pub async fn probe(store: &Arc<dyn ObjectStore>, layout: &Layout, id: u128) -> Result<()> {
     let path = layout.probe(id);
     let Some(what) = ask(&**store, &path).await? else { return Ok(()) };
-    tracing::warn!(%path, what, "the store does not create objects conditionally, so it seems; it is asked once more");
-    let path = layout.probe(!id);
-    match ask(&**store, &path).await? {
-        Some(what) => Err(unconditional(&path, what)),
-        None => Ok(()),
+    tracing::warn!(%path, what, "the store does not create objects conditionally, so it seems; it is asked again");
+    for nth in 0..ASKED_AGAIN {
+        let path = layout.probe(!id ^ nth);
+        if let Some(what) = ask(&**store, &path).await? {
+            return Err(unconditional(&path, what));
+        }
     }
+    Ok(())
 }
 
 /// How the store broke the promise with the object at `path`, if it did. It is removed whatever came of it.
@@ -67,7 +73,7 @@ async fn check(store: &dyn ObjectStore, path: &Path) -> Result<Option<&'static s
 
 fn unconditional(path: &Path, what: &str) -> ConnectError {
     ConnectError::config(format!(
-        "the store at store.url does not create objects conditionally, twice in a row: {what} ({path}). Two writers could \
+        "the store at store.url does not create objects conditionally, and more than once: {what} ({path}). Two writers could \
          overwrite each other's manifests there. Use a store, or a version of it, that honours If-None-Match on PUT"
     ))
 }
