@@ -429,10 +429,17 @@ async fn settle_configs(
         }
         if !args.json {
             let what = if args.apply_configs { "applied" } else { "archived, apply them with --apply-configs" };
-            writeln!(out, "{topic}: configs {what}: {}", list.join(", "))?;
+            let old = if deletes_by_age(&settled) { "; under these the brokers delete what is too old" } else { "" };
+            writeln!(out, "{topic}: configs {what}: {}{old}", list.join(", "))?;
         }
     }
     Ok(())
+}
+
+/// True where records may be too old for the topic as soon as it has these `configs`.
+fn deletes_by_age(configs: &BTreeMap<String, Option<String>>) -> bool {
+    let retention = configs.get("retention.ms").and_then(Option::as_ref);
+    retention.is_some_and(|ms| ms.parse::<i64>().is_ok_and(|ms| ms >= 0))
 }
 
 #[cfg(test)]

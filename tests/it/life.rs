@@ -338,7 +338,7 @@ fn partitions_that_are_added_and_configs_that_change_are_followed() {
 
     kafka.tool("org.apache.kafka.tools.TopicCommand", &["--alter", "--topic", topic, "--partitions", "3"]).unwrap();
     let change = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config"];
-    let change = [&change[..], &["retention.ms=86400000000,max.message.bytes=2000000"]].concat();
+    let change = [&change[..], &["retention.ms=8640000000000,max.message.bytes=2000000"]].concat();
     kafka.tool("kafka.admin.ConfigCommand", &change).unwrap();
     // Produced before the worker can know of the partition; the third stays empty.
     produce(&bootstrap, topic, 1, &all[10..20]);
@@ -350,7 +350,7 @@ fn partitions_that_are_added_and_configs_that_change_are_followed() {
     assert_eq!(second.records(), all[10..20], "from its first record on");
     assert_eq!(second.topic["configs"]["max.message.bytes"], "2000000");
     assert!(lake.chain(topic, 2).is_empty(), "nothing is owed to an empty partition");
-    let words = ["3 partitions", "retention.ms=86400000000", "nothing is archived of 1 of them: they had no record"];
+    let words = ["3 partitions", "retention.ms=8640000000000", "nothing is archived of 1 of them: they had no record"];
     assert_inspect_says(&lake, topic, &words);
     restore(kafka, &lake, topic, "life-grows-back", &[]);
     assert_eq!(consume(&bootstrap, "life-grows-back", 1), all[10..20]);

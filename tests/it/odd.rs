@@ -185,6 +185,7 @@ fn what_the_brokers_own_retention_took_is_a_gap_and_a_restore_keeps_the_rest() {
     // Older than the topic may be, and kept all the same.
     let (code, out, err) = restore(&lake, &bootstrap, topic, "odd-expired-target");
     assert_eq!(code, 0, "{out}\n{err}");
+    assert!(out.contains("retention.ms=3600000; under these the brokers delete what is too old"), "{out}");
     assert_eq!(consume(&bootstrap, "odd-expired-target", 0), [&all[..10], &all[20..]].concat());
 }
 

@@ -55,22 +55,22 @@ fn configs_that_change_while_a_worker_writes_are_told() {
     worker.wait_archived(topic, 1, SOON);
     assert_inspect_says(&lake, topic, &["retention.ms=-1"]);
     let change = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config"];
-    let change = [&change[..], &["retention.ms=86400000000,max.message.bytes=2000000"]].concat();
+    let change = [&change[..], &["retention.ms=8640000000000,max.message.bytes=2000000"]].concat();
     kafka.tool("kafka.admin.ConfigCommand", &change).unwrap();
-    let told = json!({ "max.message.bytes": "2000000", "retention.ms": "86400000000" });
+    let told = json!({ "max.message.bytes": "2000000", "retention.ms": "8640000000000" });
     let produced = produce_until_told(kafka, &worker, (&lake, topic), |topic| topic["configs"] == told);
     worker.wait_archived(topic, 1 + produced as i64, SOON);
     worker.stop();
     assert_nobody_began_again(&lake, topic, &worker);
     let opens = entries(&lake, topic).iter().filter(|entry| entry["kind"] == "open").count();
     assert_eq!(opens, 2, "the settings are told once");
-    assert_inspect_says(&lake, topic, &["retention.ms=86400000000", "max.message.bytes=2000000"]);
+    assert_inspect_says(&lake, topic, &["retention.ms=8640000000000", "max.message.bytes=2000000"]);
     assert_eq!(Found::read(python, &lake, topic, 0).records(), [records(1), records(produced)].concat());
     restore(kafka, &lake, topic, target, &["--apply-configs"]);
     assert_eq!(consume(&kafka.bootstrap(), target, 0), [records(1), records(produced)].concat());
     let describe = ["--describe", "--entity-type", "topics", "--entity-name", target];
     let configs = kafka.tool("kafka.admin.ConfigCommand", &describe).unwrap();
-    for config in ["retention.ms=86400000000", "max.message.bytes=2000000"] {
+    for config in ["retention.ms=8640000000000", "max.message.bytes=2000000"] {
         assert!(configs.contains(config), "{configs}");
     }
 }
