@@ -102,7 +102,7 @@ impl Plan {
                 left_behind: topic.left_behind.clone(),
                 ends_early: topic.ends_early.clone(),
                 remarks: topic.remarks("--lineage "),
-                partitions: topic.partitions,
+                partitions: if target.existing.is_some() { topic.partitions } else { topic.new_partitions() },
                 records: 0,
                 raw_bytes: 0,
                 untimed: 0,

@@ -70,15 +70,26 @@ pub struct ChosenLog {
 }
 
 impl ChosenTopic {
+    /// How many partitions a target gets that is made for it: those that are damaged count, too, whichever incarnation
+    /// they hold, so that what is restored of them once they are mended has its place.
+    pub fn new_partitions(&self) -> u32 {
+        self.damaged.iter().map(|(partition, _)| partition.unsigned_abs() + 1).fold(self.partitions, u32::max)
+    }
+
     /// What users should know of its incarnations, and of where it ends, in sentences; they set `lineage` by `option`.
     pub fn remarks(&self, option: &str) -> Vec<String> {
         let passed_over = self.passed_over.iter().map(|empty| empty.tell(self.topic_id.as_deref(), option));
         let others = self.others.iter().map(|other| other.tell(option));
         let left_behind = self.left_behind.iter().map(|left| left.tell(option));
         let damaged = self.damaged.iter().map(|(partition, why)| {
+            let room = if partition.unsigned_abs() >= self.partitions {
+                "; a target that is made gets this partition all the same"
+            } else {
+                ""
+            };
             format!(
-                "partition {partition} was not asked for and is damaged; a newer incarnation that is archived in it alone \
-                 is not known: {why}"
+                "partition {partition} was not asked for and is damaged{room}; a newer incarnation that is archived in it \
+                 alone is not known: {why}"
             )
         });
         passed_over
@@ -300,7 +311,7 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
 fn archived_partitions(chains: &[Chain], chosen_id: Option<&str>) -> u32 {
     let knows = |line: &Lineage| line.topic_id.is_none() || line.topic_id.as_deref() == chosen_id;
     let of_it = chains.iter().filter(|chain| chosen_id.is_none() || chain.end().lineages.iter().any(knows));
-    of_it.map(|chain| chain.partition.partition + 1).max().unwrap_or(0).unsigned_abs()
+    of_it.map(|chain| chain.partition.partition.unsigned_abs() + 1).max().unwrap_or(0)
 }
 
 /// The lineage of `chain` to read; `None` where it holds nothing of the incarnation with `wanted_id`.

@@ -234,7 +234,7 @@ pub(super) async fn make_targets(
             continue;
         }
         match context.create_topic(&target.new_topic).await {
-            Ok(()) => tracing::info!(topic = target.name, partitions = topic.partitions, "created"),
+            Ok(()) => tracing::info!(topic = target.name, partitions = topic.new_partitions(), "created"),
             // Another task was faster.
             Err(error) if error.kind() == Kind::Conflict => {
                 look_at(context, topic, settings).await?.check(settings.force)?;
@@ -250,7 +250,7 @@ async fn look_at(context: &dyn SourceContext, topic: &ChosenTopic, settings: &So
     let existing = context.target_topic(&topic.target).await?;
     let now_ms = context.clock().now_ms();
     let objections = existing.as_ref().map(|found| objections(found, &demand, now_ms)).unwrap_or_default();
-    let new_topic = new_topic(&topic.target, topic.partitions, settings.replication_factor);
+    let new_topic = new_topic(&topic.target, topic.new_partitions(), settings.replication_factor);
     Ok(Target { name: topic.target.clone(), demand, existing, new_topic, objections })
 }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use lakeferry_api::batch::NO_TIMESTAMP;
 use lakeferry_api::{Config, Kind, SourceContext, SourceOffset, SourceTask};
+use object_store::ObjectStoreExt as _;
 use proptest::prelude::*;
 
 use super::super::LakeSourceTask;
+use super::super::choose::choose;
 use super::*;
 use crate::testing::{TestArchive, TestContext, TestRow, row, rows_of};
 
@@ -328,6 +330,39 @@ async fn a_target_has_as_many_partitions_as_the_chosen_incarnation_had() {
         drain(&context, &mut task).await.unwrap();
         assert_eq!(context.targets.lock().unwrap()["orders"].partitions, partitions, "lineage={lineage}");
     }
+}
+
+#[tokio::test]
+async fn a_target_that_is_made_has_room_for_damaged_partitions_and_one_that_is_there_needs_none() {
+    let (mut archive, config) = archive("damaged");
+    let whole = archive.open("orders", 0, 0).await;
+    // Of a topic that grew: what tells how many partitions it has may stand in a damaged one alone.
+    let [altered, bare] = [archive.open("orders", 4, 0).await, archive.open("orders", 5, 0).await];
+    for partition in [&whole, &altered, &bare] {
+        archive.publish(partition, &[row(0, 1)], 0).await;
+    }
+    let config = with(&config, &[("replay.offsets", "orders:0:0:9")]);
+    let replay = async |archive: &TestArchive, context: &Arc<TestContext>| {
+        let mut task = start(context, &config).await.unwrap();
+        assert_eq!(drain(context, &mut task).await.unwrap()[&whole].len(), 1);
+        let settings = SourceSettings::parse(&config).unwrap();
+        let chosen = choose(&archive.archive(), &settings).await.unwrap().remove(0);
+        let told = chosen.remarks("").iter().filter(|told| told.contains("gets this partition all the same")).count();
+        (context.targets.lock().unwrap()["orders"].partitions, told)
+    };
+    assert_eq!(replay(&archive, &TestContext::new()).await, (6, 0));
+    for seq in 0..2 {
+        archive.store.delete(&archive.layout.entry(&bare, seq)).await.unwrap();
+    }
+    assert_eq!(replay(&archive, &TestContext::new()).await, (6, 1));
+    archive.reseal(&altered, |entry| entry.files.clear()).await;
+    assert_eq!(replay(&archive, &TestContext::new()).await, (6, 2));
+
+    // Nobody asks for them: a target that lacks them takes the rest.
+    let context = TestContext::new();
+    let small = super::super::target::new_topic("orders", 2, None);
+    context.create_topic(&small).await.unwrap();
+    assert_eq!(replay(&archive, &context).await, (2, 2));
 }
 
 #[tokio::test]
