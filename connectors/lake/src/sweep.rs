@@ -174,12 +174,12 @@ impl Sweep<'_> {
             let partitions = self.archive.partitions(topic).await?;
             let mut tidied = stream::iter(partitions.into_iter().map(|partition| self.tidy(partition)))
                 .buffered(PARALLEL_PARTITIONS);
-            let mut told = BTreeSet::new();
+            // A folder of manifests may hold none, where a file system keeps it or others have filled it.
+            let (mut told, mut bare) = (BTreeSet::new(), BTreeSet::new());
             while let Some(tidied) = tidied.next().await {
                 folders.add(self.archive, &tidied.partition, tidied.epoch);
-                if tidied.epoch.is_some() || !tidied.swept.damaged.is_empty() {
-                    told.insert(tidied.partition);
-                }
+                let is_told = tidied.epoch.is_some() || !tidied.swept.damaged.is_empty();
+                if is_told { &mut told } else { &mut bare }.insert(tidied.partition);
                 swept.add(tidied.swept);
                 if let Some(failure) = tidied.failure {
                     return Err(failure);
@@ -187,7 +187,7 @@ impl Sweep<'_> {
             }
             for (partition, error) in self.archive.removed(topic, &told).await? {
                 folders.add(self.archive, &partition, None);
-                swept.partitions += 1;
+                swept.partitions += u64::from(!bare.contains(&partition));
                 swept.damaged.push(Damage::of(&partition, &error));
             }
         }

@@ -261,6 +261,21 @@ async fn nothing_of_a_partition_whose_manifests_are_gone_is_touched() {
 }
 
 #[tokio::test]
+async fn a_partition_that_left_a_folder_without_manifests_is_counted_once() {
+    let mut bench = Bench::new().await;
+    let bare = bench.archive.open("orders", 1, 0).await;
+    bench.archive.publish(&bare, &[row(0, 1)], 0).await;
+    for seq in 0..2 {
+        bench.archive.store.delete(&bench.archive.layout.entry(&bare, seq)).await.unwrap();
+    }
+    // A file system would show the folder without it.
+    bench.put(&bench.archive.layout.chain_dir(&bare).join("notes.txt")).await;
+    let swept = bench.sweep(false, true).await;
+    assert_eq!((swept.partitions, swept.damaged.len()), (2, 1), "{:?}", swept.damaged);
+    assert_eq!(swept.damaged[0].partition, 1);
+}
+
+#[tokio::test]
 async fn a_staged_file_goes_by_its_age_and_that_of_data_by_its_epoch_too() {
     let mut bench = Bench::new().await;
     let layout = &bench.archive.layout;
