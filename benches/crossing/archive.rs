@@ -9,10 +9,11 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::data::Topic;
+use crate::durable::Chains;
 use crate::journey::{Worker, s3_settings};
 use crate::kit::{self, Kafka, S3};
 use crate::lines::{self, Line};
-use crate::measure;
+use crate::measure::{self, Watch};
 
 /// Where files go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ const LIMIT: Duration = Duration::from_secs(900);
 pub(crate) struct Lake {
     /// Where its objects are, as files.
     pub(crate) dir: PathBuf,
+    /// The folder that its URL names.
+    pub(crate) root: PathBuf,
     settings: Vec<(String, String)>,
 }
 
@@ -40,7 +43,7 @@ impl Lake {
         }
         let dir = kit::instance_dir("lake")?;
         let settings = vec![("store.url".to_owned(), format!("file://{}", dir.display()))];
-        Ok(Lake { dir, settings })
+        Ok(Lake { root: dir.clone(), dir, settings })
     }
 
     /// One on S3 that is reached through `endpoint`.
@@ -49,7 +52,7 @@ impl Lake {
         for (_, value) in settings.iter_mut().filter(|(key, _)| key == "store.aws_endpoint") {
             endpoint.clone_into(value);
         }
-        Ok(Lake { dir, settings })
+        Ok(Lake { root: dir.join("lake"), dir, settings })
     }
 
     /// Where it is, as the store's URL.
@@ -87,7 +90,7 @@ impl Store {
     }
 }
 
-/// One run, from the request to the last committed offset; and what it left.
+/// One run, and what it left.
 pub(crate) fn run(kafka: &Kafka, s3: &S3, topic: &Topic, run: (Store, usize)) -> Result<(Line, Lake)> {
     let (store, round) = run;
     let name = format!("{}-{}-{round}", topic.name, store.label());
@@ -97,28 +100,35 @@ pub(crate) fn run(kafka: &Kafka, s3: &S3, topic: &Topic, run: (Store, usize)) ->
     Ok((Line { program: format!("{} {}", lines::ARCHIVING, store.label()), ..line }, lake))
 }
 
-/// Lets `worker` archive all of `topic` by a connector of this name.
+/// Lets `worker` archive all of `topic` by a connector of this name. The wall clock goes from the request until every
+/// record is in the lake: the group is told in steps of `offset.flush.interval.ms`. CPU time includes that.
 pub(crate) fn cross(kafka: &Kafka, worker: &Worker, topic: &Topic, (lake, name): (&Lake, &str)) -> Result<Line> {
     let pid = worker.pid().unwrap_or_default();
-    let (begin, before_s) = (Instant::now(), measure::cpu_s(pid)?);
+    let (before_s, watch) = (measure::cpu_s(pid)?, Watch::begin(kafka.pids())?);
     worker.create(&lake.sink(name, &topic.name, &[("flush.size", &file_records(topic).to_string())]));
+    Chains::of(topic, lake).wait()?;
+    let meanwhile = watch.end()?;
     wait_committed(kafka, &format!("connect-{name}"), topic, || Ok(()))?;
-    let (wall_s, cpu_s) = (begin.elapsed().as_secs_f64(), measure::cpu_s(pid)? - before_s);
+    let cpu_s = measure::cpu_s(pid)? - before_s;
     let (files, stored_bytes) = data_below(&lake.dir)?;
     let peak_rss_mb = measure::peak_rss_mb(pid);
-    Ok(Line { wall_s, cpu_s, peak_rss_mb, files, stored_bytes, ..Line::new(name, topic) })
+    Ok(Line { cpu_s, peak_rss_mb, files, stored_bytes, ..Line::during(&meanwhile, name, topic) })
 }
 
 /// A worker that takes records as bytes.
 pub(crate) fn worker(kafka: &Kafka) -> Result<Worker> {
-    worker_with(kafka, &[])
+    start(new_worker(kafka, &[])?)
 }
 
-/// The same, with further settings.
-pub(crate) fn worker_with(kafka: &Kafka, settings: &[(&str, &str)]) -> Result<Worker> {
+/// One that is not started yet, with further settings.
+pub(crate) fn new_worker(kafka: &Kafka, settings: &[(&str, &str)]) -> Result<Worker> {
     let bytes = "org.apache.kafka.connect.converters.ByteArrayConverter";
     let own = [("key.converter", bytes), ("value.converter", bytes)];
-    let mut worker = Worker::new(&kafka.bootstrap(), &[&own, settings].concat())?;
+    Ok(Worker::new(&kafka.bootstrap(), &[&own, settings].concat())?)
+}
+
+/// Starts it.
+pub(crate) fn start(mut worker: Worker) -> Result<Worker> {
     worker.run(&[])?;
     worker.wait_ready()?;
     Ok(worker)

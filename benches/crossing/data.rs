@@ -13,9 +13,9 @@ use crate::kit::Kafka;
 /// What the records are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// About 1,000 bytes with their keys.
+    /// About 940 bytes with their keys.
     Orders,
-    /// About 100 bytes with their keys.
+    /// About 88 bytes with their keys.
     Events,
 }
 
@@ -29,6 +29,8 @@ pub(crate) struct Topic {
     pub(crate) codec: &'static str,
     /// Records of each partition.
     pub(crate) records_each: u64,
+    /// Bytes of all keys and values; until it is filled, near enough.
+    pub(crate) bytes: u64,
 }
 
 /// When the first record was made, in epoch milliseconds.
@@ -39,11 +41,11 @@ const RUN_RECORDS: u64 = 512;
 const POOL_RECORDS: usize = 8_192;
 
 impl Kind {
-    /// What a record has, near enough.
+    /// What a record has on average.
     pub(crate) fn record_bytes(self) -> u64 {
         match self {
-            Kind::Orders => 1_000,
-            Kind::Events => 100,
+            Kind::Orders => 937,
+            Kind::Events => 88,
         }
     }
 
@@ -75,13 +77,15 @@ impl Topic {
     /// A topic of `bytes` bytes, near enough.
     pub(crate) fn new(kind: Kind, partitions: usize, codec: &'static str, bytes: u64) -> Topic {
         let records = bytes / kind.record_bytes() / partitions as u64;
+        let records_each = records.next_multiple_of(RUN_RECORDS);
         let kind_name = if kind == Kind::Orders { "orders" } else { "events" };
         Topic {
             name: format!("{kind_name}-{partitions}-{codec}"),
             kind,
             partitions,
             codec,
-            records_each: records.next_multiple_of(RUN_RECORDS),
+            records_each,
+            bytes: records_each * partitions as u64 * kind.record_bytes(),
         }
     }
 
@@ -95,14 +99,15 @@ impl Topic {
         format!("{} x{} {}", self.kind.label(), self.partitions, self.codec)
     }
 
-    /// Creates and fills it.
-    pub(crate) fn make(&self, kafka: &Kafka) -> Result<()> {
+    /// Creates and fills it, and counts its bytes.
+    pub(crate) fn make(self, kafka: &Kafka) -> Result<Topic> {
         kafka.create_topic(&self.name, self.partitions, &[("retention.ms", "-1")])?;
         let producer = producer(&kafka.bootstrap(), self.codec)?;
-        let (mut dice, mut value) = (Dice(42), String::new());
+        let (mut dice, mut value, mut bytes) = (Dice(42), String::new(), 0);
         for number in 0..self.records() {
             let key = self.kind.key(&mut dice);
             self.kind.value(&mut dice, &mut value);
+            bytes += (key.len() + value.len()) as u64;
             let partition = number / RUN_RECORDS % self.partitions as u64;
             let record = BaseRecord::to(&self.name)
                 .partition(partition as i32)
@@ -111,7 +116,8 @@ impl Topic {
                 .payload(value.as_bytes());
             send(&producer, record)?;
         }
-        Ok(producer.flush(Duration::from_secs(300))?)
+        producer.flush(Duration::from_secs(300))?;
+        Ok(Topic { bytes, ..self })
     }
 }
 

@@ -14,9 +14,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer};
@@ -24,8 +24,9 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, Kind, Topic};
+use crate::kit::Kafka;
 use crate::lines::{LIMIT_AT_ONCE, LIMIT_OF_ARCHIVING, Line};
-use crate::measure::{self, Ended};
+use crate::measure::{self, Ended, Meanwhile};
 
 const COUNT: &str = "limit-count";
 const ZSTD: &str = "limit-zstd";
@@ -46,6 +47,8 @@ struct Found {
     decompress_s: f64,
     /// CPU time of all that `limit-both` does, but for gathering its pieces.
     both_s: f64,
+    /// The same by the wall clock.
+    both_wall_s: f64,
 }
 
 /// The limit of archiving a topic.
@@ -56,50 +59,48 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// Bytes of keys and values of the topic.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.found.bytes
-    }
-
     /// What zstd takes to give the same bytes back, in CPU seconds.
     pub(crate) fn decompress_s(&self) -> f64 {
         self.found.decompress_s
     }
 
-    /// Counting alone, counting with compressing, and the two at once.
+    /// Counting alone, counting with compressing, and the two at once. The second has no wall clock: its parts ran one
+    /// after the other. What the broker did is known of the first, which did nothing else.
     pub(crate) fn lines(&self, topic: &Topic) -> [Line; 3] {
+        let (counting, (at_once, ended)) = (&self.counting, &self.at_once);
         let line = |program: &str, (ended, cpu_s): (&Ended, f64), stored_bytes: u64| Line {
-            bytes: self.found.bytes,
-            wall_s: ended.wall_s,
             cpu_s,
             peak_rss_mb: ended.peak_rss_mb,
             stored_bytes,
             ..Line::new(program, topic)
         };
-        let (counting, (at_once, ended)) = (&self.counting, &self.at_once);
+        let Meanwhile { wall_s, busy, broker_cores } = counting.meanwhile;
         let both_s = counting.cpu_s + self.found.compress_s;
+        let count = line("count", (counting, counting.cpu_s), 0);
+        let both = line(LIMIT_AT_ONCE, (ended, at_once.both_s), at_once.compressed_bytes);
         [
-            line("count", (counting, counting.cpu_s), 0),
+            Line { wall_s: Some(wall_s), busy: Some(busy), broker_cores, ..count },
             line(LIMIT_OF_ARCHIVING, (counting, both_s), self.found.compressed_bytes),
-            line(LIMIT_AT_ONCE, (ended, at_once.both_s), at_once.compressed_bytes),
+            Line { wall_s: Some(at_once.both_wall_s), ..both },
         ]
     }
 }
 
 /// Measures the limit of archiving `topic`.
-pub(crate) fn of_archiving(bootstrap: &str, topic: &Topic) -> Result<Limit> {
+pub(crate) fn of_archiving(kafka: &Kafka, topic: &Topic) -> Result<Limit> {
     let (partitions, records) = (topic.partitions.to_string(), topic.records().to_string());
-    let start = |program| start(program, &[bootstrap, &topic.name, &partitions, &records]);
+    let start = |program| start(kafka, program, &[&topic.name, &partitions, &records]);
     let (counting, compressing, at_once) = (start(COUNT)?, start(ZSTD)?, start(BOTH)?);
-    let found = serde_json::from_str(&compressing.output)?;
+    let found: Found = serde_json::from_str(&compressing.output)?;
+    ensure!(found.bytes == topic.bytes, "{} of {} bytes of {} came", found.bytes, topic.bytes, topic.name);
     Ok(Limit { found, counting, at_once: (serde_json::from_str(&at_once.output)?, at_once) })
 }
 
 /// Measures sending `records` records of `kind` to an existing topic, compressed as `codec` says.
-pub(crate) fn of_producing(bootstrap: &str, target: &str, topic: &Topic, codec: &str) -> Result<(Ended, u64)> {
+pub(crate) fn of_producing(kafka: &Kafka, target: &str, topic: &Topic, codec: &str) -> Result<(Ended, u64)> {
     let kind = if topic.kind == Kind::Orders { "orders" } else { "events" };
     let (partitions, records) = (topic.partitions.to_string(), topic.records().to_string());
-    let ended = start(PRODUCE, &[bootstrap, target, &partitions, &records, kind, codec])?;
+    let ended = start(kafka, PRODUCE, &[target, &partitions, &records, kind, codec])?;
     let found: Found = serde_json::from_str(&ended.output)?;
     Ok((ended, found.bytes))
 }
@@ -129,9 +130,11 @@ pub(crate) fn run(program: &str, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn start(program: &str, arguments: &[&str]) -> Result<Ended> {
+fn start(kafka: &Kafka, program: &str, arguments: &[&str]) -> Result<Ended> {
     let executable: PathBuf = std::env::current_exe()?;
-    measure::run(Command::new(executable).arg(program).args(arguments)).with_context(|| program.to_owned())
+    let mut command = Command::new(executable);
+    command.args([program, &kafka.bootstrap()]).args(arguments);
+    measure::run(&mut command, kafka.pids()).with_context(|| program.to_owned())
 }
 
 fn consumer(bootstrap: &str, topic: &str, partitions: usize) -> Result<BaseConsumer> {
@@ -184,14 +187,14 @@ fn compress(consumer: &BaseConsumer, partitions: usize, records: u64) -> Result<
 fn at_once(bootstrap: &str, topic: &str, partitions: usize, records: u64) -> Result<Found> {
     let sample = Sample::gather(&consumer(bootstrap, topic, partitions)?, partitions, records)?;
     let consumer = consumer(bootstrap, topic, partitions)?;
-    let before_s = measure::cpu_s(std::process::id())?;
+    let (begin, before_s) = (Instant::now(), measure::cpu_s(std::process::id())?);
     let (counted, compressed_bytes) = std::thread::scope(|scope| {
         let compressing = scope.spawn(|| sample.compress(records));
         let counted = count(&consumer, records)?;
         Ok::<_, Error>((counted, compressing.join().map_err(|_| anyhow!("the compressing thread panicked"))??))
     })?;
     let both_s = measure::cpu_s(std::process::id())? - before_s;
-    Ok(Found { both_s, compressed_bytes, ..counted })
+    Ok(Found { both_s, both_wall_s: begin.elapsed().as_secs_f64(), compressed_bytes, ..counted })
 }
 
 /// The beginning of a topic, in pieces.

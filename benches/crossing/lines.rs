@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::data::Topic;
+use crate::measure::Meanwhile;
 
 /// Counting with librdkafka plus compressing with zstd-1.
 pub(crate) const LIMIT_OF_ARCHIVING: &str = "limit of archiving";
@@ -27,7 +28,8 @@ pub(crate) struct Line {
     pub(crate) records: u64,
     /// Bytes of keys and values.
     pub(crate) bytes: u64,
-    pub(crate) wall_s: f64,
+    /// What it took by the wall clock, where that says something of the program.
+    pub(crate) wall_s: Option<f64>,
     pub(crate) cpu_s: f64,
     pub(crate) peak_rss_mb: f64,
     pub(crate) files: usize,
@@ -35,6 +37,8 @@ pub(crate) struct Line {
     /// What all cores did meanwhile, of what they could, where that was measured: with all of it used, something else
     /// on the machine, such as the broker, had what the program did not use.
     pub(crate) busy: Option<f64>,
+    /// Cores that the broker used meanwhile, where that was measured.
+    pub(crate) broker_cores: Option<f64>,
 }
 
 /// The median of all rounds of one program on one data set, in MB per core-second, with what it is compared with.
@@ -50,7 +54,7 @@ pub(crate) struct Median {
 impl Line {
     /// What [`Line::text`] puts below each other.
     pub(crate) const HEAD: &'static str = "program             data             k rec/s    MB/s   CPU s  MB/core-s  \
-        k rec/core-s  peak MB  files  stored MB  busy";
+        k rec/core-s  peak MB  files  stored MB  cores  broker  busy";
 
     /// A line of `topic` that has measured nothing yet.
     pub(crate) fn new(program: &str, topic: &Topic) -> Line {
@@ -58,14 +62,21 @@ impl Line {
             program: program.to_owned(),
             data: topic.label(),
             records: topic.records(),
-            bytes: topic.records() * topic.kind.record_bytes(),
-            wall_s: 0.0,
+            bytes: topic.bytes,
+            wall_s: None,
             cpu_s: 0.0,
             peak_rss_mb: 0.0,
             files: 0,
             stored_bytes: 0,
             busy: None,
+            broker_cores: None,
         }
+    }
+
+    /// One that has measured what the machine did meanwhile.
+    pub(crate) fn during(meanwhile: &Meanwhile, program: &str, topic: &Topic) -> Line {
+        let Meanwhile { wall_s, busy, broker_cores } = *meanwhile;
+        Line { wall_s: Some(wall_s), busy: Some(busy), broker_cores, ..Line::new(program, topic) }
     }
 
     pub(crate) fn mb_per_core_s(&self) -> f64 {
@@ -73,19 +84,25 @@ impl Line {
     }
 
     pub(crate) fn text(&self) -> String {
+        let known = |number: Option<f64>, digits: usize| {
+            number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
+        };
+        let a_second = |number: f64| known(self.wall_s.map(|wall_s| number / wall_s), 0);
         format!(
-            "{:<19} {:<15} {:>8.0} {:>7.0} {:>7.2} {:>10.1} {:>13.0} {:>8.0} {:>6} {:>10.0} {:>5}",
+            "{:<19} {:<15} {:>8} {:>7} {:>7.2} {:>10.1} {:>13.0} {:>8.0} {:>6} {:>10.0} {:>6} {:>7} {:>5}",
             self.program,
             self.data,
-            self.records as f64 / 1e3 / self.wall_s,
-            self.bytes as f64 / 1e6 / self.wall_s,
+            a_second(self.records as f64 / 1e3),
+            a_second(self.bytes as f64 / 1e6),
             self.cpu_s,
             self.mb_per_core_s(),
             self.records as f64 / 1e3 / self.cpu_s,
             self.peak_rss_mb,
             self.files,
             self.stored_bytes as f64 / 1e6,
-            self.busy.map_or("-".to_owned(), |busy| format!("{busy:.2}")),
+            known(self.wall_s.map(|wall_s| self.cpu_s / wall_s), 2),
+            known(self.broker_cores, 2),
+            known(self.busy, 2),
         )
     }
 }
@@ -126,7 +143,8 @@ pub(crate) fn medians(lines: &[Line]) -> Vec<Median> {
     medians.iter().map(of).collect()
 }
 
-fn median(mut rounds: Vec<f64>) -> f64 {
+/// The one in the middle.
+pub(crate) fn median(mut rounds: Vec<f64>) -> f64 {
     rounds.sort_by(f64::total_cmp);
     let middle = rounds.len() / 2;
     if rounds.len() % 2 == 1 { rounds[middle] } else { f64::midpoint(rounds[middle - 1], rounds[middle]) }

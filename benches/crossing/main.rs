@@ -4,7 +4,8 @@
 //! `idle`, `memory`; all of them where none is named. [`settings`] has the knobs.
 //!
 //! Time that counts is CPU time as the operating system charges it to a process: a busy machine changes wall times and
-//! leaves it nearly alone. `docs/performance.md` has results and their reading. Nothing here asserts a speed.
+//! leaves it nearly alone. Where a wall clock tells nothing of a program, its line has no
+//! figures a second. `docs/performance.md` has results and their reading. Nothing here asserts a speed.
 
 #![allow(clippy::print_stdout, reason = "a benchmark talks to the person at the terminal")]
 #![allow(clippy::unwrap_used, reason = "what the tests lend it ends where it cannot go on")]
@@ -12,7 +13,9 @@
 
 mod archive;
 mod chart;
+mod cores;
 mod data;
+mod durable;
 mod idle;
 mod limit;
 mod lines;
@@ -30,11 +33,9 @@ mod journey;
 #[path = "../../tests/kit/mod.rs"]
 mod kit;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use archive::{Lake, Store};
 use data::{Kind, Topic};
-use limit::Limit;
 use lines::{Line, Median};
 use memory::Spill;
 use settings::Settings;
@@ -55,6 +56,10 @@ fn main() -> Result<()> {
     Bench::start(Settings::read()?, sections)?.run()
 }
 
+const SECTIONS: [&str; 6] = ["archive", "peer", "restore", "cores", "idle", "memory"];
+/// The sections that go through each topic.
+const CROSSINGS: [&str; 3] = ["archive", "peer", "restore"];
+
 /// One run: the services, and what was asked for.
 struct Bench {
     settings: Settings,
@@ -66,6 +71,9 @@ struct Bench {
 
 impl Bench {
     fn start(settings: Settings, sections: Vec<String>) -> Result<Bench> {
+        for section in &sections {
+            ensure!(SECTIONS.contains(&section.as_str()), "there is no section {section}: name some of {SECTIONS:?}");
+        }
         let kafka = kit::Kafka::start(kit::KafkaOptions::default())?;
         let s3 = kit::S3::start(kit::S3Options::default())?;
         println!("{}", measure::machine());
@@ -80,9 +88,23 @@ impl Bench {
         if self.wants("idle") {
             self.idle()?;
         }
+        if CROSSINGS.iter().any(|section| self.wants(section)) {
+            self.cross_all()?;
+        }
+        if self.wants("cores") {
+            cores::run(&self.kafka, &self.s3, &self.settings)?;
+        }
+        if self.wants("memory") {
+            self.memory()?;
+        }
+        Ok(())
+    }
+
+    /// Every topic through what is asked for, and what the rounds come to.
+    fn cross_all(&mut self) -> Result<()> {
         println!("{}", Line::HEAD);
         for topic in self.settings.topics() {
-            topic.make(&self.kafka)?;
+            let topic = topic.make(&self.kafka)?;
             for round in 0..self.settings.rounds {
                 self.cross(&topic, round)?;
             }
@@ -94,61 +116,31 @@ impl Bench {
         if let Ok(file) = std::env::var("LAKEFERRY_BENCH_CHART") {
             std::fs::write(file, chart::svg(&medians, &measure::machine()))?;
         }
-        if self.wants("cores") {
-            self.cores()?;
-        }
-        if self.wants("memory") {
-            self.memory()?;
-        }
         Ok(())
     }
 
     /// One topic through everything that is measured on it.
     fn cross(&mut self, topic: &Topic, round: usize) -> Result<()> {
         let archives = self.wants("archive") || self.wants("restore");
-        let limit = if archives { Some(limit::of_archiving(&self.kafka.bootstrap(), topic)?) } else { None };
-        let bytes = limit.as_ref().map_or(topic.records() * topic.kind.record_bytes(), Limit::bytes);
+        let limit = if archives { Some(limit::of_archiving(&self.kafka, topic)?) } else { None };
         limit.iter().flat_map(|limit| limit.lines(topic)).for_each(|line| self.say(line));
         if self.wants("restore")
             && let Some(limit) = &limit
         {
-            let lines = restore::limit(&self.kafka, topic, bytes, limit.decompress_s())?;
+            let lines = restore::limit(&self.kafka, topic, limit.decompress_s())?;
             lines.into_iter().for_each(|line| self.say(line));
         }
         for store in self.settings.stores(topic).iter().filter(|_| archives) {
             let (line, lake) = archive::run(&self.kafka, &self.s3, topic, (*store, round))?;
-            self.say(Line { bytes, ..line });
+            self.say(line);
             if self.wants("restore") {
-                let line = restore::run(&self.kafka, &lake, topic, store.label())?;
-                self.say(Line { bytes, ..line });
+                self.say(restore::run(&self.kafka, &lake, topic, store.label())?);
             }
             lake.remove()?;
         }
         if self.wants("peer") {
-            let line = peer::run(&self.kafka, &self.s3, topic, round)?;
-            self.say(Line { bytes, ..line });
+            self.say(peer::run(&self.kafka, &self.s3, topic, round)?);
         }
-        Ok(())
-    }
-
-    /// The same work on one core and on all.
-    fn cores(&mut self) -> Result<()> {
-        let topic = Topic::new(Kind::Orders, 4, "lz4", self.settings.topic_bytes);
-        topic.make(&self.kafka)?;
-        println!("\n{}", Line::HEAD);
-        let mut walls_s = Vec::new();
-        for (name, pinned) in [("on one core", true), ("on all cores", false)] {
-            let (lake, worker) = (Lake::new(Store::File, &self.s3, name)?, archive::worker(&self.kafka)?);
-            if pinned {
-                measure::pin(worker.pid().unwrap_or_default())?;
-            }
-            let line = archive::cross(&self.kafka, &worker, &topic, (&lake, &name.replace(' ', "-")))?;
-            println!("{}  cores used {:.2}", line.text(), line.cpu_s / line.wall_s);
-            walls_s.push(line.wall_s);
-            lake.remove()?;
-        }
-        println!("end to end on all cores: {:.2} times one core's figure", walls_s[0] / walls_s[1]);
-        self.kafka.delete_topic(&topic.name)?;
         Ok(())
     }
 
@@ -173,12 +165,16 @@ impl Bench {
     fn memory(&self) -> Result<()> {
         let settings = &self.settings;
         let topic = Topic::new(Kind::Orders, settings.partitions, "lz4", settings.memory_bytes);
-        topic.make(&self.kafka)?;
+        let topic = topic.make(&self.kafka)?;
         println!("\n{}", Line::HEAD);
         for spill in [Spill::Nowhere, Spill::UpTo(2 * settings.memory_bytes)] {
             let (line, files) = memory::run(&self.kafka, &self.s3, &topic, &spill)?;
             let median_mib = files.median_bytes as f64 / f64::from(1 << 20);
             println!("{}  median file {median_mib:.2} MiB, {} closed early", line.text(), files.early);
+            println!(
+                "read within {:.1} s; what was open then was published within {:.1} s",
+                files.read_s, files.rest_s
+            );
         }
         self.kafka.delete_topic(&topic.name)?;
         Ok(())

@@ -12,12 +12,56 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// A program's end.
 pub(crate) struct Ended {
-    pub(crate) wall_s: f64,
     pub(crate) cpu_s: f64,
     pub(crate) peak_rss_mb: f64,
-    /// What all cores did meanwhile, of what they could.
-    pub(crate) busy: f64,
+    pub(crate) meanwhile: Meanwhile,
     pub(crate) output: String,
+}
+
+/// What the machine did while a program was at work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meanwhile {
+    pub(crate) wall_s: f64,
+    /// What all cores did, of what they could.
+    pub(crate) busy: f64,
+    /// Cores that the brokers used, where they were watched.
+    pub(crate) broker_cores: Option<f64>,
+}
+
+impl Meanwhile {
+    /// Both spans together, without what was between them.
+    pub(crate) fn then(&self, next: &Meanwhile) -> Meanwhile {
+        let wall_s = self.wall_s + next.wall_s;
+        let both = |first: f64, second: f64| (first * self.wall_s + second * next.wall_s) / wall_s;
+        let broker_cores = self.broker_cores.zip(next.broker_cores).map(|(first, second)| both(first, second));
+        Meanwhile { wall_s, busy: both(self.busy, next.busy), broker_cores }
+    }
+}
+
+/// Watches the machine, and processes of it.
+pub(crate) struct Watch {
+    brokers: Vec<u32>,
+    brokers_s: f64,
+    cores: Cores,
+    begin: Instant,
+}
+
+impl Watch {
+    pub(crate) fn begin(brokers: Vec<u32>) -> Result<Watch> {
+        let brokers_s = sum_cpu_s(&brokers)?;
+        Ok(Watch { brokers, brokers_s, cores: Cores::now(), begin: Instant::now() })
+    }
+
+    pub(crate) fn end(&self) -> Result<Meanwhile> {
+        let wall_s = self.begin.elapsed().as_secs_f64();
+        let brokers_s = sum_cpu_s(&self.brokers)? - self.brokers_s;
+        let broker_cores = (!self.brokers.is_empty()).then_some(brokers_s / wall_s);
+        Ok(Meanwhile { wall_s, busy: Cores::now().busy_since(&self.cores), broker_cores })
+    }
+}
+
+fn sum_cpu_s(pids: &[u32]) -> Result<f64> {
+    pids.iter().map(|pid| cpu_s(*pid)).sum()
 }
 
 /// What all cores together have done and left undone since the machine began, in ticks.
@@ -52,6 +96,15 @@ pub(crate) fn cpu_s(pid: u32) -> Result<f64> {
     used.map(|ticks| ticks / TICKS_PER_S).with_context(|| format!("no times of process {pid}"))
 }
 
+/// How long the threads of a process have been running or waiting for a core, in seconds: what it would have used had
+/// it been alone.
+pub(crate) fn wanted_s(pid: u32) -> Result<f64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
+    let wanted_ns = |text: String| text.split(' ').take(2).filter_map(|ns| ns.parse::<f64>().ok()).sum::<f64>();
+    let threads = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("schedstat")).ok());
+    Ok(threads.map(wanted_ns).sum::<f64>() / 1e9)
+}
+
 /// CPU time of the calling thread, in seconds.
 pub(crate) fn thread_cpu_s() -> f64 {
     let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
@@ -68,9 +121,9 @@ pub(crate) fn rss_mb(pid: u32) -> f64 {
     status_mb(pid, "VmRSS:")
 }
 
-/// Runs a program to its end.
-pub(crate) fn run(command: &mut Command) -> Result<Ended> {
-    let (begin, before) = (Instant::now(), Cores::now());
+/// Runs a program to its end, beside `brokers`.
+pub(crate) fn run(command: &mut Command, brokers: Vec<u32>) -> Result<Ended> {
+    let watch = Watch::begin(brokers)?;
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let pid = child.id();
     let mut peak = 0.0_f64;
@@ -79,22 +132,14 @@ pub(crate) fn run(command: &mut Command) -> Result<Ended> {
         peak = peak.max(peak_rss_mb(pid));
         std::thread::sleep(LOOK);
     }
-    let (wall_s, cpu_s) = (begin.elapsed().as_secs_f64(), cpu_s(pid)?);
-    let busy = Cores::now().busy_since(&before);
+    let (meanwhile, cpu_s) = (watch.end()?, cpu_s(pid)?);
     let mut output = String::new();
     if let Some(mut pipe) = child.stdout.take() {
         std::io::Read::read_to_string(&mut pipe, &mut output)?;
     }
     let status = child.wait()?;
     ensure!(status.success(), "{command:?} ended with {status}\n{output}");
-    Ok(Ended { wall_s, cpu_s, peak_rss_mb: peak, busy, output })
-}
-
-/// Keeps a process on one core.
-pub(crate) fn pin(pid: u32) -> Result<()> {
-    let status = Command::new("taskset").args(["-a", "-p", "1", &pid.to_string()]).stdout(Stdio::null()).status()?;
-    ensure!(status.success(), "taskset cannot keep process {pid} on one core: {status}");
-    Ok(())
+    Ok(Ended { cpu_s, peak_rss_mb: peak, meanwhile, output })
 }
 
 /// The machine, in one line.

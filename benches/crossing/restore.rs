@@ -10,7 +10,7 @@ use crate::journey;
 use crate::kit::{self, Kafka};
 use crate::limit;
 use crate::lines::{LIMIT_OF_RESTORING, Line};
-use crate::measure;
+use crate::measure::{self, Meanwhile};
 
 /// The codec that `restore` sends with unless told otherwise.
 const CODEC: &str = "lz4";
@@ -23,31 +23,29 @@ pub(crate) fn run(kafka: &Kafka, lake: &Lake, topic: &Topic, label: &str) -> Res
     let mut command = Command::new(journey::program());
     command.args(["restore", &lake.url(), "--bootstrap-server", &kafka.bootstrap(), "--yes", "--topic", &topic.name]);
     command.arg("--store-config").arg(&options).args(["--rename", &format!("{}={target}", topic.name)]);
-    let ended = measure::run(command.env("LAKEFERRY_LOG", "warn"))?;
+    let ended = measure::run(command.env("LAKEFERRY_LOG", "warn"), kafka.pids())?;
     kafka.delete_topic(&target)?;
     Ok(Line {
-        wall_s: ended.wall_s,
         cpu_s: ended.cpu_s,
         peak_rss_mb: ended.peak_rss_mb,
-        busy: Some(ended.busy),
-        ..Line::new(&format!("restore {label}"), topic)
+        ..Line::during(&ended.meanwhile, &format!("restore {label}"), topic)
     })
 }
 
-/// What a restore cannot cost less than, for a topic of `bytes` bytes that zstd gives back in `decompress_s`.
-pub(crate) fn limit(kafka: &Kafka, topic: &Topic, bytes: u64, decompress_s: f64) -> Result<[Line; 2]> {
+/// What a restore cannot cost less than, for a topic that zstd gives back in `decompress_s`.
+pub(crate) fn limit(kafka: &Kafka, topic: &Topic, decompress_s: f64) -> Result<[Line; 2]> {
     let target = format!("{}-produced", topic.name);
     kafka.create_topic(&target, topic.partitions, &[])?;
-    let (ended, produced) = limit::of_producing(&kafka.bootstrap(), &target, topic, CODEC)?;
+    let (ended, produced) = limit::of_producing(kafka, &target, topic, CODEC)?;
     kafka.delete_topic(&target)?;
-    let producing_s = ended.cpu_s * bytes as f64 / produced as f64;
-    let line = |program: &str, cpu_s: f64| Line {
-        bytes,
-        wall_s: ended.wall_s,
-        cpu_s,
-        peak_rss_mb: ended.peak_rss_mb,
-        busy: Some(ended.busy),
-        ..Line::new(program, topic)
-    };
-    Ok([line("produce", producing_s), line(LIMIT_OF_RESTORING, producing_s + decompress_s)])
+    // The same records again and again have not quite as many bytes.
+    let scale = topic.bytes as f64 / produced as f64;
+    let producing_s = ended.cpu_s * scale;
+    let meanwhile = Meanwhile { wall_s: ended.meanwhile.wall_s * scale, ..ended.meanwhile };
+    let (producing, both) = (Line::during(&meanwhile, "produce", topic), Line::new(LIMIT_OF_RESTORING, topic));
+    let peak_rss_mb = ended.peak_rss_mb;
+    Ok([
+        Line { cpu_s: producing_s, peak_rss_mb, ..producing },
+        Line { cpu_s: producing_s + decompress_s, peak_rss_mb, ..both },
+    ])
 }

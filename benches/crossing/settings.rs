@@ -1,7 +1,7 @@
 //! How large a run is, from the environment. `LAKEFERRY_BENCH=full` is the run of `docs/performance.md`; without it a
 //! quick look. Single values have the last word: `LAKEFERRY_BENCH_MB` (of each topic), `LAKEFERRY_BENCH_ROUNDS`,
-//! `LAKEFERRY_BENCH_IDLE_S`, `LAKEFERRY_BENCH_PARTITIONS` and `LAKEFERRY_BENCH_MEMORY_MB` (of the memory section),
-//! `LAKEFERRY_BENCH_DATA` (only topics whose name holds this).
+//! `LAKEFERRY_BENCH_IDLE_S`, `LAKEFERRY_BENCH_CORES_MB` (of the cores section), `LAKEFERRY_BENCH_PARTITIONS` and
+//! `LAKEFERRY_BENCH_MEMORY_MB` (of the memory section), `LAKEFERRY_BENCH_DATA` (only topics whose name holds this).
 
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) rounds: usize,
     /// How long the idle worker is watched.
     pub(crate) idle: Duration,
+    /// Bytes of the topic of the cores section.
+    pub(crate) cores_bytes: u64,
     /// Partitions of the memory section.
     pub(crate) partitions: usize,
     /// Bytes of its topic.
@@ -36,6 +38,8 @@ impl Settings {
             topic_bytes: topic_mb * 1_000_000,
             rounds: number("LAKEFERRY_BENCH_ROUNDS", if full { 3 } else { 1 })? as usize,
             idle: Duration::from_secs(number("LAKEFERRY_BENCH_IDLE_S", if full { 300 } else { 20 })?),
+            // In the full run so much that the start is a small part of it.
+            cores_bytes: number("LAKEFERRY_BENCH_CORES_MB", if full { 2_500 } else { topic_mb })? * 1_000_000,
             partitions: number("LAKEFERRY_BENCH_PARTITIONS", 1_000)? as usize,
             // In the full run so much that every partition fills an upload part.
             memory_bytes: number("LAKEFERRY_BENCH_MEMORY_MB", if full { 10_000 } else { 600 })? * 1_000_000,
