@@ -11,6 +11,7 @@ mod pattern;
 mod rebalance;
 mod room;
 mod slot;
+mod starts;
 mod truncation;
 
 pub(super) use slot::{NotUtf8, Slot};

@@ -236,7 +236,8 @@ impl Stretch {
         if message.offset() < self.slot.position() {
             return Ok(());
         }
-        self.slot.push(message, now).map_err(|NotUtf8| {
+        let pushed = self.slot.push(message, now);
+        pushed.map(|_| ()).map_err(|NotUtf8| {
             ConnectError::data(format!(
                 "the record at offset {} of {} has a header key that is not UTF-8",
                 message.offset(),

@@ -225,6 +225,24 @@ async fn a_slow_loop_loses_nothing_and_the_budget_is_given_back() {
 }
 
 #[tokio::test]
+async fn what_was_handed_on_takes_no_memory_though_nothing_more_is_read() {
+    // Less than what one look at the client collects: the budget is exhausted each time until the batches are gone.
+    let embedded = Embedded::with_budget(1 << 16);
+    embedded.topic("t", 1);
+    embedded.fill("t", 0, 0..20_000).await;
+    let mut consumer = embedded.consumer("g", topics(&["t"]));
+    let partitions = assigned(&mut *consumer).await;
+    consumer.start_at(&Places::from([(partitions[0].clone(), 0.into())]));
+    let mut position = 0;
+    while position < 20_000 {
+        let Event::Batches(batches) = next(&mut *consumer).await else { continue };
+        position = batches.last().map_or(position, Batch::next_offset);
+    }
+    consumer.close().await;
+    assert_eq!(embedded.budget.used(), 0);
+}
+
+#[tokio::test]
 async fn offsets_are_committed_and_found_again() {
     let embedded = Embedded::start();
     embedded.topic("t", 2);

@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, Place, TopicPartition};
+use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, TopicPartition};
 use tokio::sync::mpsc;
 
 use super::super::error::{Membership, explain_reading};
-use super::super::ffi::{Code, Entry, Failure, FetchFrom, Handle, Message, Polled};
+use super::super::ffi::{Code, Entry, Failure, Handle, Message, Polled};
 use super::pattern::Watch;
-use super::rebalance::{Revocation, UNSTARTED};
+use super::rebalance::Revocation;
 use super::room::{ROOM_WAIT, Room, STALLED_WAIT};
 use super::slot::{Phase, Slot};
 use super::truncation::{self, Cause};
@@ -24,13 +24,10 @@ use super::{Said, Shared};
 const BATCH_AGE: Duration = Duration::from_millis(50);
 /// All batches under way together.
 const COLLECTED_BYTES: u64 = 4 << 20;
-/// Events taken in one go before orders and ages are looked at again.
+/// Events taken in one go before orders, ages and room are looked at again; no more than come to `COLLECTED_BYTES`.
 const BURST: usize = 2_048;
 /// How long a poll waits for an event; an order wakes it.
 const IDLE_WAIT: Duration = Duration::from_millis(250);
-const SEEK_WAIT: Duration = Duration::from_secs(1);
-/// How long a start is refused by the client before the partition is assigned anew.
-const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// The same error is told this often at most.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
@@ -50,7 +47,8 @@ pub(super) struct Fetch {
     pub(super) slots_by_topic: HashMap<Arc<str>, BTreeMap<i32, Slot>>,
     ready: Vec<(u64, Batch)>,
     pub(super) outbox: VecDeque<Said>,
-    collected: Permit,
+    /// What the slots have collected.
+    open: Permit,
     pub(super) revocation: Option<Revocation>,
     pub(super) revocations: u64,
     told_at: HashMap<(i32, Option<TopicPartition>), Duration>,
@@ -58,9 +56,26 @@ pub(super) struct Fetch {
     pub(super) now: Duration,
 }
 
+/// What may still be taken in one go.
+struct Burst {
+    events: usize,
+    bytes: u64,
+}
+
+impl Burst {
+    fn spend(&mut self, bytes: u64) {
+        self.events = self.events.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    fn is_over(&self) -> bool {
+        self.events == 0 || self.bytes == 0
+    }
+}
+
 impl Fetch {
     pub(super) fn new(spec: FetchSpec) -> Self {
-        let collected = spec.queue.budget().take(0);
+        let open = spec.queue.budget().take(0);
         let now = spec.clock.monotonic();
         Self {
             now,
@@ -68,7 +83,7 @@ impl Fetch {
             slots_by_topic: HashMap::new(),
             ready: Vec::new(),
             outbox: VecDeque::new(),
-            collected,
+            open,
             revocation: None,
             revocations: 0,
             told_at: HashMap::new(),
@@ -133,65 +148,6 @@ impl Fetch {
         }
     }
 
-    fn begin_starts(&mut self) {
-        let due = |slot: &mut Slot| match slot.phase {
-            Phase::Starting { place, since } if !slot.revoking => Some((slot.partition.clone(), place, since)),
-            _ => None,
-        };
-        let due: Vec<_> = self.slots().filter_map(due).collect();
-        if due.is_empty() {
-            return;
-        }
-        let rows: Vec<_> = due.iter().map(|(partition, place, _)| fetch_from(partition, *place)).collect();
-        let refusals = match self.spec.handle.seek(&rows, SEEK_WAIT) {
-            Ok(entries) => entries.into_iter().filter(|entry| entry.failure.is_some()).collect(),
-            Err(failure) => rows.iter().map(|row| refused(row, &failure)).collect::<Vec<_>>(),
-        };
-        let now = self.now;
-        for (partition, place, since) in due {
-            let is_refused = refusals.iter().any(|entry| entry.partition == partition);
-            if is_refused && now.saturating_sub(since) < RESTART_AFTER {
-                continue;
-            }
-            if is_refused && !self.assign_anew(&partition, place) {
-                continue;
-            }
-            let Some(slot) = self.slot(&partition) else { continue };
-            if is_refused && place.mark.is_some() {
-                // Assigning asks the broker nothing: the seek is made again.
-                slot.phase = Phase::Starting { place, since: now };
-            } else {
-                slot.started(place);
-            }
-        }
-    }
-
-    /// A partition that the client has given up (out of range, its log cut) takes no seek: it is assigned once more.
-    /// What was paused stays so.
-    fn assign_anew(&mut self, partition: &TopicPartition, place: Place) -> bool {
-        let handle = Arc::clone(&self.spec.handle);
-        let result = if handle.is_cooperative() {
-            // It may be unassigned already, by a try that failed half way.
-            let _ = handle.incremental_unassign(std::slice::from_ref(partition));
-            handle.incremental_assign(&[fetch_from(partition, place)])
-        } else {
-            let row = |slot: &mut Slot| match slot.phase {
-                _ if slot.partition == *partition => fetch_from(partition, place),
-                Phase::Reading => fetch_from(&slot.partition, slot.place()),
-                _ => fetch_from(&slot.partition, UNSTARTED.into()),
-            };
-            let rows: Vec<_> = self.slots().map(row).collect();
-            handle.assign(&rows)
-        };
-        match result {
-            Ok(()) => true,
-            Err(failure) => {
-                tracing::warn!("{partition} cannot begin at {} yet: {}", place.offset, failure.text);
-                false
-            }
-        }
-    }
-
     pub(super) fn send(&mut self) {
         while let Some(said) = self.outbox.pop_front() {
             match self.spec.sender.try_send(said) {
@@ -218,17 +174,17 @@ impl Fetch {
         let wait = oldest.map_or(most, |age| BATCH_AGE.saturating_sub(age).min(most));
         let mut polled = handle.poll(wait);
         self.look_at_clock();
-        let mut left = BURST;
+        let mut burst = Burst { events: BURST, bytes: COLLECTED_BYTES };
         while let Some(event) = polled {
             polled = match event {
-                Polled::Message(message) => self.take_run(message, &handle, &mut left),
+                Polled::Message(message) => self.take_run(message, &handle, &mut burst),
                 event => {
                     self.take(event);
+                    burst.spend(0);
                     None
                 }
             };
-            left = left.saturating_sub(1);
-            if polled.is_none() && left > 0 {
+            if polled.is_none() && !burst.is_over() {
                 polled = handle.poll(Duration::ZERO);
             }
         }
@@ -237,13 +193,16 @@ impl Fetch {
 
     fn flush_due(&mut self) {
         let now = self.now;
-        let bytes: u64 = self.slots().filter_map(|slot| slot.collected()).map(|(_, bytes, _)| bytes).sum();
-        self.collected.resize(bytes);
-        let all = bytes >= COLLECTED_BYTES;
+        let all = self.open_bytes() >= COLLECTED_BYTES;
         self.flush(|slot| slot.collected().is_some_and(|(_, _, since)| all || now.saturating_sub(since) >= BATCH_AGE));
     }
 
-    /// Puts what the chosen partitions collected, and what was ready before, into the outbox.
+    fn open_bytes(&mut self) -> u64 {
+        self.slots().filter_map(|slot| slot.collected()).map(|(_, bytes, _)| bytes).sum()
+    }
+
+    /// Puts what the chosen partitions collected, and what was ready before, into the outbox. A batch pays for itself
+    /// from then on; what the others collected is paid here.
     pub(super) fn flush(&mut self, chosen: impl Fn(&Slot) -> bool) {
         let mut taken = Vec::new();
         for slot in self.slots().filter(|slot| chosen(slot)) {
@@ -255,6 +214,8 @@ impl Fetch {
         if !self.ready.is_empty() {
             self.outbox.push_back(Said::Batches(std::mem::take(&mut self.ready)));
         }
+        let open_bytes = self.open_bytes();
+        self.open.resize(open_bytes);
     }
 
     fn make_ready(&mut self, generation: u64, batch: Batch) {
@@ -266,7 +227,7 @@ impl Fetch {
         match polled {
             Polled::Message(message) => {
                 let handle = Arc::clone(&self.spec.handle);
-                self.take_run(message, &handle, &mut 0);
+                self.take_run(message, &handle, &mut Burst { events: 1, bytes: 0 });
             }
             Polled::End(partition, offset) => {
                 let now = self.now;
@@ -281,14 +242,14 @@ impl Fetch {
         }
     }
 
-    /// Takes `message` and up to `left` of those that follow it of the same partition, which is looked for only once.
-    /// Gives what came behind them, if it was polled: that is to be taken, too.
-    fn take_run<'h>(&mut self, mut message: Message<'h>, handle: &'h Handle, left: &mut usize) -> Option<Polled<'h>> {
+    /// Takes `message` and those that follow it of the same partition, which is looked for only once, as far as `burst`
+    /// goes. Gives what came behind them, if it was polled: that is to be taken, too.
+    fn take_run<'h>(&mut self, mut message: Message<'h>, handle: &'h Handle, burst: &mut Burst) -> Option<Polled<'h>> {
         let now = self.now;
         let slots = self.slots_by_topic.get_mut(message.topic());
         let slot = slots.and_then(|slots| slots.get_mut(&message.partition()))?;
         while slot.is_next(message.offset()) {
-            if slot.push(&message, now).is_err() {
+            let Ok(bytes) = slot.push(&message, now) else {
                 let (generation, batch) = (slot.generation, slot.stop(false));
                 let error = ConnectError::data(format!(
                     "the record at offset {} of {} has a header key that is not UTF-8; delete it or skip it by \
@@ -299,13 +260,16 @@ impl Fetch {
                 batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
                 self.say(Said::Error(error));
                 return None;
-            }
+            };
+            burst.spend(bytes);
             if slot.is_full() {
                 let (generation, batch) = (slot.generation, slot.take());
                 batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
                 return None;
             }
-            *left = left.checked_sub(1)?;
+            if burst.is_over() {
+                return None;
+            }
             match handle.poll(Duration::ZERO) {
                 Some(Polled::Message(next)) if next.is_of_partition(&message) => message = next,
                 polled => return polled,
@@ -429,18 +393,4 @@ impl Fetch {
             }
         }
     }
-}
-
-/// The client fetches from the mark on, so that the broker looks at the epoch where it is known, and a record between
-/// the mark and the place is seen.
-pub(super) fn fetch_from(partition: &TopicPartition, place: Place) -> FetchFrom {
-    FetchFrom {
-        partition: partition.clone(),
-        offset: place.read_from(),
-        leader_epoch: place.mark.map(|mark| mark.leader_epoch),
-    }
-}
-
-fn refused(row: &FetchFrom, failure: &Failure) -> Entry {
-    Entry { partition: row.partition.clone(), offset: None, metadata: String::new(), failure: Some(failure.clone()) }
 }

@@ -11,8 +11,9 @@ use lakeferry_api::{ConnectError, TopicPartition};
 
 use super::super::ffi::{Failure, FetchFrom};
 use super::Said;
-use super::fetch::{Fetch, fetch_from};
+use super::fetch::Fetch;
 use super::slot::Slot;
+use super::starts::fetch_from;
 
 /// Where a partition stands, paused, until the loop says. It must be a real offset: for one that has to be asked of the
 /// broker, librdkafka asks again after a seek has made the first answer stale, and then jumps there.
@@ -21,6 +22,8 @@ pub(super) const UNSTARTED: i64 = 0;
 /// How long the brokers have to say whether lost partitions went with their topics.
 const ASKING: Duration = Duration::from_secs(1);
 const QUESTIONS: usize = 4;
+/// Between two questions: what one broker knows reaches the others in less.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Partitions that the group takes away and the loop has not let go yet.
 pub(super) struct Revocation {
@@ -85,9 +88,12 @@ impl Fetch {
     fn say_lost(&mut self, partitions: Vec<TopicPartition>) {
         let (mut deleted, mut lost) = (Vec::new(), partitions);
         // Any broker answers, and one that lags behind the one which told the client does not know it yet.
-        for _ in 0..QUESTIONS {
+        for question in 0..QUESTIONS {
             if lost.is_empty() {
                 break;
+            }
+            if question > 0 {
+                std::thread::park_timeout(ASK_AGAIN);
             }
             match self.spec.handle.absent_topics(ASKING) {
                 Ok(absent) => deleted.extend(lost.extract_if(.., |partition| absent.contains(&*partition.topic))),

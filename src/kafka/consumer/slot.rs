@@ -126,21 +126,25 @@ impl Slot {
         self.phase == Phase::Stopped { dead: true }
     }
 
-    /// Adds a record that is not behind the position.
-    pub(in crate::kafka) fn push(&mut self, message: &Message<'_>, now: Duration) -> Result<(), NotUtf8> {
+    /// Adds a record that is not behind the position. How many bytes of its own it has.
+    pub(in crate::kafka) fn push(&mut self, message: &Message<'_>, now: Duration) -> Result<u64, NotUtf8> {
         let mut headers = message.headers();
         if headers.any(|(key, _)| std::str::from_utf8(key).is_err()) {
             return Err(NotUtf8);
         }
+        let (key, value) = (message.key(), message.value());
+        let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let mut bytes = length(key) + length(value);
         let builder = self.open(now);
-        builder.push(message.offset(), message.timestamp(), message.key(), message.value());
+        builder.push(message.offset(), message.timestamp(), key, value);
         for (key, value) in message.headers() {
+            bytes += key.len() + length(value);
             builder.header(std::str::from_utf8(key).unwrap_or_default(), value);
         }
         let leader_epoch = message.leader_epoch();
         builder.leader_epoch(leader_epoch);
         self.passed(message.offset(), leader_epoch);
-        Ok(())
+        Ok(bytes as u64)
     }
 
     /// The record at `offset` was read.

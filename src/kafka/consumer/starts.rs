@@ -1,0 +1,122 @@
+//! Where partitions begin: by a seek, and where the client takes none by assigning them once more.
+//!
+//! Invariant: a partition is [`Phase::Reading`] once the client has taken the very place that was ordered, and has
+//! asked the broker about its mark, if it has one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakeferry_api::{Place, TopicPartition};
+
+use super::super::ffi::{Entry, Failure, FetchFrom};
+use super::fetch::Fetch;
+use super::rebalance::UNSTARTED;
+use super::slot::{Phase, Slot};
+
+const SEEK_WAIT: Duration = Duration::from_secs(1);
+/// How long a start is refused by the client before the partition is assigned anew.
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+
+impl Fetch {
+    /// Begins what the loop has ordered, where it said.
+    pub(super) fn begin_starts(&mut self) {
+        let due = |slot: &mut Slot| match slot.phase {
+            Phase::Starting { place, since } if !slot.revoking => Some((slot.partition.clone(), place, since)),
+            _ => None,
+        };
+        let due: Vec<_> = self.slots().filter_map(due).collect();
+        if due.is_empty() {
+            return;
+        }
+        let rows: Vec<_> = due.iter().map(|(partition, place, _)| fetch_from(partition, *place)).collect();
+        let refusals = match self.spec.handle.seek(&rows, SEEK_WAIT) {
+            Ok(entries) => entries.into_iter().filter(|entry| entry.failure.is_some()).collect(),
+            Err(failure) => rows.iter().map(|row| refused(row, &failure)).collect::<Vec<_>>(),
+        };
+        let is_refused = |partition: &TopicPartition| refusals.iter().any(|entry| entry.partition == *partition);
+        let (refused, taken): (Vec<_>, Vec<_>) = due.into_iter().partition(|(partition, ..)| is_refused(partition));
+        let taken: Vec<_> = taken.into_iter().map(|(partition, place, _)| (partition, place)).collect();
+        for (partition, place) in &taken {
+            self.started(partition, *place);
+        }
+        let now = self.now;
+        let is_overdue = |since: &Duration| now.saturating_sub(*since) >= RESTART_AFTER;
+        let overdue: Vec<_> =
+            refused.into_iter().filter(|(.., since)| is_overdue(since)).map(|(at, place, _)| (at, place)).collect();
+        if overdue.is_empty() {
+            return;
+        }
+        if self.spec.handle.is_cooperative() {
+            for (partition, place) in overdue {
+                if self.assign_anew(&partition, place) {
+                    self.assigned(&partition, place);
+                }
+            }
+        } else if self.assign_all_anew(&overdue) {
+            for (partition, place) in overdue.iter().chain(&taken) {
+                self.assigned(partition, *place);
+            }
+        }
+    }
+
+    fn started(&mut self, partition: &TopicPartition, place: Place) {
+        if let Some(slot) = self.slot(partition) {
+            slot.started(place);
+        }
+    }
+
+    /// Assigning asks the broker nothing: where there is a mark to ask about, the seek is made again.
+    fn assigned(&mut self, partition: &TopicPartition, place: Place) {
+        let now = self.now;
+        match self.slot(partition) {
+            Some(slot) if place.mark.is_some() => slot.phase = Phase::Starting { place, since: now },
+            Some(slot) => slot.started(place),
+            None => {}
+        }
+    }
+
+    /// A partition that the client has given up (out of range, its log cut) takes no seek: it is assigned once more.
+    /// What was paused stays so.
+    fn assign_anew(&mut self, partition: &TopicPartition, place: Place) -> bool {
+        let handle = Arc::clone(&self.spec.handle);
+        // It may be unassigned already, by a try that failed half way.
+        let _ = handle.incremental_unassign(std::slice::from_ref(partition));
+        is_assigned(handle.incremental_assign(&[fetch_from(partition, place)]), std::slice::from_ref(partition))
+    }
+
+    /// The same for a group that assigns all at once: whatever is not given up goes on where it is.
+    fn assign_all_anew(&mut self, overdue: &[(TopicPartition, Place)]) -> bool {
+        let row = |slot: &mut Slot| match slot.phase {
+            Phase::Reading => fetch_from(&slot.partition, slot.place()),
+            _ => overdue
+                .iter()
+                .find(|(partition, _)| *partition == slot.partition)
+                .map_or_else(|| fetch_from(&slot.partition, UNSTARTED.into()), |(at, place)| fetch_from(at, *place)),
+        };
+        let rows: Vec<_> = self.slots().map(row).collect();
+        let partitions: Vec<_> = overdue.iter().map(|(partition, _)| partition.clone()).collect();
+        is_assigned(self.spec.handle.assign(&rows), &partitions)
+    }
+}
+
+/// The client fetches from the mark on, so that the broker looks at the epoch where it is known, and a record between
+/// the mark and the place is seen.
+pub(super) fn fetch_from(partition: &TopicPartition, place: Place) -> FetchFrom {
+    FetchFrom {
+        partition: partition.clone(),
+        offset: place.read_from(),
+        leader_epoch: place.mark.map(|mark| mark.leader_epoch),
+    }
+}
+
+fn is_assigned(result: Result<(), Failure>, partitions: &[TopicPartition]) -> bool {
+    if let Err(failure) = &result {
+        let names: Vec<_> = partitions.iter().map(ToString::to_string).collect();
+        tracing::warn!("{} cannot begin yet: {}", names.join(", "), failure.text);
+    }
+    result.is_ok()
+}
+
+fn refused(row: &FetchFrom, failure: &Failure) -> Entry {
+    Entry { partition: row.partition.clone(), offset: None, metadata: String::new(), failure: Some(failure.clone()) }
+}
