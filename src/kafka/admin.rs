@@ -15,6 +15,7 @@ use lakeferry_api::{Clock, Config, ConnectError, Kind, PartitionView, Positions,
 
 use super::error::{explain, explain_needing, named};
 use super::ffi::{Code, ConfigEntry, Described, Entry, Failure, Handle, OffsetSpec, Role};
+use super::together::Together;
 use super::{Admin, Commits, Committed, Pending, Stretches, reader, security};
 
 /// Opens an admin client.
@@ -33,7 +34,14 @@ pub fn open(properties: &Config, clock: Arc<dyn Clock>) -> Result<Arc<dyn Admin>
         Handle::open(Role::Admin, &settings).map_err(|failure| explain(&failure, "cannot create an admin client"))?;
     let timeout = properties.get("default.api.timeout.ms").and_then(|text| text.trim().parse().ok());
     let timeout = timeout.map_or(ANSWER_WITHIN, Duration::from_millis);
-    Ok(Arc::new(BlockingAdmin { handle: Arc::new(handle), clock, timeout, properties: properties.clone() }))
+    Ok(Arc::new(BlockingAdmin {
+        handle: Arc::new(handle),
+        clock,
+        timeout,
+        properties: properties.clone(),
+        described: Together::default(),
+        configs: Together::default(),
+    }))
 }
 
 /// The library lists brokers every ten seconds at most.
@@ -48,6 +56,9 @@ struct BlockingAdmin {
     timeout: Duration,
     /// Its own, and those of readers of the same cluster.
     properties: Config,
+    /// Each partition asks about its topic, and the answer is about all of them.
+    described: Together<Result<Described, Failure>>,
+    configs: Together<Result<Vec<ConfigEntry>, Failure>>,
 }
 
 impl BlockingAdmin {
@@ -90,21 +101,20 @@ impl BlockingAdmin {
         }
     }
 
-    /// `None` where the topic does not exist.
+    /// `None` where the topic does not exist. The brokers are asked after this was called.
     async fn describe(&self, topic: &str) -> Result<Option<Described>> {
         let name = topic.to_owned();
         if self.is_embedded().await? {
             let all = self.all_topics().await?;
             return Ok(all.into_iter().find(|(found, _)| *found == name).map(|(_, described)| described));
         }
-        match self.ask_raw(move |handle, timeout| handle.describe_topic(&name, timeout)).await? {
-            Ok(described) => Ok(Some(described)),
+        let ask = async || self.ask_raw(move |handle, timeout| handle.describe_topic(&name, timeout)).await;
+        match &*self.described.ask(topic, ask).await? {
+            Ok(described) => Ok(Some(described.clone())),
             Err(failure) if is_absent(failure.code) => Ok(None),
-            Err(failure) => Err(explain_needing(
-                &failure,
-                format!("describing topic {topic}"),
-                format!("DESCRIBE on topic {topic}"),
-            )),
+            Err(failure) => {
+                Err(explain_needing(failure, format!("describing topic {topic}"), format!("DESCRIBE on topic {topic}")))
+            }
         }
     }
 
@@ -113,8 +123,11 @@ impl BlockingAdmin {
             return Ok(Vec::new());
         }
         let name = topic.to_owned();
-        let what = (format!("reading the configs of topic {topic}"), format!("DESCRIBE_CONFIGS on topic {topic}"));
-        self.ask(what, move |handle, timeout| handle.describe_configs(&name, timeout)).await
+        let ask = async || self.ask_raw(move |handle, timeout| handle.describe_configs(&name, timeout)).await;
+        let (what, right) =
+            (format!("reading the configs of topic {topic}"), format!("DESCRIBE_CONFIGS on topic {topic}"));
+        let answer = self.configs.ask(topic, ask).await?;
+        answer.as_ref().clone().map_err(|failure| explain_needing(&failure, what, right))
     }
 
     /// True for librdkafka's embedded cluster, which it names itself. It has no controller, so asking it for what it

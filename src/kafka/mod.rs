@@ -13,6 +13,7 @@ mod ffi;
 pub mod producer;
 pub mod reader;
 mod security;
+mod together;
 mod transactions;
 
 use std::collections::BTreeMap;
