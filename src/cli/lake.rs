@@ -95,6 +95,7 @@ impl LakeArgs {
         let layout = Layout::new(&settings.topics_dir)?;
         let lake = settings.open_lake()?;
         let manifests = ManifestStore::new(lake.store, layout, Arc::new(SystemClock::default()));
+        let manifests = manifests.finding(lake.names);
         Ok((Archive::new(manifests), lake.leftovers))
     }
 

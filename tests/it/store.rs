@@ -31,7 +31,7 @@ fn orders() -> TopicPartition {
 }
 
 fn manifests(lake: &Lake) -> ManifestStore {
-    ManifestStore::new(Arc::clone(&lake.store), layout(), Arc::new(SystemClock::new()))
+    ManifestStore::new(Arc::clone(&lake.store), layout(), Arc::new(SystemClock::new())).finding(lake.names.clone())
 }
 
 /// An id that no other probe of this process has.
@@ -210,6 +210,31 @@ async fn s3_reading_an_archive_writes_nothing() {
     assert!(archive.chain(&orders()).await.unwrap().is_none());
     assert!(proxy.count(|_| true) > 0);
     assert_eq!(proxy.count(HttpRequest::is_write), 0, "{:?}", proxy.requests());
+}
+
+#[tokio::test]
+async fn s3_lists_the_objects_of_others_no_further_than_it_must() {
+    let s3 = need!(kit::s3());
+    let bucket = s3.create_bucket("store-others").unwrap();
+    let folder = bucket.join("pre/fix/topics/orders/partition=0");
+    std::fs::create_dir_all(&folder).unwrap();
+    // Before and behind names of ours, as a listing sorts them.
+    let others = (0..3_500).flat_map(|n| [format!("+orders+0+{n:010}.avro"), format!("orders+0+{n:010}.avro")]);
+    for name in others {
+        std::fs::write(folder.join(name), "").unwrap();
+    }
+    let proxy = HttpProxy::start(s3.address()).unwrap();
+    let manifests = manifests(&open_s3(&proxy.url(), "store-others", &[]));
+    let listings = || proxy.count(|request| request.path.contains("list-type=2"));
+    assert!(manifests.end(&orders()).await.unwrap().is_none());
+    assert!(listings() <= 4, "{:?}", proxy.requests());
+
+    let ours = "00000000000000000000-0000000001-0-0b9f12ab.parquet";
+    std::fs::write(folder.join(ours), "").unwrap();
+    proxy.clear();
+    let error = manifests.end(&orders()).await.unwrap_err();
+    assert!(error.kind() == Kind::Fatal && error.message().contains(ours), "{error}");
+    assert!(listings() <= 3, "{:?}", proxy.requests());
 }
 
 #[tokio::test]

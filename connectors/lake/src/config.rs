@@ -2,12 +2,10 @@
 //! string keys. The keys that both connectors share (where the lake is) stand here once.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use chrono_tz::Tz;
 use lakeferry_api::config_def::{ConfigKey, ConfigType, ConfigValue, Importance, Parsed, Width};
 use lakeferry_api::{Config, ConfigDef, ConnectError, ParsedConfig, Result};
-use object_store::ObjectStore;
 
 use crate::store;
 
@@ -261,14 +259,6 @@ impl LakeSettings {
     ///
     /// # Errors
     /// `Config` where they cannot name one.
-    pub fn open(&self) -> Result<Arc<dyn ObjectStore>> {
-        self.open_lake().map(|lake| lake.store)
-    }
-
-    /// Opens the store that they name, with what it may hold besides objects.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub fn open_lake(&self) -> Result<store::Lake> {
         store::open(&self.url, &self.options, self.hadoop_conf_dir.as_deref())
     }

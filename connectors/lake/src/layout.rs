@@ -166,6 +166,11 @@ impl Layout {
     }
 }
 
+impl ObjectName {
+    /// What every name begins with: an offset has 19 digits at most.
+    pub const START: &str = "0";
+}
+
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { first_offset, epoch, n, writer, extension } = self;
@@ -259,6 +264,7 @@ mod tests {
             prop_assert_eq!(layout.parse_data(&entry), None);
             prop_assert_eq!(layout.parse_chain_dir(&layout.chain_dir(&partition)), Some(partition.clone()));
 
+            prop_assert!(name.to_string().starts_with(ObjectName::START));
             let data = layout.data(&partition, &name);
             prop_assert_eq!(layout.parse_data(&data), Some((partition.clone(), name)));
             prop_assert_eq!(layout.parse_entry(&data), None);

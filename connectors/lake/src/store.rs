@@ -19,6 +19,7 @@ mod hdfs;
 pub mod leftovers;
 mod local;
 pub mod memory;
+pub(crate) mod names;
 mod probe;
 mod s3;
 mod staged;
@@ -35,6 +36,7 @@ use object_store::ObjectStore;
 use url::Url;
 
 use self::leftovers::Leftovers;
+pub use self::names::Names;
 pub use error::explain;
 pub(crate) use error::words;
 pub use probe::probe;
@@ -50,12 +52,15 @@ pub struct Lake {
     pub url: String,
     /// What the store may hold besides objects.
     pub leftovers: Leftovers,
+    /// Finds objects by how their names begin, where the store can.
+    pub names: Option<Arc<dyn Names>>,
 }
 
 /// What the row of a scheme gives.
 struct Opened {
     store: Arc<dyn ObjectStore>,
     leftovers: Leftovers,
+    names: Option<Arc<dyn Names>>,
 }
 
 /// What the row of a scheme opens: the URL, the options and the folder of Hadoop's configuration.
@@ -91,8 +96,8 @@ type Checked<T> = Result<T, Refusal>;
 pub fn open(url: &str, options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Result<Lake> {
     let parsed = parse(url)?;
     let (open, _) = row(&parsed)?;
-    let Opened { store, leftovers } = open(&parsed, options, hadoop_conf_dir)?;
-    Ok(Lake { store, url: url.to_owned(), leftovers })
+    let Opened { store, leftovers, names } = open(&parsed, options, hadoop_conf_dir)?;
+    Ok(Lake { store, url: url.to_owned(), leftovers, names })
 }
 
 /// Looks at the settings of a connector as far as nobody need be asked: `url`, which must mean the same wherever the

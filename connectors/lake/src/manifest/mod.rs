@@ -23,8 +23,9 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, Pu
 
 pub use self::digest::Digest;
 pub use self::model::Entry;
-use crate::layout::Layout;
-use crate::store::{explain, words};
+use crate::layout::{Layout, ObjectName};
+use crate::store::names::{self, Found};
+use crate::store::{Names, explain, words};
 
 /// An entry beyond this size is refused unread: nothing that writes one comes near it.
 const MAX_ENTRY_BYTES: u64 = 64 << 20;
@@ -32,6 +33,9 @@ const MAX_ENTRY_BYTES: u64 = 64 << 20;
 const CREATE_TRIES: u32 = 3;
 /// How long it waits before the second time; twice as long before each further one.
 const CREATE_BACKOFF: Duration = Duration::from_millis(200);
+/// So many objects of others in a partition's folder, as many as a page of S3 has, and those that cannot be ours are not
+/// listed any further.
+const MANY_OTHERS: usize = 1_000;
 
 /// The chains of one archive.
 #[derive(Clone)]
@@ -39,6 +43,7 @@ pub struct ManifestStore {
     store: Arc<dyn ObjectStore>,
     layout: Layout,
     clock: Arc<dyn Clock>,
+    names: Option<Arc<dyn Names>>,
 }
 
 /// The last entry of a chain.
@@ -64,7 +69,12 @@ pub enum Outcome {
 impl ManifestStore {
     /// The chains below `layout` in `store`.
     pub fn new(store: Arc<dyn ObjectStore>, layout: Layout, clock: Arc<dyn Clock>) -> Self {
-        Self { store, layout, clock }
+        Self { store, layout, clock, names: None }
+    }
+
+    /// The same; it finds objects among many others by `names`, where there are.
+    pub fn finding(self, names: Option<Arc<dyn Names>>) -> Self {
+        Self { names, ..self }
     }
 
     /// The names of the archive.
@@ -230,11 +240,10 @@ impl ManifestStore {
     /// # Errors
     /// `Fatal` where something of it is there without entry 0; otherwise as [`explain`].
     pub(super) async fn is_untouched(&self, partition: &TopicPartition) -> Result<bool> {
-        let entry = self.listed(self.layout.chain_dir(partition), |path| self.layout.parse_entry(path).is_some());
-        let evidence = match entry.await? {
+        let evidence = match self.an_entry(partition).await? {
             Some(entry) => Some(entry),
             // Others may have filled this folder, too: it is listed only where the other one tells nothing.
-            None => self.listed(self.layout.data_dir(partition), |path| self.layout.parse_data(path).is_some()).await?,
+            None => self.a_data_object(partition).await?,
         };
         let Some(evidence) = evidence else { return Ok(true) };
         if self.exists(partition, 0).await? {
@@ -243,12 +252,37 @@ impl ManifestStore {
         Err(removed(partition, format!("{evidence} is there, entry 0 is not")))
     }
 
-    /// An object in `dir` whose name `wanted` accepts.
-    async fn listed(&self, dir: Path, wanted: impl Fn(&Path) -> bool) -> Result<Option<Path>> {
+    /// An entry of `partition`, whichever.
+    async fn an_entry(&self, partition: &TopicPartition) -> Result<Option<Path>> {
+        let dir = self.layout.chain_dir(partition);
         let mut listed = self.store.list(Some(&dir));
         while let Some(meta) = listed.try_next().await.map_err(|error| explain(&format!("list {dir}"), error))? {
-            if wanted(&meta.location) {
+            if self.layout.parse_entry(&meta.location).is_some() {
                 return Ok(Some(meta.location));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A data object of `partition`, whichever. Where the folder holds [`MANY_OTHERS`] and the store finds names by how
+    /// they begin, the rest of them is not listed; where there is any doubt, it is.
+    async fn a_data_object(&self, partition: &TopicPartition) -> Result<Option<Path>> {
+        let dir = self.layout.data_dir(partition);
+        let is_ours = |path: &Path| self.layout.parse_data(path).is_some();
+        let mut listed = self.store.list(Some(&dir));
+        let mut others = 0;
+        while let Some(meta) = listed.try_next().await.map_err(|error| explain(&format!("list {dir}"), error))? {
+            if is_ours(&meta.location) {
+                return Ok(Some(meta.location));
+            }
+            others += 1;
+            let Some(names) = self.names.as_deref().filter(|_| others == MANY_OTHERS) else { continue };
+            let found = Box::pin(names::find(names, &dir, ObjectName::START, &meta.location, is_ours));
+            match found.await {
+                Ok(Found::One(ours)) => return Ok(Some(ours)),
+                Ok(Found::Nothing) => return Ok(None),
+                Ok(Found::Unknown) => {}
+                Err(error) => tracing::debug!(%dir, %error, "names are not found by how they begin: all are listed"),
             }
         }
         Ok(None)

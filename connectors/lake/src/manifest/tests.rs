@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use lakeferry_api::Kind;
 use proptest::prelude::*;
 
@@ -125,6 +126,68 @@ async fn data_without_any_entry_is_refused_and_foreign_files_are_not() {
     assert!(error.kind() == Kind::Fatal && error.message().contains(&data), "{error}");
     bench.write(0).await;
     assert_eq!(bench.end().await.unwrap(), Some(0));
+}
+
+/// The names of a store that are found by how they begin, well or badly, in pages of 400.
+#[derive(Debug)]
+struct Beginnings {
+    faulty: Arc<Faulty>,
+    /// What is behind the folder counts for nothing but a folder.
+    knows_folders_only: bool,
+    fails: bool,
+}
+
+#[async_trait]
+impl Names for Beginnings {
+    async fn page(&self, folder: &Path, start: &str, next: Option<String>) -> object_store::Result<names::Page> {
+        if self.fails {
+            return Err(StoreError::NotImplemented { operation: "this".into(), implementer: "it".into() });
+        }
+        let start = format!("{folder}/{start}{}", if self.knows_folders_only { "/" } else { "" });
+        let names = self.faulty.names().await.into_iter().filter(|name| name.starts_with(&start));
+        let mut behind: Vec<_> = names.filter(|name| next.as_ref().is_none_or(|next| name > next)).collect();
+        let more = behind.len() > 400;
+        behind.truncate(400);
+        let next = behind.last().filter(|_| more).cloned();
+        Ok(names::Page { paths: behind.into_iter().map(Path::from).collect(), next })
+    }
+}
+
+#[tokio::test]
+async fn the_objects_of_others_are_listed_no_further_than_it_must_be() {
+    // What others call their objects: before ours and behind them in a listing, some like ours, and in folders. A name
+    // of one character tells nothing: a store that knows folders only finds it, too.
+    type Named = (fn(usize) -> String, bool);
+    let others: [Named; 6] = [
+        (|n| format!("+orders+0+{n:010}.avro"), true),
+        (|n| format!("orders+0+{n:010}.avro"), true),
+        (|n| format!("{n:020}.avro"), true),
+        (|n| format!("year=2026/{n}.avro"), true),
+        (|n| format!("+/{n}.avro"), false),
+        (|n| format!("0/{n}.avro"), false),
+    ];
+    let ways = [(false, false), (true, false), (false, true)];
+    for ((knows_folders_only, fails), (other, tells)) in
+        ways.into_iter().flat_map(|way| others.map(|other| (way, other)))
+    {
+        let tells = tells && !knows_folders_only && !fails;
+        let bench = Bench::new();
+        let names = Beginnings { faulty: Arc::clone(&bench.faulty), knows_folders_only, fails };
+        let bench = Bench { manifests: bench.manifests.finding(Some(Arc::new(names))), ..bench };
+        let folder = bench.manifests.layout().data_dir(&orders());
+        let put = async |name: String| bench.put(Path::parse(format!("{folder}/{name}")).unwrap(), "").await;
+        for n in 0..MANY_OTHERS + 500 {
+            put(other(n)).await;
+        }
+        assert_eq!(bench.end().await.unwrap(), None, "{}", other(0));
+        let listed = bench.faulty.objects_listed();
+        assert_eq!(listed == MANY_OTHERS as u64, tells, "{listed} of {}", other(0));
+
+        let ours = "00000000000000000007-0000000001-0-0b9f12ab.parquet";
+        put(ours.to_owned()).await;
+        let error = bench.end().await.unwrap_err();
+        assert!(error.kind() == Kind::Fatal && error.message().contains(ours), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -108,8 +108,9 @@ impl Connector for LakeSinkConnector {
         alteration: &SinkAlteration,
     ) -> Result<bool> {
         let settings = SinkSettings::parse(config)?;
-        let lake = settings.lake.open()?;
-        let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
+        let lake = settings.lake.open_lake()?;
+        let manifests = ManifestStore::new(lake.store, Layout::new(&settings.lake.topics_dir)?, context.clock());
+        let manifests = manifests.finding(lake.names);
         let identity = Identity::of(context.as_ref(), context.cluster_id().await?);
         alter::alter(context.as_ref(), &manifests, &identity, alteration).await?;
         Ok(true)

@@ -34,7 +34,7 @@ use super::upload::Target;
 use crate::config::{LakeSettings, SinkSettings};
 use crate::layout::Layout;
 use crate::manifest::ManifestStore;
-use crate::store;
+use crate::store::{self, Lake};
 
 /// Uploads of files and parts that may be under way at once, on a line that carries them.
 const UPLOADS_AT_ONCE: usize = 8;
@@ -59,10 +59,10 @@ pub(crate) struct LakeSinkTask {
 impl SinkTask for LakeSinkTask {
     async fn start(&mut self, context: Arc<dyn SinkContext>, config: &Config) -> Result<()> {
         let settings = SinkSettings::parse(config)?;
-        let lake = settings.lake.open()?;
+        let lake = settings.lake.open_lake()?;
         let layout = Layout::new(&settings.lake.topics_dir)?;
         if !is_proven(&settings.lake) {
-            persist(&context, || store::probe(&lake, &layout, context.random_id())).await?;
+            persist(&context, || store::probe(&lake.store, &layout, context.random_id())).await?;
             prove(&settings.lake);
         }
         let cluster_id = persist(&context, || context.cluster_id()).await?;
@@ -150,15 +150,16 @@ impl LakeSinkTask {
     pub(super) fn on(
         context: Arc<dyn SinkContext>,
         settings: SinkSettings,
-        lake: Arc<dyn ObjectStore>,
+        lake: Lake,
         cluster_id: String,
     ) -> Result<Self> {
         let (format, compression) = super::compression(&settings)?;
-        let lake: Arc<dyn ObjectStore> = Arc::new(LimitStore::new(lake, REQUESTS_AT_ONCE));
+        let Lake { store, names, .. } = lake;
+        let store: Arc<dyn ObjectStore> = Arc::new(LimitStore::new(store, REQUESTS_AT_ONCE));
         let identity = Identity::of(context.as_ref(), cluster_id);
         let ended = Arc::new(Notify::new());
         let target = Target {
-            store: Arc::clone(&lake),
+            store: Arc::clone(&store),
             part_bytes: settings.part_bytes,
             lanes: Arc::new(Lanes::new(UPLOADS_AT_ONCE, context.clock())),
             ended: Arc::clone(&ended),
@@ -167,7 +168,9 @@ impl LakeSinkTask {
         };
         let spill = open_spill(context.as_ref());
         let troubles = Troubles::new(Arc::clone(&context));
-        let manifests = ManifestStore::new(lake, Layout::new(&settings.lake.topics_dir)?, context.clock());
+        let manifests = ManifestStore::new(store, Layout::new(&settings.lake.topics_dir)?, context.clock());
+        // A search by names stands for a listing that waits meanwhile: it needs no room of its own.
+        let manifests = manifests.finding(names);
         let shared = Shared {
             context,
             settings,

@@ -57,9 +57,10 @@ impl Prepared {
     /// As [`choose`]; `Config` where the lake cannot be opened.
     pub async fn new(context: &dyn SourceContext, settings: SourceSettings) -> Result<Self> {
         let layout = Layout::new(&settings.lake.topics_dir)?;
-        let store = settings.lake.open()?;
-        let archive = Archive::new(ManifestStore::new(Arc::clone(&store), layout.clone(), context.clock()));
-        let access = Access { store, layout, executor: context.executor(), budget: context.budget() };
+        let lake = settings.lake.open_lake()?;
+        let manifests = ManifestStore::new(Arc::clone(&lake.store), layout.clone(), context.clock());
+        let archive = Archive::new(manifests.finding(lake.names));
+        let access = Access { store: lake.store, layout, executor: context.executor(), budget: context.budget() };
         let topics = choose(&archive, &settings).await?;
         Ok(Self { topics, settings, access, archive })
     }

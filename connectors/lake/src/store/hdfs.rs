@@ -76,5 +76,6 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>, hadoop_conf_di
     let store = PrefixStore::new(Deadline::new(HdfsObjectStore::new(client)), path_of(url)?);
     let staged = Staged::new(store);
     let staging = HdfsStaging { store: staged.inner(), lease };
-    Ok(Opened { store: Arc::new(staged), leftovers: Leftovers { uploads: None, staging: Some(Arc::new(staging)) } })
+    let leftovers = Leftovers { uploads: None, staging: Some(Arc::new(staging)) };
+    Ok(Opened { store: Arc::new(staged), leftovers, names: None })
 }

@@ -35,7 +35,7 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
         .map_err(|error| super::explain(&format!("open {}", path.display()), error))?;
     let staging: Arc<LocalStaging> = Arc::new(LocalStaging::below(&path));
     let leftovers = Leftovers { uploads: None, staging: Some(staging) };
-    Ok(Opened { store: Arc::new(Staged::new(store.with_fsync(true))), leftovers })
+    Ok(Opened { store: Arc::new(Staged::new(store.with_fsync(true))), leftovers, names: None })
 }
 
 /// Looks at the settings alone.

@@ -22,7 +22,7 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     no_options("memory", options).map_err(Refusal::into_error)?;
     let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
     let store = stores.entry(name(url.as_str())).or_insert_with(|| Arc::new(InMemory::new()));
-    Ok(Opened { store: Arc::clone(store), leftovers: Leftovers::default() })
+    Ok(Opened { store: Arc::clone(store), leftovers: Leftovers::default(), names: None })
 }
 
 /// From now on `url` (`memory:///name`) opens `store`; `None`: an empty one again.

@@ -12,6 +12,7 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::leftovers::Leftovers;
+use super::names::S3Names;
 use super::uploads::{KeepingConnector, S3Uploads};
 use super::{Checked, Opened, Refusal, path_of};
 
@@ -57,8 +58,9 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     })?;
     let root = path_of(url)?;
     let uploads = S3Uploads::new(store.clone(), &connector, root.clone()).map(|uploads| Arc::new(uploads) as _);
+    let names = S3Names::new(store.clone(), root.clone());
     let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, root));
-    Ok(Opened { store, leftovers: Leftovers { uploads, staging: None } })
+    Ok(Opened { store, leftovers: Leftovers { uploads, staging: None }, names: Some(Arc::new(names)) })
 }
 
 /// Looks at the settings alone.

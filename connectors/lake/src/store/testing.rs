@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use lakeferry_api::Clock;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -47,6 +47,7 @@ pub(crate) struct Faulty {
     puts: AtomicU64,
     reads: AtomicU64,
     listed: Mutex<Vec<String>>,
+    objects_listed: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -78,6 +79,11 @@ impl Faulty {
     /// The folders that were listed since this was asked last.
     pub(crate) fn take_listed(&self) -> Vec<String> {
         std::mem::take(&mut self.listed.lock().unwrap())
+    }
+
+    /// How many objects listings gave so far, those by folder aside.
+    pub(crate) fn objects_listed(&self) -> u64 {
+        self.objects_listed.load(Ordering::SeqCst)
     }
 
     fn note_listing(&self, prefix: Option<&Path>) {
@@ -170,7 +176,11 @@ impl ObjectStore for Faulty {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.note_listing(prefix);
-        self.inner.list(prefix)
+        let count = Arc::clone(&self.objects_listed);
+        self.inner
+            .list(prefix)
+            .inspect_ok(move |_| count.store(count.load(Ordering::SeqCst) + 1, Ordering::SeqCst))
+            .boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

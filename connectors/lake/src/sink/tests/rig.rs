@@ -30,6 +30,8 @@ use crate::manifest::{Digest, Entry, ManifestStore};
 use crate::sink::alter::alter;
 use crate::sink::commit::Identity;
 use crate::sink::task::LakeSinkTask;
+use crate::store::Lake;
+use crate::store::leftovers::Leftovers;
 
 mod store;
 
@@ -306,7 +308,8 @@ impl Rig {
     /// The same of another consumer group.
     pub(super) fn writer_of_group(&self, id: u128, group: &str) -> Writer {
         let settings = SinkSettings::parse(&self.config).unwrap();
-        let lake = Arc::clone(&self.store) as Arc<dyn ObjectStore>;
+        let store = Arc::clone(&self.store) as Arc<dyn ObjectStore>;
+        let lake = Lake { store, url: String::new(), leftovers: Leftovers::default(), names: None };
         let task = LakeSinkTask::on(self.context(id, group), settings, lake, "cluster".to_owned()).unwrap();
         Writer { task, rig: Arc::clone(&self.kafka) }
     }
