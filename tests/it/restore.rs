@@ -1,6 +1,7 @@
 //! Ways back that are not straight: a restore or a replaying connector that is cut short and goes on, and what each
 //! option of `lakeferry restore` does to the target.
 
+mod cut_back;
 mod targets;
 
 use std::collections::BTreeMap;

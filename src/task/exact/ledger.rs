@@ -183,33 +183,39 @@ impl Ledger {
             let page = Page { stored: None, tail: Tail::before(0), topic_id: None };
             return Ok(Judged { page, look: None, delivered: None });
         };
-        let end = view.end_offset.filter(|_| self.parts.takes_over).unwrap_or(view.last_stable_offset);
-        if view.last_stable_offset < end {
+        // An id that is another means a topic that is another: what was delivered went with the old one.
+        let same_topic =
+            |mark: &Mark| mark.topic_id.is_none() || view.topic_id.is_none() || mark.topic_id == view.topic_id;
+        let mark = mark.filter(same_topic);
+        if let Some(mark) = &mark {
+            self.refuse_other(target, mark)?;
+        }
+        let log_end = view.end_offset.unwrap_or(view.last_stable_offset);
+        let end = if self.parts.takes_over { log_end } else { view.last_stable_offset };
+        let last = mark.as_ref().and_then(|mark| mark.tail).map(|tail| tail.last);
+        // First: what a cut leaves of a transaction looks like one that is open, and nobody will ever end it.
+        if let Some(last) = last.filter(|last| log_end <= *last) {
+            return Err(ConnectError::config(format!(
+                "{target} ends at offset {log_end}, but offset {last} was delivered to it: records were taken away; {}",
+                self.parts.remedy
+            )));
+        }
+        if view.last_stable_offset < end || last.is_some_and(|last| end <= last) {
             return Err(ConnectError::retriable(format!(
                 "somebody else has a transaction open in {target}, from offset {} on: it is waited for",
                 view.last_stable_offset
             )));
         }
         let start = view.log_start_offset;
-        // An id that is another means a topic that is another: what was delivered went with the old one.
-        let same_topic =
-            |mark: &Mark| mark.topic_id.is_none() || view.topic_id.is_none() || mark.topic_id == view.topic_id;
         let page = |stored| Page { stored, tail: Tail::before(end), topic_id: view.topic_id.clone() };
-        let Some(mark) = mark.filter(same_topic) else {
+        let Some(mark) = mark else {
             let look = (start < end && self.parts.tolerated == Tolerated::Nothing).then_some((start, end));
             return Ok(Judged { page: page(None), look, delivered: None });
         };
-        self.refuse_other(target, &mark)?;
         let Some(tail) = mark.tail else {
             tracing::warn!(%target, group = self.parts.group, "the offset was set by other means: what the target holds is taken as it is");
             return Ok(Judged { page: page(mark.stored), look: None, delivered: None });
         };
-        if end <= tail.last {
-            return Err(ConnectError::config(format!(
-                "{target} ends at offset {end}, but offset {} was delivered to it: records were taken away; {}",
-                tail.last, self.parts.remedy
-            )));
-        }
         if start > tail.next() {
             return Err(self.foreign(target, tail.last, (tail.next(), start)));
         }
@@ -337,7 +343,8 @@ mod tests {
         assert_eq!(judge(None, view(3, 5, 5)).unwrap().look, None, "they are allowed for");
         assert!(judge(Some(mark(9)), view(0, 10, 11)).unwrap_err().is_retriable(), "an open transaction");
         let refusals = [
-            (mark(9), view(0, 8, 8), "records were taken away"),
+            (mark(9), view(0, 8, 8), "t-0 ends at offset 8, but offset 9 was delivered to it: records were taken away"),
+            (mark(9), view(0, 3, 8), "t-0 ends at offset 8, but offset 9 was delivered to it: records were taken away"),
             (mark(9), view(14, 20, 20), "its offsets 11 to 13"),
             (Mark { what: Some("that".to_owned()), ..mark(9) }, view(0, 11, 11), "other arguments"),
         ];
@@ -345,5 +352,17 @@ mod tests {
             let error = judge(Some(mark), view).unwrap_err();
             assert!(error.kind() == Kind::Config && error.message().contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn one_that_only_looks_takes_no_open_transaction_for_records_that_are_gone() {
+        let mut ledger = ledger(Tolerated::Nothing);
+        ledger.parts.takes_over = false;
+        let target = TopicPartition::new("t", 0);
+        let judge = |view: PartitionView| ledger.judge(&target, Some(mark(9)), Some(&view));
+        assert_eq!(judge(view(0, 11, 20)).unwrap().look, None, "what others have under way does not count yet");
+        assert!(judge(view(0, 4, 11)).unwrap_err().is_retriable(), "its marker is on its way");
+        let error = judge(view(0, 4, 8)).unwrap_err();
+        assert!(error.message().contains("t-0 ends at offset 8, but offset 9 was delivered"), "{error}");
     }
 }
