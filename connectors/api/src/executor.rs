@@ -7,7 +7,7 @@ use crate::error::{ConnectError, Result};
 
 /// Runs a job somewhere that may block.
 pub trait Executor: Send + Sync {
-    /// Starts `job`; it is run exactly once, unless the process is going down.
+    /// Starts `job`; it is run exactly once, unless the process is going down. Never waits: a runtime thread calls it.
     fn execute(&self, job: Box<dyn FnOnce() + Send>);
 }
 
