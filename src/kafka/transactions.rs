@@ -194,12 +194,12 @@ impl Transactions {
         let fatal = self.shared.client.handle().fatal();
         let cause = fatal.as_ref().unwrap_or(failure);
         match (remedy, kind(cause)) {
-            // The brokers raise the epoch, too, when they end a transaction for its age: from here both look the same
+            // The brokers raise the epoch, too, when they end a transaction for its age: from here both look the same.
             (_, Kind::Fenced) => ConnectError::fenced(format!(
-                "{what}: this instance can write no more: it, or the brokers, stood still for longer than {TIMEOUT}={}, \
-                 or another instance has taken it over ({}); nothing of a transaction that was not committed is \
-                 visible. Restart the task, or give the same command again: it goes on behind what was committed, \
-                 nothing is lost or written twice. Look for a second instance if this comes again",
+                "{what}: this instance can write no more: it, or the brokers, stood still for longer than \
+                 {TIMEOUT}={}, or another instance has taken it over ({}); nothing of a transaction that was not \
+                 committed is visible. Restart the task, or give the same command again: it goes on behind what was \
+                 committed, nothing is lost or written twice. Look for a second instance if this comes again",
                 self.timeout_ms, cause.text
             )),
             (_, Kind::Config | Kind::Data | Kind::NotFound) => {
