@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use lakeferry_api::{ConnectError, Kind};
+use lakeferry_lake::source::prepare::NotResumed;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -152,6 +153,19 @@ impl Damage {
     fn of(error: ConnectError) -> anyhow::Error {
         if Self::is(&error) { Self(error).into() } else { error.into() }
     }
+
+    /// True where it is the archive that keeps a replay from going on.
+    fn keeps(why: &NotResumed) -> bool {
+        matches!(why, NotResumed::Archive(error) if Self::is(error))
+    }
+
+    /// What became of going on with a replay.
+    fn of_resuming(why: NotResumed) -> anyhow::Error {
+        match why {
+            NotResumed::Archive(error) => Self::of(error),
+            NotResumed::Stored(error) => error.into(),
+        }
+    }
 }
 
 impl fmt::Display for Damage {
@@ -272,5 +286,9 @@ mod tests {
         assert_eq!(Exit::of_error(&Damage::of(away)), Exit::Failed);
         assert_eq!(Exit::of_error(&Damage::of(ConnectError::config("no such bucket"))), Exit::Usage);
         assert_eq!(Exit::of_error(&altered().into()), Exit::Failed, "who did not read an archive");
+        // Who goes on with a replay reads the archive, and what somebody else stored.
+        let resumed = |why| Exit::of_error(&Damage::of_resuming(why));
+        assert_eq!(resumed(NotResumed::Archive(altered())), Exit::Difference);
+        assert_eq!(resumed(NotResumed::Stored(ConnectError::fatal("no group"))), Exit::Failed);
     }
 }

@@ -243,7 +243,7 @@ impl Args {
         match prepared.resume(&source).await {
             Ok(true) => targets = prepared.targets(&source).await?,
             Ok(false) => {}
-            Err(error) => return fit.and(Err(error)).map_err(Into::into),
+            Err(why) => return fit.map_err(anyhow::Error::from).and(Err(Damage::of_resuming(why))),
         }
         self.judge(&prepared, &mut targets).await.map_err(Damage::of)?;
         let surveys = prepared.survey().await.map_err(Damage::of)?;
@@ -260,7 +260,7 @@ impl Args {
         if plan.writes() && !parts.takes_over {
             ledger = Arc::new(Ledger::new(LedgerParts { takes_over: true, ..parts }));
             source.ledger = Some(Arc::clone(&ledger));
-            if prepared.resume(&source).await? {
+            if prepared.resume(&source).await.map_err(Damage::of_resuming)? {
                 let why =
                     "another instance has begun this restore meanwhile, with another incarnation: say it once more";
                 return Err(ConnectError::config(why).into());

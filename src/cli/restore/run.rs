@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use lakeferry_api::source::{NewTopic, TargetTopic};
 use lakeferry_api::{Budget, Clock, ConnectError, Executor, Result, SourceContext, SourceOffset, SourcePartition};
 use lakeferry_lake::source::config::SourceSettings;
-use lakeferry_lake::source::prepare::Prepared;
+use lakeferry_lake::source::prepare::{NotResumed, Prepared};
 use lakeferry_lake::source::replay::{Next, Replay};
 use tokio_util::sync::CancellationToken;
 
@@ -168,7 +168,9 @@ impl Run {
         let prepared = Prepared::new(&self.context, self.settings.clone()).await;
         self.is_damaged = prepared.as_ref().is_err_and(Damage::is);
         let mut prepared = prepared?;
-        prepared.resume(&self.context).await?;
+        let resumed = prepared.resume(&self.context).await;
+        self.is_damaged = resumed.as_ref().is_err_and(Damage::keeps);
+        resumed.map_err(NotResumed::into_error)?;
         prepared.replay(&self.context)
     }
 

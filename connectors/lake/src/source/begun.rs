@@ -11,6 +11,7 @@ use lakeferry_api::{ConnectError, Kind, Result, SourceContext, TopicPartition};
 
 use super::choose::{ChosenTopic, choose, topic_id};
 use super::config::{Incarnation, SourceSettings, Topics};
+use super::prepare::NotResumed;
 use super::stored::{Stored, source_partition};
 use crate::manifest::read::Archive;
 
@@ -18,25 +19,25 @@ use crate::manifest::read::Archive;
 /// another one by now. True where one of them was chosen anew.
 ///
 /// # Errors
-/// `Config` where another one is asked for; otherwise as [`choose`] and [`SourceContext::offsets`].
+/// `Config` where another one is asked for; otherwise as [`choose`] and [`SourceContext::offsets`], and which it was.
 pub(super) async fn keep(
     context: &dyn SourceContext,
     archive: &Archive,
     settings: &SourceSettings,
     topics: &mut [ChosenTopic],
-) -> Result<bool> {
+) -> Result<bool, NotResumed> {
     let mut is_another = false;
     for topic in topics {
         let Some(chosen) = topic.topic_id.clone() else { continue };
         let begun = replayed_ids(context, archive, topic).await?;
         let Some(id) = begun.iter().find(|id| **id != chosen) else { continue };
         let other = match choose_again(archive, settings, &topic.topic, id).await {
-            Err(error) if error.kind() == Kind::Config => return Err(stranger(topic, id)),
-            other => other?,
+            Err(error) if error.kind() == Kind::Config => return Err(stranger(topic, id).into()),
+            other => other.map_err(NotResumed::Archive)?,
         };
         let goes_on = settings.lineage == Incarnation::Latest && !settings.follow && begun.len() == 1;
         if !goes_on {
-            return Err(refusal(topic, &chosen, id));
+            return Err(refusal(topic, &chosen, id).into());
         }
         tracing::info!(topic = topic.topic, id, latest = chosen, "goes on with the incarnation that it began with");
         *topic = other;
@@ -46,7 +47,11 @@ pub(super) async fn keep(
 }
 
 /// The topic ids that the stored offsets of `topic` belong to, those of partitions that are left out included.
-async fn replayed_ids(context: &dyn SourceContext, archive: &Archive, topic: &ChosenTopic) -> Result<BTreeSet<String>> {
+async fn replayed_ids(
+    context: &dyn SourceContext,
+    archive: &Archive,
+    topic: &ChosenTopic,
+) -> Result<BTreeSet<String>, NotResumed> {
     let chosen = topic.logs.iter().map(|log| log.plan.partition.clone());
     let left_out = topic.left_out.iter().map(|(number, _)| TopicPartition::new(topic.topic.as_str(), *number));
     let partitions: Vec<_> = chosen.chain(left_out).collect();
@@ -63,7 +68,10 @@ async fn replayed_ids(context: &dyn SourceContext, archive: &Archive, topic: &Ch
         let log = topic.logs.iter().find(|log| log.plan.partition == *partition);
         match log.filter(|log| log.history.iter().any(|(known, _)| *known == lineage)) {
             Some(log) => ids.extend(log.topic_id.clone()),
-            None => ids.extend(archive.chain(partition).await?.and_then(|chain| topic_id(&chain, lineage))),
+            None => {
+                let chain = archive.chain(partition).await.map_err(NotResumed::Archive)?;
+                ids.extend(chain.and_then(|chain| topic_id(&chain, lineage)));
+            }
         }
     }
     Ok(ids)

@@ -50,6 +50,15 @@ pub struct Target {
     pub objections: Vec<Objection>,
 }
 
+/// Why a replay does not go on where it was. Who reads an archive has to tell whether that is what is wrong.
+#[derive(Debug)]
+pub enum NotResumed {
+    /// The archive could not be read.
+    Archive(ConnectError),
+    /// The stored offsets could not be, or they forbid it.
+    Stored(ConnectError),
+}
+
 impl Prepared {
     /// Reads the archive and chooses what `settings` ask for.
     ///
@@ -69,8 +78,9 @@ impl Prepared {
     /// was chosen, because that is what was replayed so far.
     ///
     /// # Errors
-    /// `Config` where an offset is none of what is chosen; otherwise as [`choose`] and [`SourceContext::offsets`].
-    pub async fn resume(&mut self, context: &dyn SourceContext) -> Result<bool> {
+    /// `Config` where an offset is none of what is chosen; otherwise as [`choose`] and [`SourceContext::offsets`], and
+    /// which of them it was.
+    pub async fn resume(&mut self, context: &dyn SourceContext) -> Result<bool, NotResumed> {
         let is_another = !sabotage::is(Fault::RestoreFromBeginning)
             && begun::keep(context, &self.archive, &self.settings, &mut self.topics).await?;
         resume(context, &mut self.topics).await?;
@@ -168,6 +178,21 @@ impl Prepared {
     /// How to read the archive's objects.
     pub fn access(&self) -> &Access {
         &self.access
+    }
+}
+
+impl From<ConnectError> for NotResumed {
+    fn from(error: ConnectError) -> Self {
+        Self::Stored(error)
+    }
+}
+
+impl NotResumed {
+    /// The error, for whom it is all the same.
+    pub fn into_error(self) -> ConnectError {
+        match self {
+            Self::Archive(error) | Self::Stored(error) => error,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use lakeferry_api::{Config, ConnectError, Result, SourceBatch, SourceContext, So
 
 use super::choose::ChosenTopic;
 use super::config::SourceSettings;
-use super::prepare::{self, Prepared};
+use super::prepare::{self, NotResumed, Prepared};
 use super::replay::{Next, Replay};
 
 /// How often a finished task is heard of.
@@ -120,7 +120,7 @@ impl Running {
                 tracing::info!(topic = topic.topic, partition, why, "left out");
             }
         }
-        prepared.resume(context.as_ref()).await?;
+        prepared.resume(context.as_ref()).await.map_err(NotResumed::into_error)?;
         prepared.refuse_untimed().await?;
         prepared.make_targets(context.as_ref()).await?;
         let replay = prepared.replay(context.as_ref())?;

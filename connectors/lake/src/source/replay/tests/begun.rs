@@ -1,6 +1,8 @@
 //! A replay that is begun again when its topic was created anew meanwhile.
 
-use super::super::super::prepare::Prepared;
+use object_store::{ObjectStoreExt as _, PutPayload};
+
+use super::super::super::prepare::{NotResumed, Prepared};
 use super::*;
 
 /// Two partitions of one topic; only the second holds records.
@@ -94,4 +96,23 @@ async fn a_partition_whose_offset_is_gone_begins_again() {
     context.offsets.lock().unwrap().remove(&key);
     prepared.resume(&*context).await.unwrap();
     assert_eq!(position(&prepared), 0);
+}
+
+#[tokio::test]
+async fn damage_that_is_met_in_search_of_what_it_began_with_is_the_archives() {
+    let (mut archive, config, partitions, _) = of_old("damaged-since").await;
+    one_record_of_another(&mut archive, &partitions).await;
+    let context = TestContext::new();
+    let mut prepared = Prepared::new(&*context, SourceSettings::parse(&config).unwrap()).await.unwrap();
+    let key = source_partition(&partitions[1]).unwrap();
+    context.offsets.lock().unwrap().insert(key.clone(), stored(1, 1, Some("Qm9")));
+    let entry = archive.layout.entry(&partitions[1], 0);
+    archive.store.put(&entry, PutPayload::from_static(b"{")).await.unwrap();
+    let why = prepared.resume(&*context).await.unwrap_err();
+    let NotResumed::Archive(error) = why else { panic!("{why:?}") };
+    assert!(error.kind() == Kind::Fatal && error.message().contains(entry.as_ref()), "{error}");
+
+    // What somebody else stored is none of the archive's.
+    context.offsets.lock().unwrap().insert(key, SourceOffset::new(Default::default()).unwrap());
+    assert!(matches!(prepared.resume(&*context).await, Err(NotResumed::Stored(_))));
 }
