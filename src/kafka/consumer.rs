@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use lakeferry_api::{Batch, Budget, Clock, Config, ConnectError, Place, Places, Positions, Result, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::error::{Membership, explain, explain_needing};
+use super::error::{Membership, explain, explain_asking};
 use super::ffi::{Code, Failure, Handle, Role};
 use super::security::{self, COOPERATIVE, Settings};
 use super::{Consumer, Event, GroupMember, Subscription};
@@ -56,8 +56,13 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     let refused = |failure: Failure| explain(&failure, format!("cannot create the consumer of group {group}"));
     let handle = Arc::new(Handle::open(Role::Consumer, &settings).map_err(refused)?);
     let orders = Arc::new(Shared::default());
-    let member = Arc::new(Member {
+    let membership = Membership {
         group: group.clone(),
+        instance: settings.get("group.instance.id").cloned().unwrap_or_default(),
+        servers: spec.properties.get("bootstrap.servers").cloned().unwrap_or_default(),
+    };
+    let member = Arc::new(Member {
+        membership: membership.clone(),
         handle: Arc::downgrade(&handle),
         positions: Mutex::new(HashMap::new()),
         orders: Arc::clone(&orders),
@@ -68,11 +73,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     let budget = spec.budget.clone();
     let fetch = fetch::Fetch::new(fetch::FetchSpec {
         handle: Arc::clone(&handle),
-        member: Membership {
-            group: group.clone(),
-            instance: settings.get("group.instance.id").cloned().unwrap_or_default(),
-            servers: spec.properties.get("bootstrap.servers").cloned().unwrap_or_default(),
-        },
+        member: membership,
         sender,
         orders: Arc::clone(&orders),
         clock: spec.clock,
@@ -367,7 +368,7 @@ impl Drop for GroupConsumer {
 }
 
 struct Member {
-    group: String,
+    membership: Membership,
     handle: Weak<Handle>,
     positions: Mutex<HashMap<TopicPartition, i64>>,
     orders: Arc<Shared>,
@@ -378,8 +379,21 @@ impl Member {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn group(&self) -> &str {
+        &self.membership.group
+    }
+
     fn explain(&self, failure: &Failure, what: String) -> ConnectError {
-        explain_needing(failure, what, format!("READ on group {} and on its topics", self.group))
+        explain_asking(failure, what, &self.membership)
+    }
+
+    /// The same, where `fatal` may be what made the client unusable for good: then the answer says no more than that
+    /// there is such an error.
+    fn explain_answer(&self, failure: &Failure, fatal: Option<Failure>, what: String) -> ConnectError {
+        match fatal.filter(|_| failure.code == Code::RD_KAFKA_RESP_ERR__FATAL) {
+            Some(fatal) => ConnectError::fatal(self.explain(&fatal, what).message()),
+            None => self.explain(failure, what),
+        }
     }
 
     async fn ask<R: Send + 'static>(
@@ -388,20 +402,13 @@ impl Member {
         call: impl FnOnce(&Handle) -> Result<R, Failure> + Send + 'static,
     ) -> Result<R> {
         let Some(handle) = self.handle.upgrade() else {
-            return Err(ConnectError::fenced(format!("the consumer of group {} is closed", self.group)));
+            return Err(ConnectError::fenced(format!("the consumer of group {} is closed", self.group())));
         };
-        let answer = tokio::task::spawn_blocking(move || {
-            call(&handle).map_err(|failure| match handle.fatal() {
-                // The answer says no more than that there is one.
-                Some(fatal) if failure.code == Code::RD_KAFKA_RESP_ERR__FATAL => {
-                    Failure { text: fatal.text, ..failure }
-                }
-                _ => failure,
-            })
-        })
-        .await;
+        let answer =
+            tokio::task::spawn_blocking(move || call(&handle).map_err(|failure| (failure, handle.fatal()))).await;
         let answer = answer.map_err(|error| ConnectError::fatal(format!("{what} was cut off")).caused_by(error))?;
-        answer.map_err(|failure| self.explain(&failure, format!("{what} of group {}", self.group)))
+        let what = || format!("{what} of group {}", self.group());
+        answer.map_err(|(failure, fatal)| self.explain_answer(&failure, fatal, what()))
     }
 }
 
@@ -418,13 +425,14 @@ impl GroupMember for Member {
             positions.keys().find(|partition| !orders.owned.contains(*partition)).cloned()
         };
         if let Some(partition) = stranger {
-            return Err(ConnectError::fenced(format!("group {} does not give {partition} to this member", self.group)));
+            let group = self.group();
+            return Err(ConnectError::fenced(format!("group {group} does not give {partition} to this member")));
         }
         let rows: Vec<_> = positions.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
         let entries = self.ask("offset commit", move |handle| handle.commit(&rows, ANSWER_WITHIN)).await?;
         match entries.into_iter().find_map(|entry| Some((entry.failure?, entry.partition))) {
             Some((failure, partition)) => {
-                Err(self.explain(&failure, format!("offset commit of group {} for {partition}", self.group)))
+                Err(self.explain(&failure, format!("offset commit of group {} for {partition}", self.group())))
             }
             None => Ok(()),
         }
@@ -443,7 +451,7 @@ impl GroupMember for Member {
                     positions.extend(entry.offset.map(|offset| (entry.partition, offset)));
                 }
                 Some(failure) => {
-                    let what = format!("reading the offset of group {} for {}", self.group, entry.partition);
+                    let what = format!("reading the offset of group {} for {}", self.group(), entry.partition);
                     return Err(self.explain(&failure, what));
                 }
             }
@@ -460,7 +468,34 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use lakeferry_api::Kind;
+
     use super::*;
+
+    #[test]
+    fn a_commit_by_a_client_that_is_unusable_says_why_and_what_helps() {
+        let membership = Membership { group: "g".to_owned(), instance: "me".to_owned(), servers: String::new() };
+        let orders = Arc::new(Shared::default());
+        let member = Member { membership, handle: Weak::new(), positions: Mutex::default(), orders };
+        let failure = |code, text: &str| Failure { code, text: text.to_owned() };
+        let (unusable, busy) = (Code::RD_KAFKA_RESP_ERR__FATAL, Code::RD_KAFKA_RESP_ERR__TIMED_OUT);
+        let fenced = failure(Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, "Static consumer fenced by other consumer");
+        let commit = || "offset commit of group g".to_owned();
+
+        let error = member.explain_answer(&failure(unusable, "Local: Fatal error"), Some(fenced.clone()), commit());
+        assert_eq!(error.kind(), Kind::Fatal);
+        let says = "offset commit of group g: Static consumer fenced by other consumer; two members of group g have \
+                    group.instance.id=me: remove it, or";
+        assert!(error.message().starts_with(says) && error.message().ends_with("restart the task"), "{error}");
+        // The broker says it before the client does.
+        let told = member.explain_answer(&fenced, None, commit());
+        assert!(told.kind() == Kind::Fenced && told.message().starts_with(says), "{told}");
+        let passing = member.explain_answer(&failure(busy, "Local: Timed out"), Some(fenced), commit());
+        assert!(
+            passing.is_retriable() && passing.message() == "offset commit of group g: Local: Timed out",
+            "{passing}"
+        );
+    }
 
     #[test]
     fn many_consumers_leave_memory_for_records() {

@@ -58,7 +58,7 @@ pub(super) fn explain_needing(failure: &Failure, what: impl Display, right: impl
 }
 
 /// Who reads, as an error names it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Membership {
     pub group: String,
     /// Its `group.instance.id`, where it has one.
@@ -72,7 +72,7 @@ pub(super) fn explain_reading(
     partition: Option<&TopicPartition>,
     member: &Membership,
 ) -> ConnectError {
-    let Membership { group, instance, servers } = member;
+    let Membership { group, servers, .. } = member;
     // Of one that is away the client says itself which one it is.
     let all_down = failure.code == Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
     let failure = if all_down { &named(failure.clone(), servers, None) } else { failure };
@@ -91,15 +91,8 @@ pub(super) fn explain_reading(
             ),
         });
     }
-    if let Some(which) = same_instance(failure.code) {
-        return ConnectError::new(
-            kind(failure),
-            format!(
-                "{what}: {}; two members of group {group} have group.instance.id={instance}{which}: remove it, or see \
-                 that a single task has it (tasks.max=1, and the connector on one worker only); then restart the task",
-                failure.text
-            ),
-        );
+    if let Some(error) = same_instance(failure, &what, member) {
+        return error;
     }
     let right = match partition {
         _ if failure.code == Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => format!("READ on group {group}"),
@@ -109,15 +102,30 @@ pub(super) fn explain_reading(
     explain_needing(failure, what, right)
 }
 
-/// What is to be known of the other member that has the same `group.instance.id`, where that is what it is about.
-fn same_instance(code: Code) -> Option<&'static str> {
-    match code {
-        Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID => Some(""),
+/// As [`explain`], of what such a member asks of its group.
+pub(super) fn explain_asking(failure: &Failure, what: impl Display, member: &Membership) -> ConnectError {
+    same_instance(failure, &what, member)
+        .unwrap_or_else(|| explain_needing(failure, what, format!("READ on group {} and on its topics", member.group)))
+}
+
+/// That another member has the same `group.instance.id`, where it is about that.
+fn same_instance(failure: &Failure, what: &impl Display, member: &Membership) -> Option<ConnectError> {
+    let which = match failure.code {
+        Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID => "",
         Code::RD_KAFKA_RESP_ERR_UNRELEASED_INSTANCE_ID => {
-            Some(" (one that was killed counts until the broker ends its session)")
+            " (one that was killed counts until the broker ends its session)"
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    let Membership { group, instance, .. } = member;
+    Some(ConnectError::new(
+        kind(failure),
+        format!(
+            "{what}: {}; two members of group {group} have group.instance.id={instance}{which}: remove it, or see \
+             that a single task has it (tasks.max=1, and the connector on one worker only); then restart the task",
+            failure.text
+        ),
+    ))
 }
 
 /// True where an ACL is missing.
