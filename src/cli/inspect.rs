@@ -24,7 +24,8 @@ use crate::kafka::admin;
 pub(super) struct Args {
     #[command(flatten)]
     lake: LakeArgs,
-    /// Ask this cluster, too, how far the archived topics reach now, and what an open transaction holds back
+    /// Ask this cluster, too, how far the archived topics reach now, what an open transaction holds back, and of what
+    /// the group has no committed offset
     #[arg(long, value_name = "HOST:PORT")]
     bootstrap_server: Option<String>,
     /// Kafka client properties
@@ -88,11 +89,7 @@ fn tell(out: &mut impl Write, topic: &TopicSummary) -> std::io::Result<()> {
             (Some(log), _) => {
                 tell_log(out, &name, log, partition.now.is_some())?;
                 if let Some(now) = &partition.now {
-                    let line = log.lineages.iter().find(|line| line.lineage.lineage == log.lineage);
-                    let topic_id = line.and_then(|line| line.lineage.topic_id.as_deref());
-                    now::in_words(now, (topic_id, log.resume_offset))
-                        .iter()
-                        .try_for_each(|line| writeln!(out, "    {line}"))?;
+                    now::in_words(now, log).iter().try_for_each(|line| writeln!(out, "    {line}"))?;
                 }
             }
             (None, Some(problem)) => writeln!(out, "  {name}: DAMAGED: {problem}")?,

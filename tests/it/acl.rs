@@ -149,6 +149,19 @@ fn a_sink_with_its_rights_archives_everything_once_and_is_reset_by_who_may_delet
     let verify = ["verify", &url, "--level", "content", "--bootstrap-server", &servers, "--command-config", &file];
     let (code, out, err) = run(&verify);
     assert!(code == 0 && out.contains("20 records: no fault"), "{out}\n{err}");
+    // Nor does who looks; what the group has committed is left out then.
+    let inspect = ["inspect", &url, "--bootstrap-server", &servers, "--command-config", &file];
+    let (code, out, err) = run(&inspect);
+    let is_silent = !out.contains("committed in group");
+    assert!(code == 0 && out.contains("all of it is archived") && is_silent, "{out}\n{err}");
+    let group_offset = || {
+        let (_, out, _) = run(&[&inspect[..], &["--json"]].concat());
+        let told: Value = serde_json::from_str(&out).unwrap();
+        told[0]["partitions"][0]["now"].get("group_offset").cloned()
+    };
+    assert_eq!(group_offset(), None);
+    judge.rule(kafka, Permission::Allow, &[(Group(group), Describe)]);
+    assert_eq!(group_offset(), Some(json!(20)));
 
     let call = |method: &str, tail: &str| worker.request(method, &format!("/connectors/{topic}{tail}"), &Value::Null);
     assert_eq!(call("PUT", "/stop").0, 204);

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lakeferry_api::{Kind, Result, TopicPartition};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::manifest::model::{Gap, Lineage, Missing, StartedBy, TopicSettings};
+use crate::manifest::model::{Gap, Lineage, Missing, Owner, StartedBy, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
 use crate::source::incarnations::{Count, held_elsewhere, summaries};
 use crate::store::leftovers::Leftovers;
@@ -72,13 +72,27 @@ pub struct LogNow {
     pub end_offset: Option<i64>,
     /// So many offsets at least, from the last stable one on, are held back by a transaction that is open.
     pub held_back: u64,
+    /// What the owner's group has committed, where this is the owner's cluster and it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_offset: Option<GroupOffset>,
+}
+
+/// An offset that a consumer group may have committed. It is told for lag tools: the manifests say where to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum GroupOffset {
+    /// It has.
+    Committed(i64),
+    /// It has none: it expired, was removed, or is still to come; `null` in JSON.
+    None,
 }
 
 /// The newest lineage of a partition, with what it continues: the log as it was last known.
 #[derive(Debug, Clone, Serialize)]
 pub struct LogSummary {
-    /// Who archives it: cluster id and consumer group.
-    pub owner: String,
+    /// Who archives it: cluster id and consumer group, in JSON with a slash between.
+    #[serde(serialize_with = "in_one")]
+    pub owner: Owner,
     /// The epoch of its last writer.
     pub epoch: u32,
     /// Manifest entries.
@@ -206,7 +220,7 @@ fn summarize(archive: &Archive, chain: &Chain, found: Found) -> Result<LogSummar
     let files = || pieces.iter().map(|piece| piece.file);
     let gaps = chain.gaps(lineage)?;
     Ok(LogSummary {
-        owner: end.owner.to_string(),
+        owner: end.owner.clone(),
         epoch: end.epoch,
         entries: chain.links.len() as u64,
         written_at: end.written_at,
@@ -240,6 +254,10 @@ fn lineage_of(chain: &Chain, line: &Lineage) -> LineageSummary {
         // A reset forgets where it was.
         archived_to: entries().filter_map(|entry| entry.resume_offset).next_back(),
     }
+}
+
+fn in_one<S: Serializer>(owner: &Owner, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(owner)
 }
 
 /// What manifests count is not to be trusted to fit.
@@ -282,7 +300,10 @@ mod tests {
         let found =
             inspect(&archive.archive(), &Leftovers::default(), &StagedFiles::default(), "orders").await.unwrap();
         let log = found.partitions[0].log.as_ref().unwrap();
-        assert_eq!((log.owner.as_str(), log.entries, log.lineage, log.lineages.len()), ("c/connect-archive", 5, 2, 2));
+        assert_eq!(
+            (&*log.owner.to_string(), log.entries, log.lineage, log.lineages.len()),
+            ("c/connect-archive", 5, 2, 2)
+        );
         let started_by: Vec<_> = log.lineages.iter().map(|line| line.started_by).collect();
         assert_eq!(started_by, [Some(StartedBy::Earliest), Some(StartedBy::Truncation)]);
         let archived_to: Vec<_> = log.lineages.iter().map(|line| line.archived_to).collect();
