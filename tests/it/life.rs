@@ -1,10 +1,11 @@
-//! A topic's real life, on a real broker: it is created again, compacted, grows partitions, has its configs changed and
-//! its offsets forgotten. After each turn the archive is read by a stranger (`life/read.py`: pyarrow, DuckDB and the
-//! manifests alone) and compared with the topic, and `inspect` says in words what happened.
+//! A topic's real life, on a real broker: it is created again, compacted, grows partitions, stays empty, has its configs
+//! changed and its offsets forgotten. After each turn the archive is read by a stranger (`life/read.py`: pyarrow, DuckDB
+//! and the manifests alone) and compared with the topic, and `inspect` says in words what happened.
 //!
 //! Records that retention took stand in `odd`, elections in `truncation`.
 
 mod changes;
+mod idle;
 
 use std::time::Duration;
 
@@ -390,35 +391,6 @@ fn timestamps_are_kept_whatever_they_say_and_whoever_gave_them() {
         restore(kafka, &lake, topic, &target, &[]);
         assert_eq!(consume(&bootstrap, &target, 0), found.records());
     }
-}
-
-#[test]
-fn offsets_that_the_group_has_forgotten_cost_nothing() {
-    let python = need!(kit::python());
-    let options = KafkaOptions::default()
-        .property("offsets.retention.minutes", "1")
-        .property("offsets.retention.check.interval.ms", "500");
-    let kafka = need!(Kafka::start(options));
-    let (topic, lake, bootstrap, all) = ("life-forgotten", Lake::new(), kafka.bootstrap(), records(30));
-    kafka.create_topic(topic, 2, &[("retention.ms", "-1")]).unwrap();
-    produce(&bootstrap, topic, 0, &all[..10]);
-    let mut worker = start(&kafka, &lake, topic, &[]);
-    worker.wait_archived(topic, 10, SOON);
-    worker.stop();
-    // While nobody is there, the group's offsets expire: without the manifests it would begin from the start again.
-    let groups = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
-    let forgotten = || !kafka.tool(groups, &["--list"]).unwrap().contains("connect-life-forgotten");
-    wait_until("the group's offsets expire", SOON * 3, forgotten).unwrap();
-    produce(&bootstrap, topic, 0, &all[10..20]);
-    produce(&bootstrap, topic, 1, &all[20..]);
-    worker.restart();
-    worker.wait_archived(topic, 30, SOON);
-    worker.stop();
-    assert_eq!(Found::read(python, &lake, topic, 0).records(), all[..20], "nothing twice, nothing lost");
-    assert_eq!(Found::read(python, &lake, topic, 1).records(), all[20..]);
-    let last = end(&lake, topic, 0).unwrap();
-    assert_eq!((&last["source"]["lineage"], &last["totals"]["records"]), (&json!(1), &json!(20)));
-    assert_inspect_says(&lake, topic, &["offsets 0 to 20 (next), 20 records", "at the end 20"]);
 }
 
 #[test]
