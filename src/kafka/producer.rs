@@ -371,3 +371,30 @@ fn poll(shared: &Shared) {
 }
 
 const CLOSE_STEPS: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(given: &[(&str, &str)]) -> Result<(String, Option<String>)> {
+        let properties = given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let settings = settings(&properties)?;
+        Ok((settings["acks"].clone(), settings.get("enable.idempotence").cloned()))
+    }
+
+    /// Without idempotence a record whose acknowledgement was lost is written twice.
+    #[test]
+    fn a_producer_is_idempotent_unless_it_is_told_otherwise_and_always_in_transactions() {
+        let both = ("all".to_owned(), Some("true".to_owned()));
+        assert_eq!(settled(&[]).unwrap(), both);
+        assert_eq!(settled(&[("acks", "1")]).unwrap(), ("1".to_owned(), None), "that excludes it");
+        let id = ("transactional.id", "t");
+        assert_eq!(settled(&[id]).unwrap(), both);
+        assert_eq!(settled(&[id, ("acks", "-1"), ("enable.idempotence", "true")]).unwrap(), both);
+        for (key, value) in [("enable.idempotence", "false"), ("acks", "1"), ("acks", "0")] {
+            let error = settled(&[id, (key, value)]).unwrap_err();
+            assert_eq!(error.kind(), lakeferry_api::Kind::Config);
+            assert!(error.message().contains(&format!("Invalid value {value} for configuration {key}")), "{error}");
+        }
+    }
+}
