@@ -1,6 +1,6 @@
 //! The laws of a chain as named pure functions, each explained above the predicate. The sink asks [`check_entry`]
 //! before it writes an entry, `verify` and every reader ask [`check_chain`] about what was written, and who follows a
-//! chain asks a [`Tail`] about what comes behind.
+//! chain asks [`ChainSoFar`] about what comes behind.
 //!
 //! Invariant: nothing here is shared with the sink's own accounting. Numbers are summed anew from what the entries say,
 //! in integers wide enough for any document, so no law can panic or wrap. The laws of identity are in [`identity`],
@@ -13,7 +13,8 @@ mod identity;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::model::{Digest, Entry, OffsetRange};
+use super::model::{Digest, Entry, EntryKind, OffsetRange};
+use crate::layout::ObjectName;
 
 /// A broken law.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,14 +56,22 @@ pub struct Before<'a> {
 }
 
 /// What of a chain's entries is asked for by the laws of those that follow them: for readers who do not keep the chain.
+///
+/// It does not grow with the chain, but for file names that are none of Lakeferry's. It refuses every entry that
+/// [`check_chain`] refuses, though maybe by another law: a native name that comes a second time is told as such while
+/// its first offset is not below the resume offset. Further on other laws refuse it: it repeats an epoch, which must be
+/// the last one (of names), so its entry has the same lineage, and it repeats a first offset, which is published there
+/// (of touching spans, of routed files).
 #[derive(Debug, Clone, Default)]
-pub struct Tail {
+pub struct ChainSoFar {
     /// The lineage and the SHA-256 of the last entry.
     end: Option<(u32, Digest)>,
     /// The last entry of each lineage, without its files.
     last_by_lineage: BTreeMap<u32, Entry>,
-    /// The paths of all files.
-    paths: BTreeSet<String>,
+    /// The native names of the last epoch that no other law holds off: path and first offset.
+    native: BTreeMap<String, i64>,
+    /// The paths of all files with other names.
+    others: BTreeSet<String>,
 }
 
 impl<'a> Before<'a> {
@@ -93,18 +102,18 @@ pub fn check_entry(entry: &Entry, before: &Before<'_>) -> Vec<Violation> {
 
 /// Every law that a whole chain breaks, in its order. The chain must begin at entry 0.
 pub fn check_chain(chain: &[Link]) -> Vec<Violation> {
-    Tail::default().check(chain)
+    ChainSoFar::default().check(chain)
 }
 
-impl Tail {
-    /// The tail of `chain`, which begins at entry 0.
+impl ChainSoFar {
+    /// What `chain`, which begins at entry 0, leaves to be known of it.
     pub fn of(chain: &[Link]) -> Self {
-        let mut tail = Self::default();
-        tail.extend(chain);
-        tail
+        let mut so_far = Self::default();
+        so_far.extend(chain);
+        so_far
     }
 
-    /// Every law that `links`, which follow the tail, break, in their order.
+    /// Every law that `links`, which follow it, break, in their order.
     pub fn check(&self, links: &[Link]) -> Vec<Violation> {
         let mut violations = Vec::new();
         let mut last_by_lineage: BTreeMap<u32, &Entry> = BTreeMap::new();
@@ -120,8 +129,8 @@ impl Tail {
             };
             violations.extend(check_entry(entry, &before));
             for (at, file) in entry.files.iter().enumerate() {
-                let is_new = !self.paths.contains(&file.path) && paths.insert(&file.path);
-                if !is_new {
+                let is_known = self.native.contains_key(&file.path) || self.others.contains(&file.path);
+                if is_known || !paths.insert(&file.path) {
                     violations.push(Violation {
                         seq: entry.seq,
                         law: "unique names",
@@ -136,18 +145,38 @@ impl Tail {
         violations
     }
 
-    /// Comes past `links`, which follow the tail.
+    /// Comes past `links`, which follow it.
     pub fn extend(&mut self, links: &[Link]) {
         let mut last_by_lineage: BTreeMap<u32, &Entry> = BTreeMap::new();
         for Link { entry, sha256 } in links {
             self.end = Some((entry.source.lineage, *sha256));
-            self.paths.extend(entry.files.iter().map(|file| file.path.clone()));
             last_by_lineage.insert(entry.source.lineage, entry);
+            self.name(entry);
         }
         // No law asks for the files of an entry that stands before another.
         let bare = |entry: &Entry| Entry { files: Vec::new(), ..entry.clone() };
         self.last_by_lineage.extend(last_by_lineage.into_iter().map(|(lineage, entry)| (lineage, bare(entry))));
     }
+
+    fn name(&mut self, entry: &Entry) {
+        if entry.kind != EntryKind::Commit {
+            self.native.clear();
+        }
+        for file in &entry.files {
+            if native_name(&file.path).is_some() {
+                self.native.insert(file.path.clone(), file.first_offset);
+            } else {
+                self.others.insert(file.path.clone());
+            }
+        }
+        let resume = entry.resume_offset.unwrap_or(i64::MAX);
+        self.native.retain(|_, first_offset| *first_offset >= resume);
+    }
+}
+
+/// What the name of the object at `path` says, where it is one of Lakeferry's.
+fn native_name(path: &str) -> Option<ObjectName> {
+    path.rsplit('/').next()?.parse().ok()
 }
 
 /// A law: reports what breaks it.

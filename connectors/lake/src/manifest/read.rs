@@ -12,7 +12,7 @@ use lakeferry_api::{ConnectError, Kind, Result, TopicPartition};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::invariants::{Link, Tail, Violation, check_chain};
+use super::invariants::{ChainSoFar, Link, Violation, check_chain};
 use super::model::{Digest, Entry, FileEntry, Gap, OffsetRange, TopicSettings};
 use super::{ManifestStore, removed, wire};
 use crate::store::explain;
@@ -191,16 +191,16 @@ impl Archive {
         Ok((!links.is_empty()).then(|| Chain { partition: partition.clone(), links }))
     }
 
-    /// The entries behind the chain of `partition` that ends in `tail`, which has so many entries: whole, and within
-    /// every law; none where there are none yet. `looks_behind` has a listing tell whether those that come next were
-    /// removed, where others are behind them.
+    /// The entries behind the chain of `partition` as it was `so_far`, with `count` entries: whole, and within every
+    /// law; none where there are none yet. `looks_behind` has a listing tell whether those that come next were removed,
+    /// where others are behind them.
     ///
     /// # Errors
     /// As [`Archive::chain`].
     pub(crate) async fn more(
         &self,
         partition: &TopicPartition,
-        (tail, count): (&Tail, u64),
+        (so_far, count): (&ChainSoFar, u64),
         looks_behind: bool,
     ) -> Result<Vec<Link>> {
         let mut links: Vec<Link> = Vec::new();
@@ -210,7 +210,7 @@ impl Archive {
         if looks_behind && links.is_empty() {
             self.refuse_hole(partition, count).await?;
         }
-        self.refuse_broken(partition, &tail.check(&links))?;
+        self.refuse_broken(partition, &so_far.check(&links))?;
         Ok(links)
     }
 

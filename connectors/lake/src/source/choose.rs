@@ -14,7 +14,7 @@ use super::ends::EndsEarly;
 use super::incarnations::{Incarnations, LeftBehind, Other, PassedOver, left_behind};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
-use crate::manifest::invariants::Tail;
+use crate::manifest::invariants::ChainSoFar;
 use crate::manifest::model::{Lineage, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
 
@@ -61,12 +61,12 @@ pub struct ChosenLog {
     pub history: Vec<(u32, i64)>,
     /// The topic's id in that lineage.
     pub topic_id: Option<String>,
-    /// What is read.
+    /// What is read; without files once a reader has them, see [`ChosenLog::take_plan`].
     pub plan: LogPlan,
     /// The number of the chain's next entry.
     pub next_seq: u64,
-    /// The chain's tail, which later entries are held against; empty where the archive is not followed.
-    pub tail: Tail,
+    /// What later entries are held against; empty where the archive is not followed.
+    pub so_far: ChainSoFar,
 }
 
 impl ChosenTopic {
@@ -102,6 +102,12 @@ impl ChosenTopic {
 }
 
 impl ChosenLog {
+    /// The plan with its files, which it gives away: a reader forgets what it has read.
+    pub fn take_plan(&mut self) -> LogPlan {
+        let segments = std::mem::take(&mut self.plan.segments);
+        LogPlan { segments, ..self.plan.clone() }
+    }
+
     /// The position of a replay that has stored `offset` of `lineage`.
     ///
     /// # Errors
@@ -230,7 +236,7 @@ pub fn choose_log(chain: &Chain, lineage: u32, settings: &SourceSettings) -> Res
         topic_id: topic_id(chain, lineage),
         plan,
         next_seq: chain.end().seq + 1,
-        tail: if settings.follow { Tail::of(&chain.links) } else { Tail::default() },
+        so_far: if settings.follow { ChainSoFar::of(&chain.links) } else { ChainSoFar::default() },
     })
 }
 

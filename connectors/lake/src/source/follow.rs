@@ -16,8 +16,8 @@ use crate::manifest::Entry;
 use crate::manifest::invariants::Link;
 use crate::manifest::read::Chain;
 
-/// At each so-manieth look a listing tells whether entries were removed that come next: it costs more than asking for
-/// the next one, and what was never there needs no haste.
+/// Every 16th look, the first included, lists what comes behind the next entry where that is not there: it may have
+/// been removed. A listing costs more than asking for one entry, and what is gone needs no haste.
 const LOOKS_BEHIND: u64 = 16;
 
 /// Adds new entries of the partitions that `replay` knows, and returns those that it does not know. Cancel-safe: what
@@ -31,8 +31,7 @@ pub(super) async fn look(replay: &mut Replay) -> Result<Vec<ChosenTopic>> {
     while replay.looked < replay.lanes.len() {
         let at = replay.looked;
         let links = new_links(replay, at).await?;
-        let lineage = replay.lanes[at].log.lineage;
-        if links.iter().any(|link| link.entry.source.lineage != lineage) {
+        if may_go_on_elsewhere(&links, &replay.lanes[at].log, &replay.settings.lineage) {
             look_at_lineages(replay, at, &links).await?;
         } else if !links.is_empty() {
             extend(replay, at, &links)?;
@@ -48,7 +47,7 @@ pub(super) async fn look(replay: &mut Replay) -> Result<Vec<ChosenTopic>> {
 async fn new_links(replay: &Replay, at: usize) -> Result<Vec<Link>> {
     let log = &replay.lanes[at].log;
     let looks_behind = replay.looks.is_multiple_of(LOOKS_BEHIND);
-    replay.archive.more(&log.plan.partition, (&log.tail, log.next_seq), looks_behind).await
+    replay.archive.more(&log.plan.partition, (&log.so_far, log.next_seq), looks_behind).await
 }
 
 /// Takes those of `links` that are of the lane's lineage, and comes past the others.
@@ -66,9 +65,20 @@ fn extend(replay: &mut Replay, at: usize, links: &[Link]) -> Result<()> {
     }
     lane.reader.extend(segments);
     lane.log.next_seq += links.len() as u64;
-    lane.log.tail.extend(links);
+    lane.log.so_far.extend(links);
     lane.ended = false;
     Ok(())
+}
+
+/// True where `links` may say that what `wanted` asked for goes on in another lineage than `log`'s: then the chain is
+/// asked, the whole of it.
+fn may_go_on_elsewhere(links: &[Link], log: &ChosenLog, wanted: &Incarnation) -> bool {
+    let Some(Link { entry: end, .. }) = links.last() else { return false };
+    match wanted {
+        Incarnation::Number(_) => false,
+        Incarnation::TopicId(_) => newest_lineage(&end.lineages, log.topic_id.as_deref()) != Some(log.lineage),
+        Incarnation::Latest => links.iter().any(|link| link.entry.source.lineage != log.lineage),
+    }
 }
 
 /// Some of `links` are of another lineage. Where the log was cut back it goes on in that one: the same records up to
@@ -86,7 +96,7 @@ async fn look_at_lineages(replay: &mut Replay, at: usize, links: &[Link]) -> Res
     let mut log = choose_log(&chain, lineage, &replay.settings)?;
     log.plan.position = log.position(Some(lane.log.lineage), lane.reader.position())?;
     let lane = &mut replay.lanes[at];
-    lane.reader = LogReader::new(replay.access.clone(), log.plan.clone());
+    lane.reader = LogReader::new(replay.access.clone(), log.take_plan());
     lane.log = log;
     lane.ended = false;
     Ok(())
@@ -95,7 +105,7 @@ async fn look_at_lineages(replay: &mut Replay, at: usize, links: &[Link]) -> Res
 /// The lineage of `chain` in which what `wanted` asked for goes on: for the latest incarnation that of another one as
 /// soon as there is a record of it behind all that is known of `log`'s.
 fn goes_on_in(chain: &Chain, log: &ChosenLog, wanted: &Incarnation) -> u32 {
-    let newest = newest_lineage(chain, log.topic_id.as_deref()).unwrap_or(log.lineage);
+    let newest = newest_lineage(&chain.end().lineages, log.topic_id.as_deref()).unwrap_or(log.lineage);
     match wanted {
         Incarnation::Number(_) => log.lineage,
         Incarnation::TopicId(_) => newest,

@@ -11,7 +11,7 @@ use lakeferry_api::Result;
 use lakeferry_api::text::iso_timestamp;
 use serde::Serialize;
 
-use crate::manifest::model::Gap;
+use crate::manifest::model::{Gap, Lineage};
 use crate::manifest::offsets::OffsetRange;
 use crate::manifest::read::{Chain, Piece};
 
@@ -194,7 +194,7 @@ impl<'a> Incarnations<'a> {
             is_latest: id == latest,
         };
         for chain in self.chains {
-            let Some(lineage) = newest_lineage(chain, id) else { continue };
+            let Some(lineage) = newest_lineage(&chain.end().lineages, id) else { continue };
             summary.lineage = id.map_or_else(|| lineage.to_string(), str::to_owned);
             let count = Count::of(chain, lineage)?;
             summary.records = summary.records.saturating_add(count.records);
@@ -323,10 +323,9 @@ fn common(one: OffsetRange, other: OffsetRange) -> u64 {
     OffsetRange::new(one.from.max(other.from), one.to.min(other.to)).width()
 }
 
-/// The newest lineage of `chain` with this topic id: the log of that incarnation as it was last known.
-pub(super) fn newest_lineage(chain: &Chain, id: Id<'_>) -> Option<u32> {
-    let mut newest_first = chain.end().lineages.iter().rev();
-    newest_first.find(|line| line.topic_id.as_deref() == id).map(|line| line.lineage)
+/// The newest of a chain's `lineages` with this topic id: the log of that incarnation as it was last known.
+pub(super) fn newest_lineage(lineages: &[Lineage], id: Id<'_>) -> Option<u32> {
+    lineages.iter().rev().find(|line| line.topic_id.as_deref() == id).map(|line| line.lineage)
 }
 
 #[cfg(test)]

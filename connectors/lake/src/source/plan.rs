@@ -49,6 +49,10 @@ pub struct Walk {
     at: usize,
     side: Side,
     judging: bool,
+    /// False where a file was passed over that only its rows could have judged: `side` is a guess then.
+    is_sure: bool,
+    /// Where a walk would have to begin to come to the same as this one, and the side to begin with.
+    needed: (usize, Side),
 }
 
 /// How much a walk will give, as far as manifests can tell.
@@ -131,15 +135,25 @@ impl Walk {
             refuse_overlap(&pair[0], &pair[1])?;
         }
         let side = selection.cut.start();
-        let mut walk = Self { stops: Vec::new(), selection, position, at: 0, side, judging: false };
+        let (stops, needed) = (Vec::new(), (0, side));
+        let mut walk = Self { stops, selection, position, at: 0, side, judging: false, is_sure: true, needed };
         walk.stops = segments.into_iter().map(|segment| walk.stop(segment)).collect();
         walk.mark_decisive();
         Ok(walk)
     }
 
+    /// The same walk behind files that are not given to it any more, which left it at `side`: see [`Walk::rest`].
+    pub fn beginning_at(self, side: Side) -> Self {
+        Self { side, needed: (0, side), ..self }
+    }
+
     /// The next file to read; its rows go through [`Walk::judge`] before the next call. `None` at the end.
     pub fn next_file(&mut self) -> Option<Reading> {
         while let Some(stop) = self.stops.get(self.at) {
+            // What is before a fresh file does not matter for what is behind it.
+            if self.is_sure || self.is_fresh(stop) {
+                (self.is_sure, self.needed) = (true, (self.at, self.side));
+            }
             self.at += 1;
             let verdict = self.verdict(stop, self.side);
             match verdict {
@@ -152,7 +166,7 @@ impl Walk {
                 }
                 Verdict::Look => match self.behind(stop) {
                     Some(side) if !stop.wanted => self.side = side,
-                    None if !stop.wanted && !stop.decisive => {}
+                    None if !stop.wanted && !stop.decisive => self.is_sure = false,
                     _ => {
                         self.judging = true;
                         return Some(Reading { whole: false, segment: stop.segment.clone() });
@@ -176,6 +190,17 @@ impl Walk {
             keep.push(inside && of_log(*offset) && *offset >= self.position && self.selection.wants(*offset));
         }
         keep
+    }
+
+    /// At the end: what a walk along files behind these must be given of them, and the side that it begins at. None,
+    /// unless files were passed over by their offsets whose rows would tell whether what comes without a timestamp is
+    /// wanted.
+    pub fn rest(self) -> (Vec<Segment>, Side) {
+        let behind = self.stops.last().map_or(self.position, |stop| stop.segment.rows.to);
+        let is_over =
+            self.selection.offsets.as_ref().is_some_and(|ranges| ranges.iter().all(|range| range.to <= behind));
+        let (needed, side) = if self.is_sure || is_over { (self.at, self.side) } else { self.needed };
+        (self.stops.into_iter().skip(needed).map(|stop| stop.segment).collect(), side)
     }
 
     /// The files that may be read from here on, in order: what is worth fetching ahead.
@@ -244,12 +269,16 @@ impl Walk {
         Stop { times: segment.times(), wanted, decisive: false, segment }
     }
 
+    /// True where what is before `stop` does not matter for it and what is behind it.
+    fn is_fresh(&self, stop: &Stop) -> bool {
+        !stop.segment.is_cut() && self.selection.cut.is_fresh_at(stop.times)
+    }
+
     fn mark_decisive(&mut self) {
         let mut decisive = false;
-        for stop in self.stops.iter_mut().rev() {
-            stop.decisive = decisive;
-            let fresh = !stop.segment.is_cut() && self.selection.cut.is_fresh_at(stop.times);
-            decisive = !fresh && (stop.wanted || decisive);
+        for at in (0..self.stops.len()).rev() {
+            self.stops[at].decisive = decisive;
+            decisive = !self.is_fresh(&self.stops[at]) && (self.stops[at].wanted || decisive);
         }
     }
 }

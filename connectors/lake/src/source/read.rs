@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lakeferry_api::{Batch, ConnectError, Kind, Result, TopicPartition, executor};
 use tokio::sync::{Notify, mpsc};
 
+use super::cut::Side;
 pub use super::fetch::Access;
 use super::fetch::{Blocks, Fetches, Stretch, altered};
 use super::plan::{Reading, Segment, Selection, Walk};
@@ -34,10 +35,13 @@ pub struct LogPlan {
     pub position: i64,
 }
 
-/// Reads the records of a [`LogPlan`], ahead of who takes them.
+/// Reads the records of a [`LogPlan`], ahead of who takes them. Files that were read are forgotten, so that one that
+/// goes on for months holds, and looks through, no more than what is to be read.
 pub struct LogReader {
     access: Access,
     plan: LogPlan,
+    /// Where the walk stands before the first file of `plan`.
+    side: Side,
     feed: Option<Feed>,
     finished: bool,
 }
@@ -57,9 +61,12 @@ pub struct Survey {
 
 struct Feed {
     batches: mpsc::Receiver<Batch>,
-    job: Job<()>,
+    /// Gives what [`Walk::rest`] does.
+    job: Job<(Vec<Segment>, Side)>,
     /// It walks along the first so many segments of the plan: others may have come since.
     segments: usize,
+    /// All of these lie below.
+    end: i64,
 }
 
 impl LogPlan {
@@ -86,7 +93,8 @@ impl LogPlan {
 impl LogReader {
     /// A reader that has not begun.
     pub fn new(access: Access, plan: LogPlan) -> Self {
-        Self { access, plan, feed: None, finished: false }
+        let side = plan.selection.cut.start();
+        Self { access, plan, side, feed: None, finished: false }
     }
 
     /// The next records; `None` at the end. Cancel-safe. After an error it begins again behind the last batch.
@@ -97,18 +105,19 @@ impl LogReader {
         while !self.finished {
             let feed = match &mut self.feed {
                 Some(feed) => feed,
-                None => self.feed.insert(Feed::start(&self.access, &self.plan)?),
+                None => self.feed.insert(Feed::start(&self.access, &self.plan, self.side)?),
             };
             if let Some(batch) = feed.batches.recv().await {
                 self.plan.position = batch.next_offset();
                 return Ok(Some(batch));
             }
-            let (ended, walked) = (feed.job.wait().await, feed.segments);
+            let (ended, walked, end) = (feed.job.wait().await, feed.segments, feed.end);
             self.feed = None;
-            ended?;
-            let last = self.plan.segments[..walked].iter().map(|segment| segment.rows.to).max();
-            self.plan.position = last.map_or(self.plan.position, |last| self.plan.position.max(last.saturating_add(1)));
+            let (rest, side) = ended?;
             self.finished = walked == self.plan.segments.len();
+            self.plan.position = self.plan.position.max(end);
+            self.plan.segments.splice(..walked, rest);
+            self.side = side;
         }
         Ok(None)
     }
@@ -118,38 +127,41 @@ impl LogReader {
         self.plan.position
     }
 
-    /// Adds files that were published meanwhile: [`LogReader::next`] comes to them once it is through those before.
+    /// Adds files that were published meanwhile, none of them below [`LogReader::position`]: [`LogReader::next`] comes
+    /// to them once it is through those before.
     pub fn extend(&mut self, segments: impl IntoIterator<Item = Segment>) {
         let known = self.plan.segments.len();
         self.plan.segments.extend(segments);
         self.finished &= self.plan.segments.len() == known;
     }
 
-    /// The files it knows.
+    /// The files it holds: those to be read, and of others only what [`Walk::rest`] needs.
     pub fn segments(&self) -> &[Segment] {
         &self.plan.segments
     }
 }
 
 impl Feed {
-    fn start(access: &Access, plan: &LogPlan) -> Result<Self> {
+    fn start(access: &Access, plan: &LogPlan, side: Side) -> Result<Self> {
         let (sender, batches) = mpsc::channel(DECODED_BATCHES);
-        let rows = Rows::new(access.clone(), plan)?;
+        let rows = Rows::new(access.clone(), plan, plan.walk()?.beginning_at(side));
         let job = Job::start(&Arc::new(Notify::new()), feed(rows, sender));
-        Ok(Self { batches, job, segments: plan.segments.len() })
+        let last = plan.segments.iter().map(|segment| segment.rows.to).max();
+        let end = last.map_or(i64::MIN, |last| last.saturating_add(1));
+        Ok(Self { batches, job, segments: plan.segments.len(), end })
     }
 }
 
-async fn feed(mut rows: Rows, sender: mpsc::Sender<Batch>) -> Result<()> {
+async fn feed(mut rows: Rows, sender: mpsc::Sender<Batch>) -> Result<(Vec<Segment>, Side)> {
     while let Some(reading) = rows.walk.next_file() {
         let mut file = rows.open(&reading).await?;
         while let Some(batch) = rows.next(&mut file).await? {
             if !batch.is_empty() && sender.send(batch).await.is_err() {
-                return Ok(());
+                return Err(ConnectError::fatal("nobody takes the records any more"));
             }
         }
     }
-    Ok(())
+    Ok(rows.walk.rest())
 }
 
 /// Counts what `plan` comes to. Reads only files whose manifest entry cannot tell.
@@ -157,7 +169,7 @@ async fn feed(mut rows: Rows, sender: mpsc::Sender<Batch>) -> Result<()> {
 /// # Errors
 /// As [`LogReader::next`].
 pub async fn survey(access: &Access, plan: &LogPlan) -> Result<Survey> {
-    let mut rows = Rows::new(access.clone(), plan)?;
+    let mut rows = Rows::new(access.clone(), plan, plan.walk()?);
     let mut survey = Survey::default();
     while let Some(reading) = rows.walk.next_file() {
         let entry = &reading.segment.file;
@@ -204,9 +216,9 @@ struct ReadingFile {
 }
 
 impl Rows {
-    fn new(access: Access, plan: &LogPlan) -> Result<Self> {
+    fn new(access: Access, plan: &LogPlan, walk: Walk) -> Self {
         let fetches = Fetches::new(access.clone());
-        Ok(Self { access, partition: plan.partition.clone(), walk: plan.walk()?, fetches })
+        Self { access, partition: plan.partition.clone(), walk, fetches }
     }
 
     async fn open(&mut self, reading: &Reading) -> Result<ReadingFile> {

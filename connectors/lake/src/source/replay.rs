@@ -254,10 +254,11 @@ impl Replay {
 }
 
 impl Lane {
-    fn new(access: &Access, topic: &ChosenTopic, log: ChosenLog) -> Result<Self> {
+    fn new(access: &Access, topic: &ChosenTopic, mut log: ChosenLog) -> Result<Self> {
+        let reader = LogReader::new(access.clone(), log.take_plan());
         let partition = &log.plan.partition;
         Ok(Self {
-            reader: LogReader::new(access.clone(), log.plan.clone()),
+            reader,
             target: target_partition(topic, partition),
             source: source_partition(partition)?,
             log,

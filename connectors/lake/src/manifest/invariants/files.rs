@@ -1,7 +1,6 @@
 //! The laws of one data object, as far as its manifest line can tell.
 
-use super::{Case, Findings, Law, overlap, sum, width};
-use crate::layout::ObjectName;
+use super::{Case, Findings, Law, native_name, overlap, sum, width};
 use crate::manifest::model::{Digest, FileEntry};
 
 /// See each function.
@@ -21,7 +20,7 @@ fn names(case: &Case<'_>, findings: &mut Findings) {
     each(case, |file, field| {
         let inside = file.path.strip_prefix(&entry.source.topic).is_some_and(|rest| rest.starts_with('/'));
         findings.expect(inside, field("path"), || format!("{} is not in the topic's folder", file.path));
-        let Some(name) = file.path.rsplit('/').next().and_then(|name| name.parse::<ObjectName>().ok()) else { return };
+        let Some(name) = native_name(&file.path) else { return };
         findings.expect(name.first_offset == file.first_offset, field("first_offset"), || {
             format!("{}, but its name says {}", file.first_offset, name.first_offset)
         });

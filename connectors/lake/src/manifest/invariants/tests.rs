@@ -397,9 +397,65 @@ fn a_violation_names_entry_member_and_law() {
     }
 }
 
-/// Who reads a chain in two parts finds what is found in the whole.
+/// Who reads a chain in two parts refuses what is refused in the whole. A name that comes a second time need not be
+/// told as such.
 fn check_in_parts(chain: &[Link], at: usize) {
     let (head, rest) = chain.split_at(at);
-    let in_parts: Vec<_> = check_chain(head).into_iter().chain(Tail::of(head).check(rest)).collect();
-    assert_eq!(in_parts, check_chain(chain), "read up to {at}");
+    let in_parts: Vec<_> = check_chain(head).into_iter().chain(ChainSoFar::of(head).check(rest)).collect();
+    let whole = check_chain(chain);
+    assert_eq!(in_parts.is_empty(), whole.is_empty(), "read up to {at}");
+    let is_told = |found: &Violation| found.law != "unique names" || in_parts.contains(found);
+    assert_eq!(in_parts, whole.into_iter().filter(is_told).collect::<Vec<_>>(), "read up to {at}");
+}
+
+proptest! {
+    /// Whatever else is made to fit it: an entry that brings a name a second time is refused, wherever the reader began
+    /// to follow.
+    #[test]
+    fn a_name_that_comes_again_is_refused_by_who_follows(
+        steps in proptest::collection::vec(step(), 2..25), which in any::<prop::sample::Index>(), foreign in any::<bool>(),
+    ) {
+        let mut chain = written(steps).chain;
+        for (at, link) in chain.iter_mut().enumerate().filter(|_| foreign) {
+            link.entry.files.iter_mut().for_each(|file| file.path = format!("orders/file-{at}"));
+        }
+        let named: Vec<usize> = (0..chain.len()).filter(|at| !chain[*at].entry.files.is_empty()).collect();
+        let pairs: Vec<_> = named.iter().flat_map(|one| named.iter().map(move |two| (*one, *two))).collect();
+        let pairs: Vec<_> = pairs.into_iter().filter(|(one, two)| one < two).collect();
+        prop_assume!(!pairs.is_empty());
+        let (one, two) = pairs[which.index(pairs.len())];
+        let first = chain[one].entry.files[0].clone();
+        let again = &mut chain[two].entry.files[0];
+        (again.path, again.first_offset) = (first.path, first.first_offset);
+        for at in one + 1..=two {
+            let so_far = ChainSoFar::of(&chain[..at]);
+            let found = so_far.check(&chain[at..=two]);
+            prop_assert!(found.iter().any(|found| found.seq == two as u64), "followed from {} on: {} {}", at, one, two);
+        }
+        check_in_parts(&chain[..=two], two);
+    }
+}
+
+#[test]
+fn who_follows_holds_no_more_with_every_entry() {
+    let set = |offsets: &[i64]| offsets.iter().copied().collect::<BTreeSet<i64>>();
+    let mut scribe = Scribe::new(0);
+    let mut so_far = ChainSoFar::of(&scribe.chain);
+    for round in 0..200 {
+        let known = scribe.chain.len();
+        // The second file lies ahead, until the third comes up to it.
+        scribe.contiguous(5, &set(&[]));
+        scribe.routed(&set(&[3, 4]), &set(&[]));
+        scribe.routed(&set(&[0, 1, 2]), &set(&[]));
+        if round % 50 == 49 {
+            scribe.open();
+        }
+        for link in &scribe.chain[known..] {
+            assert_eq!(so_far.check(std::slice::from_ref(link)), []);
+            so_far.extend(std::slice::from_ref(link));
+            let names = so_far.native.len() + so_far.others.len();
+            assert!(names <= 1 && so_far.last_by_lineage.len() == 1, "{names} names are held");
+            assert!(so_far.last_by_lineage.values().all(|entry| entry.files.is_empty()));
+        }
+    }
 }

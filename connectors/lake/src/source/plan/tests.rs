@@ -113,6 +113,10 @@ fn model(log: &Rows, selection: &Selection, position: i64) -> Vec<i64> {
 
 /// What the walk gives, and which files it read.
 fn walk(mut walk: Walk, archive: &Archive) -> (Vec<i64>, Vec<Reading>) {
+    walk_to_the_end(&mut walk, archive)
+}
+
+fn walk_to_the_end(walk: &mut Walk, archive: &Archive) -> (Vec<i64>, Vec<Reading>) {
     let (mut taken, mut readings) = (Vec::new(), Vec::new());
     while let Some(reading) = walk.next_file() {
         let first = reading.segment.file.first_offset;
@@ -150,6 +154,29 @@ proptest! {
             prop_assert!(ahead.contains(&file.path), "{} was not foreseen", file.path);
             prop_assert!(!reading.whole || from_it == file.records);
         }
+    }
+
+    #[test]
+    fn a_walk_behind_files_that_are_not_kept_takes_the_same(
+        archive in archive(), selection in selection(), position in 0..60i64, parts in 1..5usize,
+    ) {
+        let (mut kept, mut side, mut taken, mut reached) = (Vec::new(), selection.cut.start(), Vec::new(), position);
+        for part in archive.segments().chunks(parts) {
+            let kept_before = kept.clone();
+            kept.extend(part.to_vec());
+            let mut planned = Walk::new(kept, selection.clone(), reached).unwrap().beginning_at(side);
+            let (got, readings) = walk_to_the_end(&mut planned, &archive);
+            taken.extend(got);
+            reached = reached.max(part.last().unwrap().rows.to + 1);
+            (kept, side) = planned.rest();
+            // What is kept was passed over: by its offsets nothing of it is wanted.
+            for segment in kept.iter().filter(|segment| !kept_before.contains(segment)) {
+                prop_assert!(readings.iter().all(|reading| reading.segment != *segment));
+                prop_assert!(segment.rows.to < position || selection.offsets.is_some());
+            }
+            prop_assert!(kept.is_empty() || !selection.cut.window.is_everything());
+        }
+        prop_assert_eq!(taken, model(&archive.log(), &selection, position));
     }
 
     #[test]

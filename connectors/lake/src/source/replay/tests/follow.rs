@@ -2,6 +2,8 @@
 
 use object_store::ObjectStoreExt as _;
 
+use super::super::super::follow::look;
+use super::super::super::prepare::Prepared;
 use super::*;
 use crate::manifest::Entry;
 
@@ -208,4 +210,55 @@ async fn entries_that_are_missing_before_others_end_the_following() {
     };
     let words = "manifest entries of orders-0 were removed: entry 4 is there, entry 2 is not";
     assert!(error.kind() == Kind::Fatal && error.message().starts_with(words), "{error}");
+}
+
+#[tokio::test]
+async fn following_for_long_holds_and_looks_through_no_more_than_what_is_new() {
+    let (mut archive, config) = archive("follow-long");
+    let partition = archive.open("orders", 0, 0).await;
+    for offset in 0..5 {
+        archive.publish(&partition, &[row(offset, 1)], offset).await;
+    }
+    let context = TestContext::new();
+    let settings = SourceSettings::parse(&with(&config, &[("replay.end", "follow")])).unwrap();
+    let mut replay = Prepared::new(&*context, settings).await.unwrap().replay(&*context).unwrap();
+    for offset in 4..60 {
+        let mut polls = 0;
+        while !replay.lanes[0].ended || replay.lanes[0].reader.position() <= offset {
+            replay.next().await.unwrap();
+            polls += 1;
+            assert!(polls < 40, "offset {offset} does not come");
+        }
+        let lane = &replay.lanes[0];
+        assert!(lane.reader.segments().is_empty() && lane.log.plan.segments.is_empty(), "at {offset}");
+        archive.publish(&partition, &[row(offset + 1, 1)], offset + 1).await;
+        assert!(look(&mut replay).await.unwrap().is_empty());
+        // What the next walk sorts, checks and walks along.
+        assert_eq!(replay.lanes[0].reader.segments().len(), 1, "at {offset}");
+    }
+}
+
+#[tokio::test]
+async fn who_pinned_an_incarnation_does_not_read_the_whole_chain_for_every_entry_of_another() {
+    let (mut archive, config) = archive("follow-pinned-cost");
+    let partition = archive.open("orders", 0, 0).await;
+    archive.publish(&partition, &[row(0, 1)], 0).await;
+    archive.recreate(&partition).await;
+    for (pinned, first) in [("1", 0), ("Qm9", 3)] {
+        let context = TestContext::new();
+        let pairs = [("replay.end", "follow"), ("lineage", pinned)];
+        let settings = SourceSettings::parse(&with(&config, &pairs)).unwrap();
+        let mut replay = Prepared::new(&*context, settings).await.unwrap().replay(&*context).unwrap();
+        // Whoever reads the whole chain misses it.
+        let entry = archive.layout.entry(&partition, 1);
+        let kept = archive.store.get(&entry).await.unwrap().bytes().await.unwrap();
+        archive.store.delete(&entry).await.unwrap();
+        let next = replay.lanes[0].log.next_seq;
+        for offset in first..first + 3 {
+            archive.publish(&partition, &[row(offset, 5)], offset).await;
+            assert!(look(&mut replay).await.unwrap().is_empty());
+        }
+        assert_eq!(replay.lanes[0].log.next_seq, next + 3);
+        archive.store.put(&entry, kept.into()).await.unwrap();
+    }
 }
