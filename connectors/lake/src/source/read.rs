@@ -132,7 +132,11 @@ impl LogReader {
     pub fn extend(&mut self, segments: impl IntoIterator<Item = Segment>) {
         let known = self.plan.segments.len();
         self.plan.segments.extend(segments);
-        self.finished &= self.plan.segments.len() == known;
+        let new = &self.plan.segments[known..];
+        self.finished &= new.is_empty();
+        // Files are not always published in the order of their offsets: what is read beyond a new one is read again.
+        let is_between = |feed: &mut Feed| new.iter().any(|segment| segment.rows.from < feed.end);
+        drop(self.feed.take_if(is_between));
     }
 
     /// The files it holds: those to be read, and of others only what [`Walk::rest`] needs.

@@ -231,6 +231,21 @@ async fn files_that_appear_later_are_read_too() {
 }
 
 #[tokio::test]
+async fn a_file_that_appears_before_one_that_is_being_read_is_not_passed_over() {
+    let (mut archive, partition, rows) = small("archive.parquet").await;
+    let more: Vec<_> = (36..40).map(|offset| row(offset, offset)).collect();
+    archive.publish(&partition, &more, 39).await;
+    let mut known = plan(&archive, &partition, Selection::default()).await;
+    let later = known.segments.remove(1);
+    let mut reader = LogReader::new(archive.access(&Budget::new(LIMIT)), known);
+    let mut given = rows_of(&reader.next().await.unwrap().unwrap());
+    assert!(reader.position() <= later.rows.from);
+    reader.extend([later]);
+    given.extend(drain(&mut reader).await.unwrap());
+    assert_eq!(given, [rows, more].concat());
+}
+
+#[tokio::test]
 async fn files_that_appear_while_others_are_read_have_their_turn() {
     let (mut archive, partition, rows) = small("archive.parquet").await;
     let known = plan(&archive, &partition, Selection::default()).await;
