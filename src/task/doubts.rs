@@ -86,110 +86,107 @@ fn has_reached(position: i64, view: &PartitionView) -> bool {
     position <= view.end_offset.unwrap_or(view.last_stable_offset)
 }
 
-/// The doubt of each partition, and the topic that it was raised of.
+/// The doubt of each partition, and what it was raised of.
 #[derive(Debug, Default)]
-pub(super) struct Doubts(Mutex<Known>);
+pub(super) struct Doubts(Mutex<BTreeMap<TopicPartition, Known>>);
 
+/// What is known of a partition.
 #[derive(Debug, Default)]
 struct Known {
-    doubt_by_partition: BTreeMap<TopicPartition, Doubt>,
+    doubt: Option<Doubt>,
     /// The topic id that the broker gave last.
-    topic_id_by_partition: BTreeMap<TopicPartition, Option<String>>,
+    topic_id: Option<String>,
     /// Where the log begins, as the broker said last.
-    log_start_by_partition: BTreeMap<TopicPartition, i64>,
+    log_start: Option<i64>,
     /// What of that was known when the partition began last.
-    log_start_believed: BTreeMap<TopicPartition, i64>,
+    log_start_believed: Option<i64>,
 }
 
 impl Doubts {
     pub(super) fn raise(&self, partition: &TopicPartition, doubt: Doubt) {
-        self.known().doubt_by_partition.insert(partition.clone(), doubt);
+        self.lock().entry(partition.clone()).or_default().doubt = Some(doubt);
     }
 
     pub(super) fn of(&self, partition: &TopicPartition) -> Option<Doubt> {
-        self.known().doubt_by_partition.get(partition).cloned()
+        self.lock().get(partition)?.doubt.clone()
     }
 
     /// That the log of `partition`, as it was last told of, parted at `at` from what was read of it.
     pub(super) fn parting(&self, partition: &TopicPartition, at: i64) -> Doubt {
-        let known = self.known();
-        let topic_id = known.topic_id_by_partition.get(partition).cloned().flatten();
-        let insisted = known.doubt_by_partition.get(partition).and_then(Doubt::position_insisted_on);
-        Doubt::Parted { at, topic_id, insisted }
+        let all = self.lock();
+        let known = all.get(partition);
+        Doubt::Parted {
+            at,
+            topic_id: known.and_then(|known| known.topic_id.clone()),
+            insisted: known.and_then(|known| known.doubt.as_ref()?.position_insisted_on()),
+        }
     }
 
     /// Where the log of `partition` parted from what was read of it, until it is begun anew.
     pub(super) fn parted_at(&self, partition: &TopicPartition) -> Option<i64> {
-        match self.known().doubt_by_partition.get(partition) {
-            Some(Doubt::Parted { at, .. }) => Some(*at),
+        match self.lock().get(partition)?.doubt {
+            Some(Doubt::Parted { at, .. }) => Some(at),
             _ => None,
         }
     }
 
     /// True where `partition` was opened anew because of just this position.
     pub(super) fn is_refused(&self, partition: &TopicPartition, position: i64) -> bool {
-        self.known().doubt_by_partition.get(partition) == Some(&Doubt::Refused { position })
+        self.lock().get(partition).is_some_and(|known| known.doubt == Some(Doubt::Refused { position }))
     }
 
     /// The position beyond the log because of which `partition` is opened anew.
     pub(super) fn insisted_on(&self, partition: &TopicPartition) -> Option<Insisted> {
-        self.known().doubt_by_partition.get(partition)?.position_insisted_on()
+        self.lock().get(partition)?.doubt.as_ref()?.position_insisted_on()
     }
 
     /// The broker says which topic it is now: where a log parted says nothing of another. One that tells no id says
     /// nothing either.
     pub(super) fn topic_is(&self, partition: &TopicPartition, topic_id: Option<String>) {
-        let mut known = self.known();
-        if let Some(Doubt::Parted { topic_id: Some(read), insisted, .. }) = known.doubt_by_partition.get(partition)
+        let mut all = self.lock();
+        let known = all.entry(partition.clone()).or_default();
+        if let Some(Doubt::Parted { topic_id: Some(read), insisted, .. }) = &known.doubt
             && topic_id.as_ref().is_some_and(|now| now != read)
         {
-            match insisted.map(Doubt::BeyondEnd) {
-                Some(doubt) => known.doubt_by_partition.insert(partition.clone(), doubt),
-                None => known.doubt_by_partition.remove(partition),
-            };
+            known.doubt = insisted.map(Doubt::BeyondEnd);
         }
-        known.topic_id_by_partition.insert(partition.clone(), topic_id);
+        known.topic_id = topic_id;
     }
 
     /// The broker says where the log of `partition` begins.
     pub(super) fn log_starts_at(&self, partition: &TopicPartition, log_start: i64) {
-        self.known().log_start_by_partition.insert(partition.clone(), log_start);
+        self.lock().entry(partition.clone()).or_default().log_start = Some(log_start);
     }
 
     /// True where `partition` began at `position` because a broker said that the log has it: one that lagged behind, if
     /// the log begins later.
     pub(super) fn is_misled(&self, partition: &TopicPartition, position: i64) -> bool {
-        self.known().log_start_believed.get(partition).is_some_and(|log_start| *log_start <= position)
+        let all = self.lock();
+        all.get(partition).and_then(|known| known.log_start_believed).is_some_and(|log_start| log_start <= position)
     }
 
     /// `partition` begins where the log has something. A position that was refused may be so again.
     pub(super) fn settle(&self, partition: &TopicPartition) {
-        let mut known = self.known();
-        match known.log_start_by_partition.get(partition).copied() {
-            Some(log_start) => known.log_start_believed.insert(partition.clone(), log_start),
-            None => known.log_start_believed.remove(partition),
-        };
-        if !matches!(known.doubt_by_partition.get(partition), Some(Doubt::Refused { .. })) {
-            known.doubt_by_partition.remove(partition);
+        if let Some(known) = self.lock().get_mut(partition) {
+            known.log_start_believed = known.log_start;
+            known.doubt.take_if(|doubt| !matches!(doubt, Doubt::Refused { .. }));
         }
     }
 
     /// The task reads on from where it likes: that a position was refused before says nothing of this one, even if it
     /// is the same.
     pub(super) fn sought(&self, partition: &TopicPartition) {
-        self.known().doubt_by_partition.remove(partition);
+        if let Some(known) = self.lock().get_mut(partition) {
+            known.doubt = None;
+        }
     }
 
     /// Nothing is known of `partition` any more, not even which topic it was: it may be another when it comes back.
     pub(super) fn forget(&self, partition: &TopicPartition) {
-        let mut known = self.known();
-        known.doubt_by_partition.remove(partition);
-        known.topic_id_by_partition.remove(partition);
-        known.log_start_by_partition.remove(partition);
-        known.log_start_believed.remove(partition);
+        self.lock().remove(partition);
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

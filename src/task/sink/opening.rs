@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::stream::StreamExt as _;
 use lakeferry_api::sink::OffsetReset;
 use lakeferry_api::{
-    ConnectError, Kind, Opened, PartitionView, Place, Places, Positions, Result, SinkContext as _, TopicPartition,
+    ConnectError, Kind, Opened, PartitionView, Place, Positions, Result, SinkContext as _, TopicPartition,
 };
 
 use crate::task::backoff::Backoff;
@@ -29,24 +29,34 @@ const CONCURRENT_QUESTIONS: usize = 16;
 
 /// The partitions that are not, or no longer, read.
 pub(super) struct Opening {
-    /// Assigned; the task's `open` did not return yet.
-    unopened: BTreeSet<TopicPartition>,
-    /// Those of them that could not be opened, and wait until all others were tried.
-    tried: BTreeSet<TopicPartition>,
-    /// Why, of the first.
+    /// Those that have no position yet, or no longer.
+    stages: BTreeMap<TopicPartition, Stage>,
+    /// Why the first of those that were tried could not be opened.
     failed: Option<ConnectError>,
     /// The round that was tried last left others to be tried.
     has_more: bool,
-    /// Open; where to begin is not settled, except where the task said it.
-    unplaced: BTreeMap<TopicPartition, Option<Place>>,
-    /// Placed, but the broker has nothing there.
+    /// The broker has nothing at their position. They may have lost it since, and be on their way to another.
     out_of_range: BTreeSet<TopicPartition>,
     /// Partitions whose position the task keeps itself: it said where to begin.
     kept: BTreeSet<TopicPartition>,
-    /// What the task wants to read from before there is a position.
-    seeks: Places,
     retry_at: Option<Duration>,
     backoff: Backoff,
+}
+
+/// How far a partition without a position is.
+enum Stage {
+    /// Assigned; the task's `open` did not return yet.
+    Unopened {
+        /// It could not be opened, and waits until all others were tried.
+        tried: bool,
+    },
+    /// Open; where to begin is not settled.
+    Unplaced {
+        /// Where the task said, if it did.
+        start: Option<Place>,
+        /// What the task wants to read from as soon as there is a position.
+        sought: Option<Place>,
+    },
 }
 
 /// What is to be done with a partition that the task has open.
@@ -71,27 +81,23 @@ pub(super) struct Waits(Option<ConnectError>);
 impl Opening {
     pub(super) fn new(backoff: Backoff) -> Self {
         Self {
-            unopened: BTreeSet::new(),
-            tried: BTreeSet::new(),
+            stages: BTreeMap::new(),
             failed: None,
             has_more: false,
-            unplaced: BTreeMap::new(),
             out_of_range: BTreeSet::new(),
             kept: BTreeSet::new(),
-            seeks: Places::new(),
             retry_at: None,
             backoff,
         }
     }
 
     pub(super) fn await_open(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
-        self.unopened.extend(partitions);
+        self.stages.extend(partitions.into_iter().map(|partition| (partition, Stage::Unopened { tried: false })));
     }
 
     /// `partition` is to be opened anew, once all others were tried.
     pub(super) fn await_again(&mut self, partition: TopicPartition) {
-        self.tried.insert(partition.clone());
-        self.unopened.insert(partition);
+        self.stages.insert(partition, Stage::Unopened { tried: true });
     }
 
     /// The broker refused the position of `partition`; it is looked for no later than `at`, whatever else waits longer.
@@ -102,8 +108,7 @@ impl Opening {
 
     /// When the next attempt is due; `None` while every partition is read and the last round has ended well.
     pub(super) fn due(&self) -> Option<Duration> {
-        let is_all_read = self.unopened.is_empty() && self.unplaced.is_empty() && self.out_of_range.is_empty();
-        let idle = is_all_read && !self.has_more;
+        let idle = self.stages.is_empty() && self.out_of_range.is_empty() && !self.has_more;
         (!idle).then(|| self.retry_at.unwrap_or(Duration::ZERO))
     }
 
@@ -115,10 +120,14 @@ impl Opening {
             self.retry_at = Some(now + BETWEEN_ROUNDS);
             return false;
         }
-        self.tried.retain(|partition| self.unopened.contains(partition));
-        let failed = self.failed.take().filter(|_| !self.tried.is_empty());
+        let mut has_tried = false;
+        for stage in self.stages.values_mut() {
+            if let Stage::Unopened { tried } = stage {
+                has_tried |= std::mem::take(tried);
+            }
+        }
+        let failed = self.failed.take().filter(|_| has_tried);
         *why = failed.or(why.take());
-        self.tried.clear();
         true
     }
 
@@ -134,23 +143,34 @@ impl Opening {
     /// Keeps a seek for when the partition has a position; false where the task does not have it open: what was sought
     /// before a partition is opened, or opened anew, is of a former life of it.
     pub(super) fn seek_later(&mut self, partition: &TopicPartition, place: Place) -> bool {
-        let known = self.unplaced.contains_key(partition);
-        if known {
-            self.seeks.insert(partition.clone(), place);
+        match self.stages.get_mut(partition) {
+            Some(Stage::Unplaced { sought, .. }) => {
+                *sought = Some(place);
+                true
+            }
+            _ => false,
         }
-        known
     }
 
     /// Those that the task is to open next.
     pub(super) fn round(&mut self) -> Vec<TopicPartition> {
-        let mut untried = self.unopened.difference(&self.tried);
+        let is_untried = |(_, stage): &(_, &Stage)| matches!(stage, Stage::Unopened { tried: false });
+        let mut untried = self.stages.iter().filter(is_untried).map(|(partition, _)| partition);
         let round = untried.by_ref().take(OPENED_AT_ONCE).cloned().collect();
         self.has_more = untried.next().is_some();
         round
     }
 
     pub(super) fn unplaced(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.unplaced.keys()
+        self.starts().map(|(partition, _)| partition)
+    }
+
+    /// The unplaced partitions, and where the task said that each begins.
+    fn starts(&self) -> impl Iterator<Item = (&TopicPartition, Option<Place>)> {
+        self.stages.iter().filter_map(|(partition, stage)| match stage {
+            Stage::Unplaced { start, .. } => Some((partition, *start)),
+            Stage::Unopened { .. } => None,
+        })
     }
 
     pub(super) fn out_of_range(&self) -> impl Iterator<Item = &TopicPartition> {
@@ -170,22 +190,23 @@ impl Opening {
     pub(super) fn opened(&mut self, round: Vec<TopicPartition>, opened: Option<&Opened>) {
         for partition in round {
             let Some(opened) = opened.filter(|opened| !opened.later.contains_key(&partition)) else {
-                self.tried.insert(partition);
+                self.stages.insert(partition, Stage::Unopened { tried: true });
                 continue;
             };
-            self.unopened.remove(&partition);
             let start = opened.places.get(&partition).copied();
             if start.is_some() {
                 self.kept.insert(partition.clone());
             }
-            self.unplaced.insert(partition, start);
+            self.stages.insert(partition, Stage::Unplaced { start, sought: None });
         }
     }
 
     /// `partition` has begun; what the task wanted to read from meanwhile is returned.
     pub(super) fn placed(&mut self, partition: &TopicPartition) -> Option<Place> {
-        self.unplaced.remove(partition);
-        self.seeks.remove(partition)
+        match self.stages.remove(partition) {
+            Some(Stage::Unplaced { sought, .. }) => sought,
+            _ => None,
+        }
     }
 
     /// The position of `partition` was settled again.
@@ -195,21 +216,18 @@ impl Opening {
 
     /// Forgets a partition; true where the task had opened it.
     pub(super) fn forget(&mut self, partition: &TopicPartition) -> bool {
-        self.unopened.remove(partition);
-        self.tried.remove(partition);
         self.out_of_range.remove(partition);
         self.kept.remove(partition);
-        self.seeks.remove(partition);
-        self.unplaced.remove(partition).is_some()
+        matches!(self.stages.remove(partition), Some(Stage::Unplaced { .. }))
     }
 
     /// What the group holds of the unplaced partitions of which the task did not say where to begin. An offset that was
     /// found to lie beyond the log is of another log.
     pub(super) async fn committed(&self, context: &TaskSinkContext) -> Result<Positions> {
-        let by_group = |(partition, kept): (&TopicPartition, &Option<Place>)| {
-            (kept.is_none() && context.doubts.insisted_on(partition).is_none()).then(|| partition.clone())
+        let by_group = |(partition, start): (&TopicPartition, Option<Place>)| {
+            (start.is_none() && context.doubts.insisted_on(partition).is_none()).then(|| partition.clone())
         };
-        let asked: Vec<_> = self.unplaced.iter().filter_map(by_group).collect();
+        let asked: Vec<_> = self.starts().filter_map(by_group).collect();
         if asked.is_empty() { Ok(Positions::new()) } else { context.committed(&asked).await }
     }
 
@@ -221,8 +239,8 @@ impl Opening {
         committed: Option<&Positions>,
         now: Duration,
     ) -> Vec<(TopicPartition, Result<Step>)> {
-        let step = async |(partition, kept): (&TopicPartition, &Option<Place>)| {
-            let step = match (*kept, committed.map(|committed| committed.get(partition))) {
+        let step = async |(partition, start): (&TopicPartition, Option<Place>)| {
+            let step = match (start, committed.map(|committed| committed.get(partition))) {
                 (Some(place), _) => by_task(context, partition, place, now).await,
                 (None, Some(Some(&offset))) => Ok(by_group(context, partition, offset)),
                 (None, Some(None)) => by_reset(context, partition).await,
@@ -230,7 +248,7 @@ impl Opening {
             };
             Some((partition.clone(), step))
         };
-        let steps = futures::stream::iter(self.unplaced.iter().map(step)).buffered(CONCURRENT_QUESTIONS);
+        let steps = futures::stream::iter(self.starts().map(step)).buffered(CONCURRENT_QUESTIONS);
         let steps: Vec<_> = steps.collect().await;
         steps.into_iter().flatten().collect()
     }
