@@ -4,7 +4,6 @@
 use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -91,10 +90,10 @@ pub async fn within_or_stop<T>(
     stop: &CancellationToken,
     future: impl Future<Output = T>,
 ) -> (Option<T>, Option<Duration>) {
-    let stopped_at = OnceLock::new();
+    let mut stopped_at = None;
     let stopped = async {
         stop.cancelled().await;
-        let _ = stopped_at.set(clock.monotonic());
+        stopped_at = Some(clock.monotonic());
         clock.sleep(after_stop).await;
     };
     let result = tokio::select! {
@@ -103,7 +102,7 @@ pub async fn within_or_stop<T>(
         () = clock.sleep(patience) => None,
         () = stopped => None,
     };
-    (result, stopped_at.get().copied())
+    (result, stopped_at)
 }
 
 /// Runs `future` behind a panic border.

@@ -5,6 +5,7 @@
 //! Deliberately absent: converters, topic creation and tolerance; such a source gives bytes, makes its own topics and
 //! skips nothing.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -120,19 +121,20 @@ impl TransactionalLoop {
         };
         let voice = Arc::clone(&self.parts.voice);
         let (limit, limit_ms) = (self.parts.timing.flush_timeout, self.parts.timing.flush_timeout.as_millis());
+        // Says so, and waits on.
         let slow = async {
             clock.sleep(limit).await;
             let what = format!("ending a transaction takes longer than offset.flush.timeout.ms={limit_ms}");
             tracing::warn!("{what}");
             voice.trouble(Trouble::Commit, Some(what));
-            std::future::pending().await
+            std::future::pending::<Infallible>().await
         };
         let settled = tokio::select! {
             biased;
             settled = self.parts.transactions.commit() => settled.map_err(Failed::Write)?,
             // Whether it is committed the next instance finds out.
             () = overdue => return Ok(Flag::Stop),
-            flag = slow => return Ok(flag),
+            never = slow => match never {},
         };
         self.write_backoff.reset();
         self.parts.voice.trouble(Trouble::Commit, None);
