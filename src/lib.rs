@@ -27,8 +27,9 @@
 //!
 //! Out: `kafka::consumer` → `task::sink` → `lakeferry_lake::sink::task` → `partition` → `writer` → `format` → `upload`
 //! → `commit` → `task::positions` → Kafka's committed offset.
-//! Back: `lakeferry_lake::source::plan` → `read` → `format` → `task::source` → `kafka::producer` → `task::acks` →
-//! `backing`.
+//! Back: `lakeferry_lake::source::plan` → `read` → `format` → `task::source::transactional` → `task::exact` →
+//! `kafka::transactions`. Back from a source that keeps no progress in the target cluster: `task::source` →
+//! `kafka::producer` → `task::acks` → `backing`.
 //!
 //! # Invariants
 //!

@@ -199,7 +199,6 @@ impl World {
         self.store.end(partition).is_none() && is_bare
     }
 
-    /// The group forgets its offsets: all of them, or where nothing else says where to begin those of what is archived.
     /// The group forgets what manifests know better. Brokers keep the offsets of a group that lives, and where nothing
     /// is archived, or a reset says nothing, they alone tell where a task began.
     fn forget_offsets(&self) {

@@ -1,7 +1,8 @@
 //! Whether the data objects that a replay is going to read are there, as far as listings tell. Called by `restore`
 //! before it writes anything; what the bytes are is seen when they are read.
 //!
-//! Invariant: no object is refused on the word of a listing alone: one that it lacks is asked for by its name.
+//! Invariant: no object is called missing on the word of a listing alone: one that it lacks is asked for by its name.
+//! The size that a listing tells of an object is believed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
