@@ -27,7 +27,7 @@ use super::backoff::backoff;
 use super::check::Check;
 use super::closing::Ended;
 use super::commit::{self, Identity};
-use super::settings::Told;
+use super::settings::KnownSettings;
 use super::spill::Spill;
 use super::start::Start;
 use super::troubles::Troubles;
@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) ended: Arc<Notify>,
     pub(crate) troubles: Troubles,
     /// What the archive tells of the topics' settings.
-    pub(crate) told: Told,
+    pub(crate) told: KnownSettings,
 }
 
 /// One partition's archive, being written.

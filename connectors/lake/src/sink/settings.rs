@@ -13,7 +13,7 @@ use lakeferry_api::{SinkContext, TopicView};
 
 /// The settings of each topic that was looked at.
 #[derive(Default)]
-pub(crate) struct Told(Mutex<BTreeMap<String, Look>>);
+pub(crate) struct KnownSettings(Mutex<BTreeMap<String, Look>>);
 
 #[derive(Default)]
 struct Look {
@@ -22,7 +22,7 @@ struct Look {
     told: Option<TopicView>,
 }
 
-impl Told {
+impl KnownSettings {
     /// The archive tells `view` now.
     pub(super) fn tell(&self, topic: &str, view: TopicView) {
         self.of(topic, |look| look.told = Some(view));

@@ -27,7 +27,7 @@ use super::backoff::backoff;
 use super::commit::Identity;
 use super::lanes::Lanes;
 use super::partition::{Partition, Shared};
-use super::settings::Told;
+use super::settings::KnownSettings;
 use super::spill::Spill;
 use super::troubles::Troubles;
 use super::upload::Target;
@@ -182,7 +182,7 @@ impl LakeSinkTask {
             spill,
             ended,
             troubles,
-            told: Told::default(),
+            told: KnownSettings::default(),
         };
         Ok(Self { shared: Some(Arc::new(shared)), partitions: BTreeMap::new() })
     }
