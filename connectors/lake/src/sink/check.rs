@@ -98,7 +98,7 @@ async fn ask(shared: Arc<Shared>, belief: Belief) -> Result<Option<TopicView>> {
     if let Some(seq) = next_seq
         && shared.manifests.read(&name, seq).await?.is_some()
     {
-        return Err(commit::whose_it_is(&shared, &name).await?);
+        return Err(commit::whose_it_is(&shared, &name).await?.into_error(&name));
     }
     commit::fresh_view(&shared, &name, topic_id.as_deref()).await?;
     if next_seq == Some(0) {

@@ -185,7 +185,7 @@ pub(crate) async fn commit(
     check_laws(&entry, &Before::following(&end.entry, end.sha256, &entry))?;
     match create(&shared, &name, entry).await? {
         Some(end) => Ok(end),
-        None => Err(whose_it_is(&shared, &name).await?),
+        None => Err(whose_it_is(&shared, &name).await?.into_error(&name)),
     }
 }
 
@@ -303,23 +303,48 @@ fn done_waiting(shared: &Shared, name: &TopicPartition, attempts: u32) {
 /// tell.
 pub(crate) async fn reclaim(shared: Arc<Shared>, name: TopicPartition) -> Result<()> {
     match whose_it_is(&shared, &name).await {
-        Ok(answer) => Err(answer),
+        Ok(whose) => Err(whose.into_error(&name)),
         Err(error) if error.is_retriable() => Err(ConnectError::fenced(error.trace())),
         Err(error) => Err(error),
     }
 }
 
+/// Whose a partition is whose chain went on without us.
+pub(super) enum Whose {
+    /// Ours, as far as the group says, though the chain's end is of this epoch.
+    Ours { epoch: u32 },
+    /// Another owner's, or the group refuses us: why.
+    NotOurs(ConnectError),
+}
+
+impl Whose {
+    /// What ends the work on `name`: `Retriable` where it is ours and must begin again from the chain's end; `Config`
+    /// where another owner took over; otherwise what the group said.
+    pub(super) fn into_error(self, name: &TopicPartition) -> ConnectError {
+        match self {
+            Self::Ours { epoch } => ConnectError::retriable(format!(
+                "{name}: fenced by epoch {epoch}, but the group does not say that the partition is another's; opening \
+                 again"
+            )),
+            Self::NotOurs(why) => why,
+        }
+    }
+}
+
 /// What a lost commit means: the group is asked whose the partition is. Behind a reset there is no offset to ask with,
 /// and none may be committed: then it is taken for ours, and who is not fenced by the next entry hears it there.
-pub(super) async fn whose_it_is(shared: &Shared, name: &TopicPartition) -> Result<ConnectError> {
+///
+/// # Errors
+/// Where the chain cannot be read: then nothing is known.
+pub(super) async fn whose_it_is(shared: &Shared, name: &TopicPartition) -> Result<Whose> {
     let end = shared.manifests.end(name).await?.ok_or_else(|| {
         ConnectError::fatal(format!("{name}: the chain vanished while it was being written; nothing more is written"))
     })?;
     if end.entry.owner != shared.identity.owner() {
-        return Ok(ConnectError::config(format!(
+        return Ok(Whose::NotOurs(ConnectError::config(format!(
             "{name}: {} took over this archive with epoch {}; this connector stops writing to it",
             end.entry.owner, end.entry.epoch
-        )));
+        ))));
     }
     let positions: Positions = end.entry.resume_offset.map(|resume| (name.clone(), resume)).into_iter().collect();
     let mut attempt = 0;
@@ -327,14 +352,11 @@ pub(super) async fn whose_it_is(shared: &Shared, name: &TopicPartition) -> Resul
         match shared.context.commit(&positions).await {
             Ok(()) => {
                 done_waiting(shared, name, attempt);
-                return Ok(ConnectError::retriable(format!(
-                    "{name}: fenced by epoch {}, but the group does not say that the partition is another's; opening again",
-                    end.entry.epoch
-                )));
+                return Ok(Whose::Ours { epoch: end.entry.epoch });
             }
             // Without the group's word a writer that opens again could fence the rightful owner.
             Err(error) if error.is_retriable() => wait(shared, name, &error, &mut attempt).await,
-            Err(error) => return Ok(error),
+            Err(error) => return Ok(Whose::NotOurs(error)),
         }
     }
 }
