@@ -1,6 +1,8 @@
 //! What a [`Partition`](super::partition::Partition) has finished reading: stretches of offsets, in order, that wait
 //! to be named by an entry.
 
+use lakeferry_api::{ConnectError, Result};
+
 use super::commit::Stretch;
 use super::writer::OpenFile;
 
@@ -29,14 +31,23 @@ impl Ended {
         }
     }
 
-    /// What the entry says of it; `None` where it is not stored yet.
-    pub(super) fn into_stretch(self) -> Option<Stretch> {
+    /// What the entry says of it.
+    ///
+    /// # Errors
+    /// `Fatal` where it is not stored yet: an entry without it would leave out its records.
+    pub(super) fn into_stretch(self) -> Result<Stretch> {
         match self {
             Self::File { file, .. } => {
-                let (path, tail) = file.stored()?;
-                Some(Stretch::File { contents: file.contents().clone(), path: path.clone(), tail: tail.clone() })
+                let contents = file.contents().clone();
+                let (path, tail) = file.stored().ok_or_else(|| {
+                    let first = contents.first_offset;
+                    ConnectError::fatal(format!(
+                        "the file from offset {first} on is not stored yet; please report this"
+                    ))
+                })?;
+                Ok(Stretch::File { contents, path: path.clone(), tail: tail.clone() })
             }
-            Self::Gap { from, to } => Some(Stretch::Gap { from, to }),
+            Self::Gap { from, to } => Ok(Stretch::Gap { from, to }),
         }
     }
 }

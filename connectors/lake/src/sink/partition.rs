@@ -99,11 +99,12 @@ impl Partition {
     /// `Config` where somebody else owns the chain or it is damaged; `Retriable` where Kafka or the store is away.
     pub(crate) async fn open(shared: Arc<Shared>, name: TopicPartition) -> Result<Self> {
         let start = Start::find(&shared, &name).await?;
-        let mut partition = Self {
+        warn_of_loss(&shared, &name, &start);
+        Ok(Self {
             phase: Phase::Reading,
             position: start.resume,
             accounted: start.resume,
-            begun: Duration::ZERO,
+            begun: shared.context.clock().monotonic(),
             passed_since: None,
             file: None,
             closing: VecDeque::new(),
@@ -115,10 +116,7 @@ impl Partition {
             shared,
             name,
             start,
-        };
-        let start = partition.start.clone();
-        partition.begin(start);
-        Ok(partition)
+        })
     }
 
     /// Where Kafka is to be read from.
@@ -255,11 +253,14 @@ impl Partition {
         let mut rest = batch.clone();
         while !rest.is_empty() {
             let clock = self.shared.context.clock();
-            if self.file.is_none() {
-                self.file = Some(Box::new(self.begin_file(Moment::now(&*clock))?));
-                self.passed_since = None;
-            }
-            let Some(file) = &mut self.file else { continue };
+            let file = match &mut self.file {
+                Some(file) => file,
+                None => {
+                    let file = self.begin_file(Moment::now(&*clock))?;
+                    self.passed_since = None;
+                    self.file.insert(Box::new(file))
+                }
+            };
             file.catch_up().await?;
             let (facts, rotation) = (file.facts(), &self.shared.settings.rotation);
             let is_full = facts.records > 0 && rotation.is_due(&facts, Moment::now(&*clock));
@@ -378,14 +379,7 @@ impl Partition {
 
     /// Takes `start` as the truth: everything begins at its resume offset.
     fn begin(&mut self, start: Start) {
-        if let Some(lost) = start.lost(&self.name) {
-            let what_follows = if self.shared.settings.fail_on_gap {
-                "errors.on.gap=fail: the brokers are asked once more before the task fails"
-            } else {
-                "the next manifest records the gap"
-            };
-            tracing::warn!("{lost}; {what_follows}");
-        }
+        warn_of_loss(&self.shared, &self.name, &start);
         self.position = start.resume;
         self.accounted = start.resume;
         self.begun = self.shared.context.clock().monotonic();
@@ -436,7 +430,7 @@ impl Partition {
             return Ok(());
         }
         let end = end.clone();
-        let stretches: Vec<_> = self.closing.drain(..stored).filter_map(|stretch| stretch.into_stretch()).collect();
+        let stretches = self.closing.drain(..stored).map(Ended::into_stretch).collect::<Result<Vec<_>>>()?;
         let entry = commit::commit(Arc::clone(&self.shared), self.name.clone(), *end, stretches);
         self.commit = Some(Job::start(&self.shared.ended, entry));
         Ok(())
@@ -491,5 +485,16 @@ impl Partition {
         self.check.forget();
         self.passed_since = None;
         self.files_begun = 0;
+    }
+}
+
+fn warn_of_loss(shared: &Shared, name: &TopicPartition, start: &Start) {
+    if let Some(lost) = start.lost(name) {
+        let what_follows = if shared.settings.fail_on_gap {
+            "errors.on.gap=fail: the brokers are asked once more before the task fails"
+        } else {
+            "the next manifest records the gap"
+        };
+        tracing::warn!("{lost}; {what_follows}");
     }
 }

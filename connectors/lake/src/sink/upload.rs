@@ -197,7 +197,7 @@ impl Carrier {
         if self.pending_bytes > 0 {
             self.send_part(self.pending_bytes).await?;
         }
-        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let parts = self.begun()?;
         while let Some(part) = parts.in_flight.join_next().await {
             part.map_err(lost)??;
         }
@@ -215,7 +215,7 @@ impl Carrier {
         let lane = self.target.lanes.enter().await;
         let (payload, held) = self.take_pending(bytes).await?;
         let path = self.path.clone();
-        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let parts = self.begun()?;
         let part = parts.upload.put_part(payload);
         parts.begun += 1;
         parts.in_flight.spawn(inherit(async move {
@@ -228,6 +228,14 @@ impl Carrier {
             ended.map_err(lost)??;
         }
         Ok(())
+    }
+
+    /// The parts of an upload that was begun.
+    fn begun(&mut self) -> Result<&mut Parts> {
+        let Self { parts, path, .. } = self;
+        parts.as_mut().ok_or_else(|| {
+            ConnectError::fatal(format!("{path}: a part of an upload that was not begun; please report this"))
+        })
     }
 
     /// Exactly `bytes` bytes of what is pending, and the permits to hold until they are stored.
