@@ -8,6 +8,8 @@
 //! | `hdfs` | `HdfsObjectStore` | `Staged`, `PrefixStore`, [`Deadline`](deadline::Deadline) |
 //! | `memory` | `InMemory`, one for each URL of the process | none |
 //!
+//! A task of the sink puts `LimitStore` around all of them: its partitions share so many requests at a time.
+//!
 //! The contract: a put or an upload is there whole or not at all, and durable when it returns; `PutMode::Create` lets
 //! one writer of a name win. An error, and `AlreadyExists` too, may stand for a write that happened: whoever must know
 //! reads the object. Every request ends within a bounded time. Requests are retried here, and by nobody below.
