@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Waits between attempts: each twice the one before, up to a limit.
 #[derive(Debug, Clone)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     limit: Duration,
     next: Duration,
@@ -19,19 +19,19 @@ pub(super) struct Throttle {
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, limit: Duration) -> Self {
+    pub(crate) fn new(first: Duration, limit: Duration) -> Self {
         Self { first, limit, next: first }
     }
 
     /// The next wait.
-    pub(super) fn step(&mut self) -> Duration {
+    pub(crate) fn step(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.limit);
         wait
     }
 
     /// It worked: begin with the shortest wait again.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }
 }

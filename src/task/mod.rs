@@ -6,7 +6,7 @@
 //! correctness: `positions`, `acks`, `sink::inbox`.
 
 mod acks;
-mod backoff;
+pub(crate) mod backoff;
 mod clients;
 mod context;
 mod control;

@@ -18,6 +18,7 @@ use super::super::Damage;
 use super::account::{Account, Progress};
 use crate::kafka::Admin;
 use crate::spawn::within;
+use crate::task::backoff::Backoff;
 use crate::task::exact::{Ledger, Transactions};
 
 /// How long the brokers have to commit what was sent before a signal.
@@ -124,7 +125,7 @@ impl Run {
         stop: &CancellationToken,
     ) -> Result<()> {
         let clock = Arc::clone(&self.context.clock);
-        let mut wait = RETRY_FIRST;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut committed = (clock.monotonic(), account.records);
         loop {
             let outcome = match replay.take() {
@@ -139,7 +140,8 @@ impl Run {
             };
             let Err(error) = outcome else { return Ok(()) };
             if account.records > committed.1 {
-                (committed, wait) = ((clock.monotonic(), account.records), RETRY_FIRST);
+                committed = (clock.monotonic(), account.records);
+                backoff.reset();
             }
             let left = (committed.0 + self.patience).saturating_sub(clock.monotonic());
             if !error.is_retriable() || stop.is_cancelled() || left.is_zero() {
@@ -155,11 +157,10 @@ impl Run {
                 return Err(error);
             }
             unless_stopped(stop, async {
-                clock.sleep(wait).await;
+                clock.sleep(backoff.step()).await;
                 Ok(())
             })
             .await?;
-            wait = (wait * 2).min(RETRY_LONGEST);
         }
     }
 
@@ -182,7 +183,7 @@ impl Run {
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(stopped()),
-                next = self::next(&mut replay, clock.as_ref(), self.patience), if !due.is_zero() => match next {
+                next = next_patiently(&mut replay, clock.as_ref(), self.patience), if !due.is_zero() => match next {
                     Ok(next) => Some(next),
                     // What was read before it is whole, and stays.
                     Err(error) => {
@@ -263,15 +264,14 @@ async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = 
 }
 
 /// What comes next; a store that is away for a while is waited for.
-async fn next(replay: &mut Replay, clock: &dyn Clock, patience: Duration) -> Result<Next> {
+async fn next_patiently(replay: &mut Replay, clock: &dyn Clock, patience: Duration) -> Result<Next> {
     let start = clock.monotonic();
-    let mut wait = RETRY_FIRST;
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         match replay.next().await {
             Err(error) if error.is_retriable() && clock.monotonic() - start < patience => {
                 tracing::warn!(error = error.trace(), "reading the archive again");
-                clock.sleep(wait).await;
-                wait *= 2;
+                clock.sleep(backoff.step()).await;
             }
             Err(error) if error.is_retriable() => {
                 return Err(ConnectError::fatal(error.message().to_owned()).caused_by(error));
