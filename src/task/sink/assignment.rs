@@ -94,12 +94,13 @@ impl SinkLoop {
         self.open().await
     }
 
-    /// The partitions went with their topic: nobody will read again what was read of them, so it is published. There is
-    /// nothing to commit.
+    /// The partitions went with their topic: nobody will read again what was read of them, so it is published, also
+    /// what came before a pause was heard. There is nothing to commit.
     pub(super) async fn keep(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let put = if self.inbox.is_retrying() { Ok(()) } else { self.put().await };
         let published = self.publish(partitions, self.parts.timing.release_patience).await;
         self.forget(partitions);
-        published
+        put.and(published)
     }
 
     /// The partitions are gone already: nothing of them is published or committed.

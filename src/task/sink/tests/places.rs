@@ -374,6 +374,21 @@ async fn what_was_read_of_a_deleted_topic_is_published() {
 }
 
 #[tokio::test]
+async fn so_is_what_a_pause_kept_waiting() {
+    let (world, _sink, handle) = reading().await;
+    handle.pause();
+    world.until("PAUSED").await;
+    world.journal.take();
+    // What was on its way when the client was told to pause.
+    world.cluster.say(Event::Batches(vec![batch(0, 10, 15)]));
+    world.cluster.say(Event::Deleted(vec![partition(0)]));
+    world.until("close Revoked t-0").await;
+    let done = world.journal.take();
+    let put = done.iter().position(|line| line == "put t-0[10..15)");
+    assert!(put.is_some() && put < done.iter().position(|line| line == "close Revoked t-0"), "{done:?}");
+}
+
+#[tokio::test]
 async fn a_stop_waits_for_what_goes_no_longer_than_a_stop_may() {
     for go in [Event::Deleted, Event::Revoked] {
         let (world, sink, mut handle) = reading().await;
