@@ -21,11 +21,12 @@ mod restore;
 mod saboteur;
 mod sights;
 mod store;
+mod watch;
 mod world;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use lakeferry_api::simulation::sabotage::{self, Fault};
 
@@ -36,6 +37,8 @@ use crate::clock::SimClock;
 use crate::plan::Plan;
 use crate::reduce::Reduced;
 use crate::sights::Sights;
+use crate::store::SimStore;
+use crate::watch::Watched;
 use crate::world::World;
 
 /// What became of a run.
@@ -62,9 +65,51 @@ const ENOUGH_BROKEN: usize = 3;
 
 static RUNS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs `plan`, with `fault` built in.
+/// What must be gone when a run has ended: whatever holds a part of a world holds one of these.
+struct Remains {
+    clock: Weak<SimClock>,
+    store: Weak<SimStore>,
+    broker: Weak<Broker>,
+}
+
+impl Remains {
+    fn of(world: &World) -> Self {
+        let (clock, store) = (Arc::downgrade(&world.clock), Arc::downgrade(&world.store));
+        Self { clock, store, broker: Arc::downgrade(&world.broker) }
+    }
+
+    /// What is there still, and how often it is held.
+    fn found(&self) -> Vec<(&'static str, usize)> {
+        let counts = [
+            ("clock", self.clock.strong_count()),
+            ("store", self.store.strong_count()),
+            ("cluster", self.broker.strong_count()),
+        ];
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Runs `plan`, with `fault` built in. Without one, what panics beside the world and a world that does not go break a
+/// law, too; of a fault the law counts that it breaks by itself.
 fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
+    let watched = Watched::new(plan.seed, &reduce::command(plan.seed, None, fault));
     sabotage::switch(fault);
+    let (mut outcome, remains) = run_world(plan);
+    sabotage::switch(None);
+    if fault.is_some() {
+        return outcome;
+    }
+    if let Some(said) = watched.panicked() {
+        outcome.broken.get_or_insert(format!("something panics: {said}"));
+    }
+    let found = remains.found();
+    if !found.is_empty() {
+        outcome.broken.get_or_insert(format!("the run has ended and its world is held by something: {found:?}"));
+    }
+    outcome
+}
+
+fn run_world(plan: &Plan) -> (Outcome, Remains) {
     let clock = Arc::new(SimClock::default());
     let idle = Arc::clone(&clock);
     let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(move || idle.step()).build().unwrap();
@@ -82,8 +127,8 @@ fn run(plan: &Plan, fault: Option<Fault>) -> Outcome {
         let struck = std::mem::take(&mut *world.struck.lock().unwrap());
         Outcome { broken: world.diary.broken(), hash: world.diary.hash(), lines: world.diary.lines(), struck, restored }
     });
-    sabotage::switch(None);
-    outcome
+    let remains = Remains::of(&world);
+    (outcome, remains)
 }
 
 /// What `plan` leaves in the store, and the cluster that it is the archive of. Nothing is checked yet.

@@ -62,15 +62,18 @@ impl Reduced {
 impl fmt::Display for Reduced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seed, law, last, .. } = self;
-        let kept = self.kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let fault = self.fault.map(|fault| format!("LAKEFERRY_SIM_FAULT={fault:?} ")).unwrap_or_default();
         writeln!(f, "seed {seed}: {law}")?;
         writeln!(f, "reduced to {} of {} steps: {last}", self.kept.len(), self.steps)?;
-        write!(
-            f,
-            "{fault}LAKEFERRY_SIM_SEED={seed} LAKEFERRY_SIM_STEPS={kept} cargo test --test sim nothing_is_lost -- --nocapture"
-        )
+        f.write_str(&command(*seed, Some(&self.kept), self.fault))
     }
+}
+
+/// The command that runs `seed` again, with `fault` built in: all its steps, or those that `kept` lists.
+pub(crate) fn command(seed: u64, kept: Option<&[usize]>, fault: Option<Fault>) -> String {
+    let fault = fault.map(|fault| format!("LAKEFERRY_SIM_FAULT={fault:?} ")).unwrap_or_default();
+    let listed = |kept: &[usize]| kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let kept = kept.map(|kept| format!("LAKEFERRY_SIM_STEPS={} ", listed(kept))).unwrap_or_default();
+    format!("{fault}LAKEFERRY_SIM_SEED={seed} {kept}cargo test --test sim nothing_is_lost -- --nocapture")
 }
 
 /// The steps that `LAKEFERRY_SIM_STEPS` lists.

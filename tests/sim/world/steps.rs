@@ -171,12 +171,13 @@ impl World {
         }
     }
 
-    /// Carries out what the traps of a worker's process do.
+    /// Carries out what the traps of a worker's process do. The cluster and its store know the processes that they deal
+    /// with: one that held the cluster in turn would keep the whole run.
     pub(super) fn striker(&self, worker: &str, process: &Arc<Process>) -> Striker {
-        let (clock, broker, diary) = (Arc::clone(&self.clock), Arc::clone(&self.broker), self.diary.clone());
+        let (clock, broker, diary) = (Arc::clone(&self.clock), Arc::downgrade(&self.broker), self.diary.clone());
         let (worker, process, struck) = (worker.to_owned(), Arc::downgrade(process), Arc::clone(&self.struck));
         Arc::new(move |blow: Blow, hit: Hit| {
-            let Some(process) = process.upgrade() else { return };
+            let Some((process, broker)) = process.upgrade().zip(broker.upgrade()) else { return };
             diary.note(format!("{worker} meets {blow:?} at an await: {hit}"));
             struck.lock().unwrap().push((blow, hit));
             match blow {
