@@ -64,7 +64,6 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
     let member = Arc::new(Member {
         membership: membership.clone(),
         handle: Arc::downgrade(&handle),
-        positions: Mutex::new(HashMap::new()),
         orders: Arc::clone(&orders),
     });
     let (sender, events) = mpsc::channel(CHANNEL_EVENTS);
@@ -241,7 +240,6 @@ impl GroupConsumer {
         for (partition, place) in places {
             self.last += 1;
             self.generations.insert(partition.clone(), self.last);
-            self.member.positions().insert(partition.clone(), place.offset);
             starts.insert(partition.clone(), StartOrder { place: *place, generation: self.last });
         }
         self.order(|orders| {
@@ -257,10 +255,8 @@ impl GroupConsumer {
     }
 
     fn forget(&mut self, partitions: &[TopicPartition]) {
-        let mut positions = self.member.positions();
         for partition in partitions {
             self.generations.remove(partition);
-            positions.remove(partition);
         }
     }
 
@@ -287,10 +283,6 @@ impl GroupConsumer {
             Said::Batches(batches) => {
                 let present = |(generation, batch): &(u64, Batch)| self.is_present(*generation, batch.partition());
                 let batches: Vec<Batch> = batches.into_iter().filter(present).map(|(_, batch)| batch).collect();
-                let mut positions = self.member.positions();
-                for batch in &batches {
-                    positions.insert(batch.partition().clone(), batch.next_offset());
-                }
                 (!batches.is_empty()).then_some(Event::Batches(batches))
             }
             Said::OutOfRange(generation, partition) => {
@@ -370,15 +362,10 @@ impl Drop for GroupConsumer {
 struct Member {
     membership: Membership,
     handle: Weak<Handle>,
-    positions: Mutex<HashMap<TopicPartition, i64>>,
     orders: Arc<Shared>,
 }
 
 impl Member {
-    fn positions(&self) -> MutexGuard<'_, HashMap<TopicPartition, i64>> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn group(&self) -> &str {
         &self.membership.group
     }
@@ -458,10 +445,6 @@ impl GroupMember for Member {
         }
         Ok(positions)
     }
-
-    fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.positions().get(partition).copied()
-    }
 }
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -476,7 +459,7 @@ mod tests {
     fn a_commit_by_a_client_that_is_unusable_says_why_and_what_helps() {
         let membership = Membership { group: "g".to_owned(), instance: "me".to_owned(), servers: String::new() };
         let orders = Arc::new(Shared::default());
-        let member = Member { membership, handle: Weak::new(), positions: Mutex::default(), orders };
+        let member = Member { membership, handle: Weak::new(), orders };
         let failure = |code, text: &str| Failure { code, text: text.to_owned() };
         let (unusable, busy) = (Code::RD_KAFKA_RESP_ERR__FATAL, Code::RD_KAFKA_RESP_ERR__TIMED_OUT);
         let fenced = failure(Code::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, "Static consumer fenced by other consumer");

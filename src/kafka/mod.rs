@@ -120,9 +120,6 @@ pub trait GroupMember: Send + Sync {
     /// # Errors
     /// `Retriable` while no broker answers.
     async fn committed(&self, partitions: &[TopicPartition]) -> Result<Positions>;
-
-    /// The consumer's position in `partition`, where it has one.
-    fn position(&self, partition: &TopicPartition) -> Option<i64>;
 }
 
 /// Where a record was written.

@@ -113,8 +113,7 @@ impl SinkContext for TaskSinkContext {
         let view = self.admin.get()?.partition(partition).await?;
         self.doubts.topic_is(partition, view.topic_id.clone());
         self.doubts.log_starts_at(partition, view.log_start_offset);
-        let (position, truncated_at) = (self.group.position(partition), self.doubts.parted_at(partition));
-        Ok(PartitionView { position, truncated_at, ..view })
+        Ok(PartitionView { truncated_at: self.doubts.parted_at(partition), ..view })
     }
 
     async fn topic(&self, topic: &str) -> Result<TopicView> {

@@ -368,10 +368,6 @@ impl GroupMember for Cluster {
         committed.retain(|partition, _| partitions.contains(partition));
         Ok(committed)
     }
-
-    fn position(&self, _: &TopicPartition) -> Option<i64> {
-        Some(42)
-    }
 }
 
 #[async_trait]

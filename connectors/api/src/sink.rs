@@ -135,8 +135,6 @@ pub struct PartitionView {
     /// The log's end (high watermark); `None` where the broker was not asked or cannot tell. A log that ends below what
     /// was read of it was cut back.
     pub end_offset: Option<i64>,
-    /// The consumer's position, where it has one.
-    pub position: Option<i64>,
     /// Where the log parted from what was read of it before (KIP-320): an unclean election took back the records from
     /// here on. Stands here until the task has begun the partition anew.
     pub truncated_at: Option<i64>,

@@ -482,8 +482,4 @@ impl GroupMember for Membership {
             })
             .await
     }
-
-    fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.clients.broker.lock().groups[&self.group].members.get(&self.member)?.fetched.get(partition)?.position
-    }
 }

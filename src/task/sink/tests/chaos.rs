@@ -353,10 +353,6 @@ impl GroupMember for Model {
         committed.retain(|partition, _| partitions.contains(partition));
         Ok(committed)
     }
-
-    fn position(&self, partition: &TopicPartition) -> Option<i64> {
-        self.lock().owned.get(partition)?.position
-    }
 }
 
 impl Clients for Model {
