@@ -119,12 +119,54 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// A restore of which the plan was told. Nothing is written yet.
+struct Planned {
+    source: run::RestoreContext,
+    settings: SourceSettings,
+    prepared: Prepared,
+    plan: plan::Plan,
+    parts: LedgerParts,
+    ledger: Arc<Ledger>,
+    patience: Duration,
+}
+
 /// A restore that has passed every check.
 struct Begun {
     run: run::Run,
     /// `None` where nothing is to be written, nor a topic made for it.
     replay: Option<Replay>,
     plan: plan::Plan,
+}
+
+impl Planned {
+    /// Ends what another instance of this restore has under way, and makes the targets. Its transactions are to end
+    /// every `interval`.
+    async fn take_over(self, interval: Duration) -> anyhow::Result<Begun> {
+        let Self { mut source, mut settings, mut prepared, plan, parts, mut ledger, patience } = self;
+        if plan.writes() && !parts.takes_over {
+            ledger = Arc::new(Ledger::new(LedgerParts { takes_over: true, ..parts }));
+            source.ledger = Some(Arc::clone(&ledger));
+            if prepared.resume(&source).await.map_err(Damage::of_resuming)? {
+                let why =
+                    "another instance has begun this restore meanwhile, with another incarnation: say it once more";
+                return Err(ConnectError::config(why).into());
+            }
+        }
+        let replay = match plan.writes() {
+            true => {
+                prepared.topics.retain(|topic| plan.takes(&topic.topic));
+                prepared.make_targets(&source).await?;
+                // Nor later: what is archived meanwhile of another topic would go where nobody made a target for it.
+                settings.topics = Topics::Names(prepared.topics.iter().map(|topic| topic.topic.clone()).collect());
+                Some(prepared.replay(&source)?)
+            }
+            false => None,
+        };
+        let progress = account::Progress::new(Arc::clone(&source.clock), (plan.records, plan.raw_bytes));
+        let transactions = Transactions::new(ledger, interval);
+        let run = run::Run { context: source, settings, transactions, progress, patience, is_damaged: false };
+        Ok(Begun { run, replay, plan })
+    }
 }
 
 /// Where a restore takes place: the cluster that it writes to, and the process that it runs in.
@@ -213,13 +255,28 @@ impl Args {
     /// was wanted.
     async fn begin(
         &self,
-        mut source: run::RestoreContext,
+        source: run::RestoreContext,
         clients: &dyn Clients,
         properties: Config,
         out: &mut impl std::io::Write,
     ) -> anyhow::Result<Option<Begun>> {
+        let planned = self.plan(source, clients, properties, out).await?;
+        if self.dry_run || planned.plan.writes() && !self.is_confirmed().await? {
+            return Ok(None);
+        }
+        Ok(Some(planned.take_over(Duration::from_millis(self.transaction_ms)).await?))
+    }
+
+    /// Looks at everything, tells the plan, and refuses one that cannot be carried out.
+    async fn plan(
+        &self,
+        mut source: run::RestoreContext,
+        clients: &dyn Clients,
+        properties: Config,
+        out: &mut impl std::io::Write,
+    ) -> anyhow::Result<Planned> {
         let identity = Identity::of(self)?;
-        let mut settings = self.settings().await?;
+        let settings = self.settings().await?;
         let mut prepared = Prepared::new(&source, settings.clone()).await.map_err(Damage::of)?;
         let mut targets = prepared.targets(&source).await?;
         let fit = targets.iter().try_for_each(|target| target.check(self.force));
@@ -237,7 +294,7 @@ impl Args {
             takes_over: self.yes && !self.dry_run,
             remedy: TARGET_REMEDY,
         };
-        let mut ledger = Arc::new(Ledger::new(parts.clone()));
+        let ledger = Arc::new(Ledger::new(parts.clone()));
         source.ledger = Some(Arc::clone(&ledger));
         // One that goes on with an older incarnation has other demands of its targets; else what they are counts first.
         match prepared.resume(&source).await {
@@ -254,32 +311,7 @@ impl Args {
             plan.tell(out)?
         };
         refuse_impossible((&prepared, &surveys), (&plan, &targets), source.admin.as_ref()).await?;
-        if self.dry_run || plan.writes() && !self.is_confirmed().await? {
-            return Ok(None);
-        }
-        if plan.writes() && !parts.takes_over {
-            ledger = Arc::new(Ledger::new(LedgerParts { takes_over: true, ..parts }));
-            source.ledger = Some(Arc::clone(&ledger));
-            if prepared.resume(&source).await.map_err(Damage::of_resuming)? {
-                let why =
-                    "another instance has begun this restore meanwhile, with another incarnation: say it once more";
-                return Err(ConnectError::config(why).into());
-            }
-        }
-        let replay = match plan.writes() {
-            true => {
-                prepared.topics.retain(|topic| plan.takes(&topic.topic));
-                prepared.make_targets(&source).await?;
-                // Nor later: what is archived meanwhile of another topic would go where nobody made a target for it.
-                settings.topics = Topics::Names(prepared.topics.iter().map(|topic| topic.topic.clone()).collect());
-                Some(prepared.replay(&source)?)
-            }
-            false => None,
-        };
-        let progress = account::Progress::new(Arc::clone(&source.clock), (plan.records, plan.raw_bytes));
-        let transactions = Transactions::new(ledger, Duration::from_millis(self.transaction_ms));
-        let run = run::Run { context: source, settings, transactions, progress, patience, is_damaged: false };
-        Ok(Some(Begun { run, replay, plan }))
+        Ok(Planned { source, settings, prepared, plan, parts, ledger, patience })
     }
 
     /// Refuses what stands against the targets. Nothing does where all records of a topic were restored before: its
