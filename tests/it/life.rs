@@ -1,6 +1,6 @@
-//! A topic's real life, on a real broker: it is created again, compacted, grows partitions, stays empty, has its configs
-//! changed and its offsets forgotten. After each turn the archive is read by a stranger (`life/read.py`: pyarrow, DuckDB
-//! and the manifests alone) and compared with the topic, and `inspect` says in words what happened.
+//! A topic's real life, on a real broker: it is created again, compacted, grows partitions, stays empty, and has its
+//! configs changed and its offsets forgotten. After each turn the archive is read by a stranger (`life/read.py`, which
+//! has pyarrow, DuckDB and the manifests alone) and compared with the topic, and `inspect` says in words what happened.
 //!
 //! Records that retention took stand in `odd`, elections in `truncation`.
 

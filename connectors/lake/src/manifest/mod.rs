@@ -33,8 +33,8 @@ const MAX_ENTRY_BYTES: u64 = 64 << 20;
 const CREATE_TRIES: u32 = 3;
 /// How long it waits before the second time; twice as long before each further one.
 const CREATE_BACKOFF: Duration = Duration::from_millis(200);
-/// So many objects of others in a partition's folder, as many as a page of S3 has, and those that cannot be ours are not
-/// listed any further.
+/// So many objects of others in a partition's folder, as many as a page of S3 has, and those that cannot be ours are
+/// not listed any further.
 const MANY_OTHERS: usize = 1_000;
 
 /// The chains of one archive.
