@@ -176,8 +176,12 @@ pub(super) struct Timing {
     /// The longest wait for what is whole to be published when the group takes partitions away: well below
     /// half of Kafka's default of `max.poll.interval.ms`, after which they go; what a shorter one cuts off is fenced.
     pub(super) release_patience: Duration,
-    /// The same when the task stops, from when it is asked to: half of `task.shutdown.graceful.timeout.ms`.
+    /// The same when the task stops, from when it is asked to: half of `task.shutdown.graceful.timeout.ms`. A commit
+    /// that has to be waited for first takes its time from it.
     pub(super) stop_patience: Duration,
+    /// How long, from then, the last commit may take: two thirds. At three quarters a task is aborted (A10), and one
+    /// that is has not left its group.
+    pub(super) last_commit_patience: Duration,
 }
 
 /// What the loops are built from.
@@ -227,6 +231,7 @@ impl Build {
             end_patience: worker.offset_flush_timeout.min(worker.task_shutdown_graceful_timeout / 3),
             release_patience: RELEASE_PATIENCE,
             stop_patience: worker.task_shutdown_graceful_timeout / 2,
+            last_commit_patience: worker.task_shutdown_graceful_timeout * 2 / 3,
         }
     }
 

@@ -66,8 +66,8 @@ pub(super) struct SinkLoop {
     inbox: Inbox,
     commit: Commit,
     paused: bool,
-    /// Until when what goes may be published, where the task was asked to stop while it was at that.
-    stop_by: Option<Duration>,
+    /// When it was seen that the task is to stop: all that it still waits for counts from then.
+    stopped_at: Option<Duration>,
     next_tick: Duration,
     heard_at: Duration,
     next_commit: Duration,
@@ -87,7 +87,7 @@ impl SinkLoop {
             inbox: Inbox::new(backoff()),
             commit: Commit::Idle,
             paused: false,
-            stop_by: None,
+            stopped_at: None,
             next_tick: now,
             heard_at: now,
             next_commit: now + parts.timing.flush_interval,
@@ -141,11 +141,9 @@ impl SinkLoop {
     pub(super) async fn finish(&mut self, outcome: &Result<()>) {
         let damaging = outcome.as_ref().is_err_and(|error| error.kind() == Kind::Fatal);
         let partitions = self.open_partitions();
-        let patience =
-            self.stop_by.map_or(self.parts.timing.stop_patience, |by| by.saturating_sub(self.clock.monotonic()));
         if damaging {
             self.close_lost(&partitions).await;
-        } else if let Err(error) = self.hand_over(&partitions, patience).await {
+        } else if let Err(error) = self.hand_over(&partitions, self.parts.timing.stop_patience).await {
             tracing::error!(error = error.trace(), "the last flush failed; what was not committed is read again");
         }
         self.parts.task.stop().await;
@@ -154,6 +152,16 @@ impl SinkLoop {
     /// Leaves the group.
     pub(super) async fn leave(&mut self) {
         self.parts.consumer.close().await;
+    }
+
+    /// How long something may take: `usual`, and no longer than `after_stop` from when the task is to stop.
+    fn patience(&mut self, usual: Duration, after_stop: Duration) -> (Duration, Duration) {
+        let now = self.clock.monotonic();
+        if self.parts.stop.is_cancelled() {
+            self.stopped_at.get_or_insert(now);
+        }
+        let gone = self.stopped_at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        (usual, after_stop.saturating_sub(gone))
     }
 
     fn next_due(&self) -> Duration {

@@ -136,10 +136,11 @@ impl SinkLoop {
         let open = self.open_partitions().into_iter().filter(|partition| partitions.contains(partition));
         let open: Vec<_> = open.collect();
         if !open.is_empty() {
+            let patience = self.patience(patience, self.parts.timing.stop_patience);
             let closing = self.parts.task.close(&open, Closing::Revoked);
-            let (patience, stop) = ((patience, self.parts.timing.stop_patience), &self.parts.stop);
-            let (closed, stopped_at) = within_or_stop(patience, self.clock.as_ref(), stop, closing).await;
-            self.stop_by = self.stop_by.or(stopped_at.map(|at| at + patience.1));
+            let (clock, stop) = (self.clock.as_ref(), &self.parts.stop);
+            let (closed, stopped_at) = within_or_stop(patience, clock, stop, closing).await;
+            self.stopped_at = self.stopped_at.or(stopped_at);
             match closed {
                 Some(Ok(durable)) => self.report_durable(&durable),
                 Some(Err(error)) => tracing::warn!(error = error.trace(), "closing partitions that go failed"),

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use lakeferry_api::{Kind, Positions, Result};
 
 use super::{SinkLoop, unrecoverable};
-use crate::spawn::within;
+use crate::spawn::within_or_stop;
 use crate::task::positions::Shown;
 use crate::task::voice::Trouble;
 
@@ -100,8 +100,11 @@ impl SinkLoop {
 
     /// Waits for the commit in flight, so that the next one cannot be overtaken by it.
     pub(super) async fn await_commit(&mut self) {
-        let clock = self.clock.clone();
-        match within(self.parts.timing.end_patience, clock.as_ref(), self.commit_in_flight()).await {
+        let patience = self.patience(self.parts.timing.end_patience, self.parts.timing.stop_patience);
+        let (clock, stop) = (self.clock.clone(), self.parts.stop.clone());
+        let (ended, stopped_at) = within_or_stop(patience, clock.as_ref(), &stop, self.commit_in_flight()).await;
+        self.stopped_at = self.stopped_at.or(stopped_at);
+        match ended {
             Some(Some(result)) => {
                 if let Err(error) = self.commit_ended(result) {
                     tracing::warn!(error = error.trace(), "offsets were not committed");
@@ -120,8 +123,12 @@ impl SinkLoop {
         if positions.is_empty() {
             return;
         }
-        let group = self.parts.context.group.clone();
-        match within(self.parts.timing.end_patience, self.clock.as_ref(), group.commit(&positions)).await {
+        let patience = self.patience(self.parts.timing.end_patience, self.parts.timing.last_commit_patience);
+        let (group, stop) = (self.parts.context.group.clone(), &self.parts.stop);
+        let commit = group.commit(&positions);
+        let (committed, stopped_at) = within_or_stop(patience, self.clock.as_ref(), stop, commit).await;
+        self.stopped_at = self.stopped_at.or(stopped_at);
+        match committed {
             Some(result) => self.note_commit(&positions, result),
             None => tracing::warn!(positions = %Shown(&positions), "the last commit of these partitions timed out"),
         }

@@ -1,5 +1,6 @@
 mod chaos;
 mod converted;
+mod leaving;
 mod places;
 mod rounds;
 

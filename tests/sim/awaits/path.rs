@@ -247,7 +247,10 @@ const EXEMPT: &[(&str, Places)] = &[
             ),
             (
                 "src/task/sink/commit.rs",
-                &["await_commit: match within(", "commit_in_flight: if matches!(self.commit, Commit::Idle)"],
+                &[
+                    "await_commit: let (ended, stopped_at) = within_or_stop(",
+                    "commit_in_flight: if matches!(self.commit, Commit::Idle)",
+                ],
             ),
             (
                 "connectors/lake/src/sink/task.rs",
