@@ -116,7 +116,8 @@ pub trait SinkTask: Send {
     /// before another `open`.
     ///
     /// # Errors
-    /// Logged; the partitions are gone all the same.
+    /// `Retriable`, `Fenced`, and whatever comes of [`Closing::Lost`]: logged. Others fail the task, unless it ends
+    /// anyway. The partitions are gone all the same.
     async fn close(&mut self, partitions: &[TopicPartition], why: Closing) -> Result<Positions>;
 
     /// Called once, last, after every partition was closed.

@@ -83,11 +83,12 @@ impl SinkLoop {
                      auto.offset.reset=none does not go on; set the connector's offset to {divergence}"
                 )));
             }
-            self.publish(one, self.parts.timing.release_patience).await?;
+            let published = self.publish(one, self.parts.timing.release_patience).await;
             // Records that are in the log no more are nobody's progress: should the log have grown over them when this
             // process ends, whoever is given their offset by the group would skip what stands there now.
             self.positions.cut_back(partition, divergence);
             self.commit_and_forget(one).await;
+            published?;
             self.opening.await_open([partition.clone()]);
         }
         self.doubts().raise(partition, parting);
@@ -115,14 +116,18 @@ impl SinkLoop {
     }
 
     /// The partitions go: what is whole of them is published within `patience` and committed first. What takes longer
-    /// is given up; whoever reads them next publishes it.
+    /// is given up; whoever reads them next publishes it. So is what the task fails of, for which it has to end: what
+    /// it called durable before is committed all the same.
     pub(super) async fn hand_over(&mut self, partitions: &[TopicPartition], patience: Duration) -> Result<()> {
-        self.publish(partitions, patience).await?;
+        let published = self.publish(partitions, patience).await;
         self.commit_and_forget(partitions).await;
-        Ok(())
+        published
     }
 
     /// Once the task is asked to stop, all that is left to publish has the patience of a stop.
+    ///
+    /// # Errors
+    /// What the task has to end for. The partitions are closed all the same.
     async fn publish(&mut self, partitions: &[TopicPartition], patience: Duration) -> Result<()> {
         self.await_commit().await;
         self.discard(partitions);
@@ -143,7 +148,10 @@ impl SinkLoop {
             self.stopped_at = self.stopped_at.or(stopped_at);
             match closed {
                 Some(Ok(durable)) => self.report_durable(&durable),
-                Some(Err(error)) => tracing::warn!(error = error.trace(), "closing partitions that go failed"),
+                Some(Err(error)) if matches!(error.kind(), Kind::Retriable | Kind::Fenced) => {
+                    tracing::warn!(error = error.trace(), "closing partitions that go failed");
+                }
+                Some(Err(error)) => return Err(unrecoverable(error)),
                 None => {
                     let patience_ms = stopped_at.map_or(patience.0, |_| patience.1).as_millis() as u64;
                     tracing::warn!(patience_ms, "what partitions that go held could not be published in time");

@@ -1,11 +1,13 @@
-//! Partitions that go and tasks that end while something hangs.
+//! Partitions that go and tasks that end while something hangs or fails.
 
 use std::time::Duration;
 
-use super::reading;
+use lakeferry_api::ConnectError;
+
+use super::{busy, reading};
 use crate::kafka::Event;
 use crate::task::testing::fake::Answer;
-use crate::task::testing::{batch, partition};
+use crate::task::testing::{at, batch, partition};
 
 #[tokio::test]
 async fn a_stop_waits_for_everything_together_no_longer_than_a_task_may_take_to_end() {
@@ -30,5 +32,45 @@ async fn a_stop_waits_for_everything_together_no_longer_than_a_task_may_take_to_
         assert_eq!(end[end.len().saturating_sub(3)..], ["stop", "leave the group", "UNASSIGNED"], "{end:?}");
         assert!(end.iter().any(|line| line.starts_with("close Revoked t-0")), "{end:?}");
         assert!((2_500..3_500).contains(&took_ms), "{took_ms} ms");
+    }
+}
+
+#[tokio::test]
+async fn a_task_fails_of_what_keeps_it_from_publishing_what_goes() {
+    let others_published = ["flush t-1@21", "close Revoked t-1", "commit t-1@21"];
+    for (error, others) in [
+        (ConnectError::fatal("the chain was altered"), &["close Lost t-1"][..]),
+        (ConnectError::config("another owner has it"), &others_published[..]),
+    ] {
+        let (world, sink, _handle) = reading().await;
+        world.cluster.say(Event::Batches(vec![batch(0, 10, 15), batch(1, 20, 21)]));
+        world.until("put t-0[10..15) t-1[20..21)").await;
+        world.journal.take();
+        sink.on_flush(Answer::Give(at(&[(0, 12)])));
+        let message = error.message().to_owned();
+        sink.on_close(Answer::Fail(error));
+        world.cluster.say(Event::Revoked(vec![partition(0)]));
+        let failed = format!("FAILED (Exiting WorkerSinkTask due to unrecoverable exception.\nCaused by: {message})");
+        let mut expected = vec!["flush t-0@15", "close Revoked t-0", "commit t-0@12", "release"];
+        expected.extend(others);
+        expected.extend(["stop", "leave the group", failed.as_str()]);
+        assert_eq!(world.until_failed().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_passes_or_what_another_has_is_no_failure_of_who_hands_over() {
+    for error in [busy("the store is away"), ConnectError::fenced("epoch 7 has it")] {
+        let (world, sink, mut handle) = reading().await;
+        sink.on_close(Answer::Fail(error));
+        world.cluster.say(Event::Revoked(vec![partition(0)]));
+        world.until("release").await;
+        world.cluster.say(Event::Batches(vec![batch(1, 20, 25)]));
+        world.until("put t-1[20..25)").await;
+        // Nor is anything of who stops: it ends anyway.
+        sink.on_close(Answer::Fail(ConnectError::fatal("the chain was altered")));
+        let end = world.stop(&mut handle).await;
+        let expected = ["flush t-1@25", "close Revoked t-1", "commit t-1@25", "stop", "leave the group", "UNASSIGNED"];
+        assert_eq!(end, expected);
     }
 }
