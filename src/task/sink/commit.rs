@@ -73,13 +73,13 @@ impl SinkLoop {
     /// The commit in flight has its result.
     ///
     /// # Errors
-    /// What no later commit helps against: the group's right was taken away, for example.
+    /// What no later commit helps against: the group's right was taken away, or the client is of no use any more.
     pub(super) fn commit_ended(&mut self, result: Result<()>) -> Result<()> {
         let Commit::InFlight { positions, .. } = std::mem::replace(&mut self.commit, Commit::Idle) else {
             return Ok(());
         };
         match result {
-            Err(error) if error.kind() == Kind::Config => Err(unrecoverable(error)),
+            Err(error) if matches!(error.kind(), Kind::Config | Kind::Fatal) => Err(unrecoverable(error)),
             result => {
                 self.note_commit(&positions, result);
                 Ok(())

@@ -74,3 +74,16 @@ async fn what_passes_or_what_another_has_is_no_failure_of_who_hands_over() {
         assert_eq!(end, expected);
     }
 }
+
+#[tokio::test]
+async fn a_commit_that_no_later_one_helps_against_fails_the_task() {
+    for error in [ConnectError::config("no right"), ConnectError::fatal("two members have group.instance.id=me")] {
+        let (world, _sink, _handle) = reading().await;
+        world.cluster.say(Event::Batches(vec![batch(0, 10, 15)]));
+        let message = error.message().to_owned();
+        world.cluster.answer_commit(Err(error));
+        let lines = world.until_failed().await;
+        assert!(lines.last().unwrap().contains(&message), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.starts_with("RUNNING")), "{lines:?}");
+    }
+}
