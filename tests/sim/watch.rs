@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io::Write as _;
 use std::panic::PanicHookInfo;
 use std::sync::Once;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use crate::number;
@@ -17,7 +17,7 @@ const LIMIT_MS: u64 = 300_000;
 /// A seed under way on this thread, until it is dropped.
 pub(crate) struct Watched {
     /// The watchdog waits for its end.
-    _ended: Sender<()>,
+    _ended: SyncSender<()>,
 }
 
 /// What runs on a thread.
@@ -45,7 +45,7 @@ impl Watched {
         });
         let told = format!("seed {seed}: {command}");
         let limit = Duration::from_millis(number("LAKEFERRY_SIM_LIMIT_MS").unwrap_or(LIMIT_MS));
-        let (ended, watchdog) = mpsc::channel();
+        let (ended, watchdog) = mpsc::sync_channel::<()>(1);
         let late = told.clone();
         std::thread::spawn(move || {
             if watchdog.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
