@@ -78,7 +78,7 @@ impl Cli {
     /// Runs the command to its end; an error goes to standard error with all its causes.
     pub async fn run(self, context: Context) -> Exit {
         let has_options = matches!(self.command, Command::Restore(_) | Command::Verify(_));
-        match self.command.run(context).await {
+        match Box::pin(self.command.run(context)).await {
             Ok(exit) => exit,
             Err(error) => {
                 let words = words(&error);
