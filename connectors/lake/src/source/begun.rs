@@ -12,7 +12,7 @@ use lakeferry_api::{ConnectError, Kind, Result, SourceContext, TopicPartition};
 use super::choose::{ChosenTopic, choose, topic_id};
 use super::config::{Incarnation, SourceSettings, Topics};
 use super::prepare::NotResumed;
-use super::stored::{Stored, source_partition};
+use super::stored::{Stored, forget_offsets, go_on_or_begin_anew, source_partition};
 use crate::manifest::read::Archive;
 
 /// Lets each of `topics` go on with the incarnation that was replayed so far, where `settings` say `latest` and that is
@@ -93,16 +93,20 @@ fn stranger(topic: &ChosenTopic, begun: &str) -> ConnectError {
     ConnectError::config(format!(
         "{}: records of topic id {begun} were replayed to {} so far, and the archive of {} holds none of that topic: they \
          came from another topic or from another archive; two are never mixed in one target: replay to another target, or \
-         delete this one and reset the connector's offsets",
-        topic.topic, topic.target, topic.topic
+         delete this one and {}",
+        topic.topic,
+        topic.target,
+        topic.topic,
+        forget_offsets(&topic.topic)
     ))
 }
 
 fn refusal(topic: &ChosenTopic, chosen: &str, begun: &str) -> ConnectError {
     ConnectError::config(format!(
         "{}: records of topic id {begun} were replayed to {} so far, and topic id {chosen} is chosen now; two \
-         incarnations never go to one target: set lineage={begun} to go on, or replay {chosen} to another target and \
-         reset the connector's offsets",
-        topic.topic, topic.target
+         incarnations are never mixed in one target unasked; {}",
+        topic.topic,
+        topic.target,
+        go_on_or_begin_anew(&topic.topic, Some(begun))
     ))
 }

@@ -14,6 +14,7 @@ use super::ends::EndsEarly;
 use super::incarnations::{Incarnations, LeftBehind, Other, PassedOver, left_behind};
 use super::plan::{Segment, Selection};
 use super::read::LogPlan;
+use super::stored::go_on_or_begin_anew;
 use crate::manifest::invariants::ChainSoFar;
 use crate::manifest::model::{Lineage, TopicSettings};
 use crate::manifest::read::{Archive, Chain};
@@ -122,10 +123,10 @@ impl ChosenLog {
         let partition = &self.plan.partition;
         Err(ConnectError::config(format!(
             "the stored offset {offset} of {partition} belongs to lineage {}, which lineage {} does not continue there: \
-             the topic was created anew or cut back; reset the connector's offsets to replay from the beginning, or set \
-             lineage",
+             the topic was created anew or cut back; {}",
             lineage.unwrap_or_default(),
-            self.lineage
+            self.lineage,
+            go_on_or_begin_anew(&partition.topic, None)
         )))
     }
 }

@@ -12,6 +12,7 @@ use super::config::Incarnation;
 use super::incarnations::newest_lineage;
 use super::read::LogReader;
 use super::replay::Replay;
+use super::stored::go_on_or_begin_anew;
 use crate::manifest::Entry;
 use crate::manifest::invariants::Link;
 use crate::manifest::read::Chain;
@@ -144,10 +145,10 @@ fn refuse_another(found: &ChosenTopic, replayed_id: Option<&String>) -> Result<(
     let is_another = |log: &&ChosenLog| replayed_id.zip(log.topic_id.as_ref()).is_some_and(|(old, new)| old != new);
     let (Some(log), Some(old)) = (found.logs.iter().find(is_another), replayed_id) else { return Ok(()) };
     Err(ConnectError::config(format!(
-        "{} was created anew: {} holds records of topic id {}, and what is replayed is topic id {old}; reset the \
-         connector's offsets to replay the new one, or set lineage to one of the two",
+        "{} was created anew: {} holds records of topic id {}, and what is replayed is topic id {old}; {}",
         found.topic,
         log.plan.partition,
-        log.topic_id.as_deref().unwrap_or_default()
+        log.topic_id.as_deref().unwrap_or_default(),
+        go_on_or_begin_anew(&found.topic, Some(old))
     )))
 }

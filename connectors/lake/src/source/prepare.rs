@@ -208,9 +208,14 @@ impl Target {
         }
         let list: Vec<_> = standing.iter().map(ToString::to_string).collect();
         let remedy = if standing.iter().all(|found| found.can_be_forced) {
-            "change that, choose another target, or force it (restore --force, replay.force=true)"
+            "change that, choose another target, or force it (replay.force=true)".to_owned()
         } else {
-            "choose another target, or delete it"
+            let (name, partitions) = (&self.name, self.demand.partitions);
+            let rest = if standing.len() > 1 { " and change the rest" } else { "" };
+            format!(
+                "add partitions to it (kafka-topics --alter --topic {name} --partitions {partitions}){rest}, or choose \
+                 another target"
+            )
         };
         Err(ConnectError::config(format!("topic {} is not fit for a replay: {}; {remedy}", self.name, list.join("; "))))
     }

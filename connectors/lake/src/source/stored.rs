@@ -68,6 +68,27 @@ pub fn source_partition(partition: &TopicPartition) -> Result<SourcePartition> {
     SourcePartition::new(&Map::from_iter([topic, number]))
 }
 
+/// What to do about an incarnation of `topic` that does not continue what was replayed so far: `begun`, where its id is
+/// known.
+pub(super) fn go_on_or_begin_anew(topic: &str, begun: Option<&str>) -> String {
+    let begun = begun.unwrap_or("<topic id>");
+    format!(
+        "to go on with the old one set lineage={begun}, where {topic} is all that is replayed (no other topic has that \
+         id); to replay the new one give {topic} another target (topic.rename); to have it behind what its target holds, \
+         {}",
+        forget_offsets(topic)
+    )
+}
+
+/// How to set back one topic of a connector that may replay others, too.
+pub(super) fn forget_offsets(topic: &str) -> String {
+    format!(
+        "stop the connector, PATCH /connectors/NAME/offsets with {{\"offsets\": [{{\"partition\": {{\"topic\": \"{topic}\", \
+         \"partition\": 0}}, \"offset\": null}}]}}, one entry for each partition of {topic}, and resume it; do not reset the \
+         offsets of all: that writes every other topic to its target a second time"
+    )
+}
+
 /// The archived partition that Connect stores offsets of under `partition`.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lakeferry_api::batch::NO_TIMESTAMP;
-use lakeferry_api::{Config, Kind, SourceContext, SourceOffset, SourceTask};
+use lakeferry_api::{Config, ConnectError, Kind, SourceContext, SourceOffset, SourceTask};
 use object_store::ObjectStoreExt as _;
 use proptest::prelude::*;
 
@@ -62,6 +62,17 @@ async fn drain_batches(context: &TestContext, task: &mut LakeSourceTask) -> Resu
         }
         context.store(&batches);
         all.extend(batches);
+    }
+}
+
+/// The offsets of the other topics are no concern of the remedy.
+fn assert_tells_of_one_topic_only(error: &ConnectError, topic: &str) {
+    let patch = format!(
+        "PATCH /connectors/NAME/offsets with {{\"offsets\": [{{\"partition\": {{\"topic\": \"{topic}\", \"partition\": 0}}, \
+         \"offset\": null}}]}}, one entry for each partition of {topic}"
+    );
+    for words in [patch.as_str(), "do not reset the offsets of all"] {
+        assert!(error.message().contains(words), "{error}");
     }
 }
 
@@ -309,7 +320,11 @@ async fn a_target_that_eats_records_is_refused_unless_forced() {
 
     context.targets.lock().unwrap().insert("orders".into(), unfit("delete", 1));
     let error = start(&context, &with(&config, &[("replay.force", "true")])).await.err().unwrap();
-    assert!(error.message().contains("partitions=1"), "{error}");
+    let remedy = "add partitions to it (kafka-topics --alter --topic orders --partitions 3), or choose another target";
+    assert!(error.message().contains("partitions=1") && error.message().ends_with(remedy), "{error}");
+    // One of its own makes as many as that.
+    context.targets.lock().unwrap().insert("orders".into(), unfit("delete", 3));
+    start(&context, &config).await.unwrap();
 }
 
 #[tokio::test]

@@ -46,10 +46,18 @@ async fn it_goes_on_with_the_incarnation_that_it_began_with() {
     for pairs in [&[("lineage", id.as_str())][..], &[("replay.end", "follow")]] {
         let error = start(&context, &with(&config, pairs)).await.err().unwrap();
         assert_eq!(error.kind(), Kind::Config);
-        assert!(error.message().contains("set lineage=Qm9 to go on") && error.message().contains(&id), "{error}");
+        let words = ["set lineage=Qm9, where orders is all", &id];
+        assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
+        assert_tells_of_one_topic_only(&error, "orders");
     }
     let mut old = start(&context, &with(&config, &[("lineage", "Qm9")])).await.unwrap();
     assert_eq!(drain(&context, &mut old).await.unwrap(), Rows::new());
+    // What they are told helps: no offset of the topic is stored any more.
+    for partition in &partitions {
+        context.offsets.lock().unwrap().remove(&source_partition(partition).unwrap());
+    }
+    let mut new = start(&context, &with(&config, &[("replay.end", "follow")])).await.unwrap();
+    assert_eq!(drain(&context, &mut new).await.unwrap(), Rows::from([(partitions[0].clone(), vec![row(0, 11)])]));
 }
 
 #[tokio::test]
@@ -73,8 +81,9 @@ async fn what_came_from_another_topic_or_archive_is_never_mixed_in() {
     for pairs in [&[][..], &[("lineage", "Qm9")], &[("replay.end", "follow")]] {
         let error = start(&context, &with(&config, pairs)).await.err().unwrap();
         assert_eq!(error.kind(), Kind::Config);
-        let words = ["topic id of-another", "another topic or from another archive", "reset the connector's offsets"];
+        let words = ["topic id of-another", "another topic or from another archive", "delete this one and stop"];
         assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
+        assert_tells_of_one_topic_only(&error, "orders");
     }
 }
 

@@ -50,6 +50,7 @@ async fn a_growing_archive_is_followed() {
     archive.publish(&second, &[row(0, 9)], 0).await;
     let error = poll(&context, &mut task).await.unwrap_err();
     assert!(error.kind() == Kind::Config && error.message().contains("orders-1"), "{error}");
+    assert_tells_of_one_topic_only(&error, "orders");
 }
 
 /// A follower of `orders`, and what it got so far.
@@ -107,6 +108,8 @@ async fn a_follower_takes_no_new_partition_of_another_incarnation() {
             error.message().contains("orders was created anew: orders-1") && error.message().contains('B'),
             "{error}"
         );
+        assert!(error.message().contains("set lineage=Qm9, where orders is all"), "{error}");
+        assert_tells_of_one_topic_only(&error, "orders");
     }
     assert_eq!(both.got, due);
     assert_eq!(pinned.poll().await.unwrap(), due, "it asked for the old one");
