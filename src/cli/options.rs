@@ -42,6 +42,7 @@ mod tests {
                  replay.offsets",
                 "nothing was written; set --untimed now to stamp them, or leave them out with --from or --offsets",
             ),
+            ("choose another target, or force it (replay.force=true)", "choose another target, or force it (--force)"),
             ("replay.until cannot be used", "--until cannot be used"),
             ("Invalid value 0 for configuration replay.rate.bytes: ", "Invalid value 0 for configuration --rate: "),
             ("lineage=7: orders-0 has no lineage 7", "--lineage 7: orders-0 has no lineage 7"),

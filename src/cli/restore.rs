@@ -395,12 +395,16 @@ impl Args {
 }
 
 /// What a restore that failed says before its error. Where the targets are not as it left them, nobody knows what
-/// stays of it, and the same command may be refused as well.
+/// stays of it, and the same command may be refused as well. Records that a target refuses it refuses again.
 fn ended_early(records: u64, kind: Kind, is_damaged: bool) -> String {
     if matches!(kind, Kind::Config | Kind::NotFound | Kind::Conflict) {
         return format!("the restore ended early, after {records} records");
     }
-    let first = if is_damaged { ", once the archive is mended," } else { "" };
+    let first = match kind {
+        _ if is_damaged => ", once the archive is mended,",
+        Kind::Data => ", once the target takes the next ones, which it refused,",
+        _ => "",
+    };
     format!(
         "the restore ended early: {records} records are restored and stay; the same command{first} goes on behind them"
     )
@@ -489,6 +493,8 @@ mod tests {
         }
         let words = ended_early(7, Kind::Fatal, true);
         assert!(words.ends_with("the same command, once the archive is mended, goes on behind them"), "{words}");
+        let words = ended_early(7, Kind::Data, false);
+        assert!(words.contains("the same command, once the target takes the next ones, which it refused,"), "{words}");
         for kind in [Kind::Config, Kind::NotFound, Kind::Conflict] {
             assert_eq!(ended_early(7, kind, false), "the restore ended early, after 7 records");
         }

@@ -1,7 +1,7 @@
 //! `file:///dir`: a folder that exists, everything synced to disk before it counts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lakeferry_api::{ConnectError, Result};
@@ -24,7 +24,7 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
         Ok(found) if found.is_dir() => None,
         Ok(_) => Some("it is a file; name a folder".to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Some(format!("there is no such folder; create it (mkdir -p {}) or mount its disk", path.display()))
+            Some(format!("there is no such folder; create it (mkdir -p {}) or mount its disk", quoted(&path)))
         }
         Err(error) => Some(format!("{error}; give the worker's user the right to read and write there")),
     };
@@ -36,6 +36,13 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>) -> Result<Open
     let staging: Arc<LocalStaging> = Arc::new(LocalStaging::below(&path));
     let leftovers = Leftovers { uploads: None, staging: Some(staging) };
     Ok(Opened { store: Arc::new(Staged::new(store.with_fsync(true))), leftovers, names: None })
+}
+
+/// The path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-+,:@%=".contains(char);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
 /// Looks at the settings alone.

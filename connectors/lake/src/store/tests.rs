@@ -18,8 +18,9 @@ fn refused(url: &str, pairs: &[(&str, &str)], conf: Option<&str>) -> String {
 async fn wrong_settings_are_named_with_the_remedy() {
     let missing = std::env::temp_dir().join("lakeferry-no-such-folder");
     let missing = format!("file://{}", missing.display());
+    let spaced = "file:///lakeferry-no%20such%20folder%20of%20'mine'";
     type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>, &'a [&'a str]);
-    let cases: [Case; 17] = [
+    let cases: [Case; 18] = [
         ("", &[], None, &["store.url=", "empty", "s3://bucket/prefix"]),
         ("ftp://host/dir", &[], None, &["ftp://", "file, s3"]),
         ("gs://bucket/prefix", &[], None, &["not built in yet"]),
@@ -39,7 +40,8 @@ async fn wrong_settings_are_named_with_the_remedy() {
         ("s3://b", &[("aws_endpoint", "http://h:1 ")], None, &["store.aws_endpoint", "write it as http://h:1/"]),
         ("file:///tmp", &[("aws_region", "eu")], None, &["store.aws_region"]),
         ("file://tmp/dir", &[], None, &["file:///dir"]),
-        (&missing, &[], None, &["no such folder", "mkdir -p"]),
+        (&missing, &[], None, &["no such folder", "(mkdir -p /"]),
+        (spaced, &[], None, &[r"(mkdir -p '/lakeferry-no such folder of '\''mine'\''')"]),
         ("hdfs://nowhere/dir", &[], None, &["hdfs://nowhere/dir", "hadoop.conf.dir"]),
         ("hdfs://localhost:1/dir", &[], Some("/no/such/conf"), &["hadoop.conf.dir=/no/such/conf"]),
     ];
