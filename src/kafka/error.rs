@@ -129,7 +129,7 @@ fn same_instance(failure: &Failure, what: &impl Display, member: &Membership) ->
 }
 
 /// True where an ACL is missing.
-fn is_denied(code: Code) -> bool {
+pub(super) fn is_denied(code: Code) -> bool {
     use Code::*;
     matches!(
         code,

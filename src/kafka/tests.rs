@@ -427,6 +427,22 @@ async fn a_reader_reads_its_stretches_and_ends() {
 }
 
 #[tokio::test]
+async fn every_missing_topic_is_named_once() {
+    let embedded = Embedded::start();
+    embedded.topic("t", 1);
+    let mut consumer = embedded.consumer("g", topics(&["no-a", "no-b", "t"]));
+    let mut missing = std::collections::BTreeSet::from(["no-a", "no-b"]);
+    while !missing.is_empty() {
+        match next(&mut *consumer).await {
+            Event::Error(error) if error.is_retriable() => missing.retain(|name| !error.message().contains(name)),
+            Event::Assigned(_) => {}
+            other => panic!("{other:?} while {missing:?} are not named"),
+        }
+    }
+    consumer.close().await;
+}
+
+#[tokio::test]
 async fn a_header_key_that_is_not_utf8_is_an_error_that_names_the_record() {
     let embedded = Embedded::start();
     embedded.topic("t", 1);

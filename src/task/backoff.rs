@@ -1,5 +1,6 @@
 //! Patience: waits that double, and log lines that do not flood. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Waits between attempts: each twice the one before, up to a limit.
@@ -10,11 +11,16 @@ pub(crate) struct Backoff {
     next: Duration,
 }
 
-/// Lets one event a period pass and counts the others.
+/// Lets each message pass once a period and counts how often it did not.
 #[derive(Debug)]
-pub(super) struct Throttle {
+pub(super) struct Throttles {
     period: Duration,
-    last: Option<Duration>,
+    told: BTreeMap<String, Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    at: Duration,
     held_back: u64,
 }
 
@@ -36,19 +42,25 @@ impl Backoff {
     }
 }
 
-impl Throttle {
+impl Throttles {
     pub(super) fn new(period: Duration) -> Self {
-        Self { period, last: None, held_back: 0 }
+        Self { period, told: BTreeMap::new() }
     }
 
-    /// Whether an event at `now` may be told; if so, how many before it were not.
-    pub(super) fn admit(&mut self, now: Duration) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + self.period) {
-            self.held_back += 1;
+    /// Whether `message` may be told at `now`; if so, how often it was not since the last time.
+    pub(super) fn admit(&mut self, message: &str, now: Duration) -> Option<u64> {
+        // How long the client tried makes no other message.
+        let what = message.split(" (after ").next().unwrap_or(message);
+        if let Some(told) = self.told.get_mut(what)
+            && now < told.at + self.period
+        {
+            told.held_back += 1;
             return None;
         }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.held_back))
+        let held_back = self.told.remove(what).map_or(0, |told| told.held_back);
+        self.told.retain(|_, told| now < told.at + self.period);
+        self.told.insert(what.to_owned(), Told { at: now, held_back: 0 });
+        Some(held_back)
     }
 }
 
@@ -68,9 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn one_event_a_period_passes() {
-        let mut throttle = Throttle::new(SECOND * 10);
-        let admitted: Vec<_> = [0, 1, 9, 10, 11, 30].map(|at| throttle.admit(SECOND * at)).into();
+    fn a_message_passes_once_a_period() {
+        let mut throttles = Throttles::new(SECOND * 10);
+        let admitted: Vec<_> = [0, 1, 9, 10, 11, 30].map(|at| throttles.admit("away", SECOND * at)).into();
         assert_eq!(admitted, [Some(0), None, None, Some(2), None, Some(1)]);
+        let others = ["no a", "no b", "no a", "refused (after 1 ms)", "refused (after 2 ms)"];
+        let admitted = others.map(|message| throttles.admit(message, SECOND * 31));
+        assert_eq!(admitted, [Some(0), Some(0), None, Some(0), None]);
+        throttles.admit("away", SECOND * 60);
+        assert_eq!(throttles.told.len(), 1, "what was long ago is forgotten");
     }
 }

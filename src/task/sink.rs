@@ -25,7 +25,7 @@ use self::commit::Commit;
 use self::inbox::Inbox;
 use self::opening::Opening;
 use super::State;
-use super::backoff::{Backoff, Throttle};
+use super::backoff::{Backoff, Throttles};
 use super::context::TaskSinkContext;
 use super::control::{Control, Wanted};
 use super::life::Timing;
@@ -72,7 +72,8 @@ pub(super) struct SinkLoop {
     heard_at: Duration,
     next_commit: Duration,
     tick_backoff: Backoff,
-    consumer_errors: Throttle,
+    /// By what they say: of topics that are missing the client names each once.
+    consumer_errors: Throttles,
     consumer_in_trouble: bool,
 }
 
@@ -92,7 +93,7 @@ impl SinkLoop {
             heard_at: now,
             next_commit: now + parts.timing.flush_interval,
             tick_backoff: backoff(),
-            consumer_errors: Throttle::new(LOG_PERIOD),
+            consumer_errors: Throttles::new(LOG_PERIOD),
             consumer_in_trouble: false,
             clock,
             parts,
@@ -238,7 +239,7 @@ impl SinkLoop {
         if !error.is_retriable() {
             return Err(error.context("the consumer failed"));
         }
-        let admitted = self.consumer_errors.admit(self.clock.monotonic());
+        let admitted = self.consumer_errors.admit(error.message(), self.clock.monotonic());
         if let Some(held_back) = admitted {
             tracing::warn!(error = error.trace(), held_back, "the consumer retries");
         }

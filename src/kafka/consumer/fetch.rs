@@ -12,7 +12,7 @@ use std::time::Duration;
 use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::super::error::{Membership, explain_reading};
+use super::super::error::{Membership, explain_reading, is_denied, kind};
 use super::super::ffi::{Code, Entry, Failure, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::rebalance::Revocation;
@@ -51,7 +51,8 @@ pub(super) struct Fetch {
     open: Permit,
     pub(super) revocation: Option<Revocation>,
     pub(super) revocations: u64,
-    told_at: HashMap<(i32, Option<TopicPartition>), Duration>,
+    /// When what was told: by code and partition, and by topic where one is missing or denied, which comes once each.
+    told_at: HashMap<(i32, Option<TopicPartition>, Option<String>), Duration>,
     pub(super) room: Room,
     pub(super) now: Duration,
 }
@@ -353,8 +354,9 @@ impl Fetch {
     /// What made the client unusable comes with a code of its own, as what passes does: the client is asked.
     fn tell(&mut self, failure: &Failure, partition: Option<TopicPartition>) {
         let fatal = self.spec.handle.fatal();
-        let passing = (failure.code as i32, partition.clone());
-        let key = fatal.as_ref().map_or(passing, |_| (Code::RD_KAFKA_RESP_ERR__FATAL as i32, None));
+        let is_of_topic = partition.is_none() && (kind(failure) == Kind::NotFound || is_denied(failure.code));
+        let passing = (failure.code as i32, partition.clone(), is_of_topic.then(|| failure.text.clone()));
+        let key = fatal.as_ref().map_or(passing, |_| (Code::RD_KAFKA_RESP_ERR__FATAL as i32, None, None));
         let failure = fatal.as_ref().unwrap_or(failure);
         let now = self.now;
         if self.told_at.get(&key).is_some_and(|at| now.saturating_sub(*at) < REPEAT_AFTER) {
