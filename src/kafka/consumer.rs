@@ -6,6 +6,7 @@
 //! generation, and [`GroupConsumer::next`] lets pass what is of the present one); the thread never blocks on its
 //! channel. Deliberately absent: where partitions begin and what is committed; the task's loop says both.
 
+mod failed;
 mod fetch;
 mod pattern;
 mod rebalance;
@@ -417,9 +418,16 @@ impl GroupMember for Member {
         }
         let rows: Vec<_> = positions.iter().map(|(partition, offset)| (partition.clone(), *offset)).collect();
         let entries = self.ask("offset commit", move |handle| handle.commit(&rows, ANSWER_WITHIN)).await?;
-        match entries.into_iter().find_map(|entry| Some((entry.failure?, entry.partition))) {
-            Some((failure, partition)) => {
-                Err(self.explain(&failure, format!("offset commit of group {} for {partition}", self.group())))
+        let held = if failed::may_be_of_some(&entries) {
+            let asked: Vec<_> = positions.keys().cloned().collect();
+            let held = self.ask("reading the offsets", move |handle| handle.committed(&asked, failed::LOOK_WITHIN));
+            held.await.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        match failed::failure(&entries, &held) {
+            Some((failure, partitions)) => {
+                Err(self.explain(&failure, format!("offset commit of group {} for {partitions}", self.group())))
             }
             None => Ok(()),
         }
