@@ -285,10 +285,16 @@ fn errors_def() -> ConfigDef {
                 .shown(errors, 2, Width::Medium, "Maximum Delay Between Retries for Errors"),
         )
         .define(
-            row("errors.tolerance", String, Medium, "none: a record that fails fails the task; all: it is skipped.")
-                .default("none")
-                .one_of(&["none", "all"])
-                .shown(errors, 3, Width::Short, "Error Tolerance"),
+            row(
+                "errors.tolerance",
+                String,
+                Medium,
+                "none: a record that fails fails the task; all: it is skipped. A sink's record with a header key that is \
+                 not UTF-8 fails it either way: delete it, or set the partition's offset behind it.",
+            )
+            .default("none")
+            .one_of(&["none", "all"])
+            .shown(errors, 3, Width::Short, "Error Tolerance"),
         )
         .define(row("errors.log.enable", Boolean, Medium, "Whether each failure is logged.").default("false").shown(
             errors,
