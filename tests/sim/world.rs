@@ -433,6 +433,9 @@ impl World {
             let (connector, task) =
                 (entry["writer"]["connector"].as_str().unwrap_or_default(), &entry["writer"]["task"]);
             let member = format!("{worker}/connector-consumer-{connector}-{task}");
+            if let Some(wrong) = gap::wrong_start(&broker, &partition, entry) {
+                broker.diary.accuse(format!("{worker} {wrong}"));
+            }
             if let Some(gap) = gap::recorded(entry).filter(|_| failing.lock().unwrap().contains(worker)) {
                 broker.diary.accuse(format!("{worker} passes over {gap} of {partition} with errors.on.gap=fail"));
             }

@@ -72,6 +72,9 @@ def account(partition, entries):
         assert entry["epoch"] == epoch, (partition, entry["seq"])
         spans = [(file["span_from"], file["span_to"]) for file in entry["files"]]
         spans += [(gap["from"], gap["to"]) for gap in entry["gaps"]]
+        for gap in entry["gaps"]:
+            lost = gap["reason"] == "log_start_moved"
+            assert not lost or gap["to"] < entry["log"]["start_offset"], (partition, entry["seq"], gap)
         for span_from, span_to in sorted(spans):
             assert span_from == resume, f"partition {partition}, entry {entry['seq']}: {span_from} follows {resume}"
             resume = span_to + 1

@@ -257,6 +257,9 @@ fn check_log(entry: &Value) -> Verdict {
     demand(log["isolation"] == "read_committed", || format!("isolation {}", log["isolation"]))?;
     let (start, stable) = (number(log, "start_offset")?, number(log, "last_stable_offset")?);
     demand(0 <= start && start <= stable, || format!("a log of {start}..{stable}"))?;
+    for gap in list(entry, "gaps")?.iter().filter(|gap| gap["reason"] == "log_start_moved") {
+        demand(number(gap, "to")? < start, || format!("a log from {start} on has not moved past the gap {gap}"))?;
+    }
     let mark = (integer(log, "leader_epoch")?, integer(log, "leader_epoch_upto")?);
     demand(mark.0.is_some() == mark.1.is_some(), || format!("half a mark: {mark:?}"))?;
     // Who alters offsets leaves the mark as it was: the broker can be asked about it all the same.

@@ -63,6 +63,20 @@ pub(super) fn recorded(entry: &Value) -> Option<String> {
     gap.map(ToString::to_string)
 }
 
+/// What is wrong with where `entry` says that the log begins. A log's start only rises: no answer that a writer had,
+/// however late it writes, may be beyond where it is now.
+pub(super) fn wrong_start(broker: &Broker, partition: &TopicPartition, entry: &Value) -> Option<String> {
+    // Who alters offsets repeats what the entry before says, of another incarnation maybe.
+    if entry["kind"] == "lineage" {
+        return None;
+    }
+    let (said, id) = (entry["log"]["start_offset"].as_i64()?, entry["source"]["topic_id"].as_str()?);
+    let state = broker.lock();
+    let log = state.incarnation(&partition.topic, id)?.logs.get(usize::try_from(partition.partition).ok()?)?;
+    let start = log.start();
+    (start < said).then(|| format!("says that {partition} of {id} begins at {said}, and it begins at {start}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -284,6 +284,12 @@ pub(super) const DAMAGES: &[(&str, &str, Damage)] = &[
         let (from, to) = (entry["files"][0]["first_offset"].clone(), entry["files"][0]["first_offset"].clone());
         set(&mut entry["gaps"], json!([{"from": from, "to": to, "reason": "unknown"}]))
     }),
+    ("a gap that the log's start is not behind", "has not moved past the gap", |all| {
+        let is_lost = |gap: &Value| gap["reason"] == "log_start_moved";
+        let entry = all.entry(|entry| entry["gaps"].as_array().is_some_and(|gaps| gaps.iter().any(is_lost)))?;
+        let last = entry["gaps"].as_array()?.iter().rfind(|gap| is_lost(gap))?["to"].clone();
+        set(&mut entry["log"]["start_offset"], last)
+    }),
     ("a gap in the future", "lies beyond", |all| {
         set(&mut all.commit()?["gaps"], json!([{"from": FAR, "to": FAR, "reason": "unknown"}]))
     }),

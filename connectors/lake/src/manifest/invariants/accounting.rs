@@ -3,7 +3,7 @@
 //! "Published" means: below `resume_offset`, or in `ahead`. What an entry adds must be just what it brings.
 
 use super::{Case, Findings, Law, overlap, sum, width};
-use crate::manifest::model::{EntryKind, OffsetRange, StartedBy};
+use crate::manifest::model::{EntryKind, OffsetRange, Reason, StartedBy};
 use crate::manifest::wire::MAX_AHEAD_SPAN;
 
 /// See each function.
@@ -11,6 +11,7 @@ pub(super) const LAWS: &[Law] = &[
     ("resets", resets),
     ("resumption", resumption),
     ("touching spans", touching_spans),
+    ("the log's start", log_start),
     ("routed files", routed_files),
     ("ahead", ahead),
     ("accounting", accounting),
@@ -81,6 +82,18 @@ fn touching_spans(case: &Case<'_>, findings: &mut Findings) {
         let reached = skip(&case.base.ahead, next, resume);
         findings.expect(reached >= resume, "resume_offset", || {
             format!("{resume}, but nothing answers for the offsets from {reached} on")
+        });
+    }
+}
+
+/// What is gone because the log's start moved lies below that start, as the broker told it for this very entry: a gap
+/// that another broker's answer gave reason for would leave out records that are there.
+fn log_start(case: &Case<'_>, findings: &mut Findings) {
+    let entry = case.entry;
+    let start = entry.log.start_offset;
+    for (at, gap) in entry.gaps.iter().enumerate().filter(|(_, gap)| gap.reason == Reason::LogStartMoved) {
+        findings.expect(gap.to < start, format!("gaps[{at}].to"), || {
+            format!("{}, but the log begins at log.start_offset {start}: it has not moved past that", gap.to)
         });
     }
 }

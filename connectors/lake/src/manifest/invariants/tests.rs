@@ -182,6 +182,7 @@ impl Scribe {
         let lost: Vec<i64> = (resume..resume + width).filter(|offset| !self.published().contains(offset)).collect();
         let mut entry = self.next(EntryKind::Commit);
         entry.gaps = gaps(&lost, Reason::LogStartMoved);
+        entry.log.start_offset = resume + width;
         self.commit(entry, lost);
     }
 
@@ -337,6 +338,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_gone_lies_below_the_start_of_the_log() {
+    let mut scribe = Scribe::new(0);
+    scribe.contiguous(10, &BTreeSet::new());
+    scribe.gap(5);
+    assert_eq!(explained(&check_chain(&scribe.chain)), "");
+    let mut chain = scribe.chain;
+    chain[2].entry.log.start_offset = 14;
+    let text = explained(&check_chain(&chain));
+    assert!(text.contains("entry 2, gaps[0].to: 14, but the log begins at log.start_offset 14"), "{text}");
+    assert!(text.ends_with("(law of the log's start)\n") && text.lines().count() == 1, "{text}");
+    // What is gone for another reason may be anywhere.
+    chain[2].entry.gaps[0].reason = Reason::Transaction;
+    assert_eq!(explained(&check_chain(&chain)), "");
 }
 
 #[test]
