@@ -116,6 +116,7 @@ const EXEMPT: &[(&str, Places)] = &[
                 &[
                     "open_anew: self.close_lost(",
                     "cut_back: self.close_lost(",
+                    "keep: let put = if self.inbox.is_retrying() { Ok(()) } else { self.put()",
                     "close_lost: if let Err(error) = self.parts.task.close(&open, Closing::Lost)",
                     "publish: if let Err(error) = self.flush_some(",
                     "publish: self.close_lost(",
@@ -218,6 +219,10 @@ const EXEMPT: &[(&str, Places)] = &[
                 ],
             ),
         ],
+    ),
+    (
+        "in a folder that others have filled, of a store that finds names by how they begin: the simulated one lists",
+        &[("connectors/lake/src/manifest/mod.rs", &["a_data_object: match found.await"])],
     ),
     (
         "a deliberate fault",
@@ -346,7 +351,7 @@ mod tests {
     use super::*;
 
     /// As many as there are: one more is to be seen by whoever reads the change.
-    const MOST_EXEMPT: usize = 108;
+    const MOST_EXEMPT: usize = 110;
 
     #[test]
     fn every_exemption_is_of_one_await_that_is_there() {
