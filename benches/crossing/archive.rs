@@ -134,10 +134,11 @@ pub(crate) fn start(mut worker: Worker) -> Result<Worker> {
     Ok(worker)
 }
 
-/// Records of a file, such that no partition is left with an unfinished one.
+/// Records of a file, such that no partition is left with an unfinished one, which would wait for its age.
 fn file_records(topic: &Topic) -> u64 {
-    let files = (topic.records_each * topic.kind.record_bytes()).div_ceil(FILE_BYTES);
-    topic.records_each.div_ceil(files.max(1))
+    let files = (topic.records_each * topic.kind.record_bytes()).div_ceil(FILE_BYTES).max(1);
+    let files = (files..=topic.records_each).find(|files| topic.records_each.is_multiple_of(*files));
+    topic.records_each / files.unwrap_or(1)
 }
 
 /// Waits until `group` has committed all of `topic`. Looks from outside, so that the looking costs the worker nothing.
