@@ -83,7 +83,7 @@ impl Plan {
         targets: &[Target],
         identity: &Identity,
     ) -> Result<Self> {
-        let outlines = prepared.outlines()?;
+        let (outlines, unread) = (prepared.outlines()?, Survey::default());
         let mut topics = Vec::new();
         for (topic, target) in prepared.topics.iter().zip(targets) {
             let made_with = new_topic(&topic.target, topic.partitions, None).configs;
@@ -118,7 +118,7 @@ impl Plan {
             };
             for log in &topic.logs {
                 let partition = &log.plan.partition;
-                let survey = surveys.get(partition).cloned().unwrap_or_default();
+                let survey = surveys.get(partition).unwrap_or(&unread);
                 let outline = outlines.get(partition).copied().unwrap_or_default();
                 plan.records += survey.records;
                 plan.raw_bytes += survey.raw_bytes;

@@ -3,12 +3,13 @@
 //! Invariant: a partition is [`Phase::Reading`] once the client has taken the very place that was ordered, and has
 //! asked the broker about its mark, if it has one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lakeferry_api::{Place, TopicPartition};
 
-use super::super::ffi::{Entry, Failure, FetchFrom};
+use super::super::ffi::{Failure, FetchFrom};
 use super::fetch::Fetch;
 use super::rebalance::UNSTARTED;
 use super::slot::{Phase, Slot};
@@ -29,20 +30,23 @@ impl Fetch {
             return;
         }
         let rows: Vec<_> = due.iter().map(|(partition, place, _)| fetch_from(partition, *place)).collect();
-        let refusals = match self.spec.handle.seek(&rows, SEEK_WAIT) {
-            Ok(entries) => entries.into_iter().filter(|entry| entry.failure.is_some()).collect(),
-            Err(failure) => rows.iter().map(|row| refused(row, &failure)).collect::<Vec<_>>(),
+        let refused: BTreeSet<_> = match self.spec.handle.seek(&rows, SEEK_WAIT) {
+            Ok(entries) => {
+                entries.into_iter().filter(|entry| entry.failure.is_some()).map(|entry| entry.partition).collect()
+            }
+            Err(_) => rows.into_iter().map(|row| row.partition).collect(),
         };
-        let is_refused = |partition: &TopicPartition| refusals.iter().any(|entry| entry.partition == *partition);
-        let (refused, taken): (Vec<_>, Vec<_>) = due.into_iter().partition(|(partition, ..)| is_refused(partition));
-        let taken: Vec<_> = taken.into_iter().map(|(partition, place, _)| (partition, place)).collect();
+        let (mut taken, mut overdue) = (Vec::new(), Vec::new());
+        for (partition, place, since) in due {
+            if !refused.contains(&partition) {
+                taken.push((partition, place));
+            } else if self.now.saturating_sub(since) >= RESTART_AFTER {
+                overdue.push((partition, place));
+            }
+        }
         for (partition, place) in &taken {
             self.started(partition, *place);
         }
-        let now = self.now;
-        let is_overdue = |since: &Duration| now.saturating_sub(*since) >= RESTART_AFTER;
-        let overdue: Vec<_> =
-            refused.into_iter().filter(|(.., since)| is_overdue(since)).map(|(at, place, _)| (at, place)).collect();
         if overdue.is_empty() {
             return;
         }
@@ -115,8 +119,4 @@ fn is_assigned(result: Result<(), Failure>, partitions: &[TopicPartition]) -> bo
         tracing::warn!("{} cannot begin yet: {}", names.join(", "), failure.text);
     }
     result.is_ok()
-}
-
-fn refused(row: &FetchFrom, failure: &Failure) -> Entry {
-    Entry { partition: row.partition.clone(), offset: None, metadata: String::new(), failure: Some(failure.clone()) }
 }
