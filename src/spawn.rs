@@ -83,9 +83,18 @@ pub async fn within<T>(patience: Duration, clock: &dyn Clock, future: impl Futur
     }
 }
 
-/// The same, but once `stop` is cancelled `future` has no longer than `after_stop`. When that began comes along.
+/// How long something may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// While nobody asks for a stop.
+    pub usual: Duration,
+    /// From when one is asked for.
+    pub once_stopped: Duration,
+}
+
+/// The same, but once `stop` is cancelled `future` has no longer than `once_stopped`. When that began comes along.
 pub async fn within_or_stop<T>(
-    (patience, after_stop): (Duration, Duration),
+    patience: Patience,
     clock: &dyn Clock,
     stop: &CancellationToken,
     future: impl Future<Output = T>,
@@ -94,12 +103,12 @@ pub async fn within_or_stop<T>(
     let stopped = async {
         stop.cancelled().await;
         stopped_at = Some(clock.monotonic());
-        clock.sleep(after_stop).await;
+        clock.sleep(patience.once_stopped).await;
     };
     let result = tokio::select! {
         biased;
         result = future => Some(result),
-        () = clock.sleep(patience) => None,
+        () = clock.sleep(patience.usual) => None,
         () = stopped => None,
     };
     (result, stopped_at)

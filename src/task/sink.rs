@@ -33,6 +33,7 @@ use super::pipeline::SinkPipeline;
 use super::positions::PositionTable;
 use super::voice::{Trouble, Voice};
 use crate::kafka::{Consumer, Event};
+use crate::spawn::Patience;
 
 /// How long after a tick the next one is due.
 const TICK: Duration = Duration::from_millis(100);
@@ -156,13 +157,13 @@ impl SinkLoop {
     }
 
     /// How long something may take: `usual`, and no longer than `after_stop` from when the task is to stop.
-    fn patience(&mut self, usual: Duration, after_stop: Duration) -> (Duration, Duration) {
+    fn patience(&mut self, usual: Duration, after_stop: Duration) -> Patience {
         let now = self.clock.monotonic();
         if self.parts.stop.is_cancelled() {
             self.stopped_at.get_or_insert(now);
         }
         let gone = self.stopped_at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        (usual, after_stop.saturating_sub(gone))
+        Patience { usual, once_stopped: after_stop.saturating_sub(gone) }
     }
 
     fn next_due(&self) -> Duration {
@@ -201,7 +202,7 @@ impl SinkLoop {
             Event::Assigned(partitions) => {
                 self.consumer_is_well();
                 tracing::info!(partitions = ?Names(&partitions), "assigned");
-                self.opening.await_open(partitions);
+                self.opening.open_soon(partitions);
                 self.open().await
             }
             Event::Revoked(partitions) => {
@@ -227,7 +228,7 @@ impl SinkLoop {
                 self.receive(batches).await
             }
             Event::OutOfRange(partition) => {
-                self.opening.await_place(partition, self.clock.monotonic() + PLACE_AFTER);
+                self.opening.place_again_by(partition, self.clock.monotonic() + PLACE_AFTER);
                 Ok(())
             }
             Event::Truncated(partition, divergence) => self.cut_back(&partition, divergence).await,

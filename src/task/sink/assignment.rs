@@ -58,7 +58,7 @@ impl SinkLoop {
         let partitions = self.open_partitions();
         self.close_lost(&partitions).await;
         self.parts.consumer.pause(&partitions);
-        self.opening.await_open(partitions);
+        self.opening.open_soon(partitions);
         self.open_later(error);
     }
 
@@ -75,7 +75,7 @@ impl SinkLoop {
         let parting = self.doubts().parting(partition, divergence);
         if self.opening.keeps(partition) {
             self.close_lost(one).await;
-            self.opening.await_open([partition.clone()]);
+            self.opening.open_soon([partition.clone()]);
         } else if position.is_some() {
             if self.parts.context.offset_reset == OffsetReset::None {
                 return Err(ConnectError::config(format!(
@@ -89,7 +89,7 @@ impl SinkLoop {
             self.positions.cut_back(partition, divergence);
             self.commit_and_forget(one).await;
             published?;
-            self.opening.await_open([partition.clone()]);
+            self.opening.open_soon([partition.clone()]);
         }
         self.doubts().raise(partition, parting);
         self.open().await
@@ -153,7 +153,7 @@ impl SinkLoop {
                 }
                 Some(Err(error)) => return Err(unrecoverable(error)),
                 None => {
-                    let patience_ms = stopped_at.map_or(patience.0, |_| patience.1).as_millis() as u64;
+                    let patience_ms = stopped_at.map_or(patience.usual, |_| patience.once_stopped).as_millis() as u64;
                     tracing::warn!(patience_ms, "what partitions that go held could not be published in time");
                 }
             }
@@ -293,7 +293,7 @@ impl SinkLoop {
         } else if may_place_itself {
             tracing::warn!(%partition, position, log_start, "retention overtook the position: opened anew");
             self.hand_over(std::slice::from_ref(partition), self.parts.timing.release_patience).await?;
-            self.opening.await_open([partition.clone()]);
+            self.opening.open_soon([partition.clone()]);
             self.doubts().raise(partition, Doubt::Refused { position });
         } else {
             self.skip_to_log_start(partition, position, log_start)?;
@@ -317,7 +317,7 @@ impl SinkLoop {
     /// What the task has of `partition` is dropped, and it says anew where to begin: because of `doubt`.
     async fn begin_anew(&mut self, partition: &TopicPartition, doubt: Doubt) {
         self.close_lost(std::slice::from_ref(partition)).await;
-        self.opening.await_again(partition.clone());
+        self.opening.open_last(partition.clone());
         self.doubts().raise(partition, doubt);
     }
 

@@ -91,17 +91,18 @@ impl Opening {
         }
     }
 
-    pub(super) fn await_open(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
+    /// `partitions` are to be opened.
+    pub(super) fn open_soon(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
         self.stages.extend(partitions.into_iter().map(|partition| (partition, Stage::Unopened { tried: false })));
     }
 
     /// `partition` is to be opened anew, once all others were tried.
-    pub(super) fn await_again(&mut self, partition: TopicPartition) {
+    pub(super) fn open_last(&mut self, partition: TopicPartition) {
         self.stages.insert(partition, Stage::Unopened { tried: true });
     }
 
     /// The broker refused the position of `partition`; it is looked for no later than `at`, whatever else waits longer.
-    pub(super) fn await_place(&mut self, partition: TopicPartition, at: Duration) {
+    pub(super) fn place_again_by(&mut self, partition: TopicPartition, at: Duration) {
         self.out_of_range.insert(partition);
         self.retry_at = Some(self.retry_at.map_or(at, |due| due.min(at)));
     }
