@@ -10,20 +10,47 @@ use lakeferry_api::{Budget, Clock};
 
 use crate::spawn::{Spawned, spawn};
 
+/// So long what is free may stay at the most, while much is in use.
 const EVERY: Duration = Duration::from_secs(1);
+/// So often it is seen whether the process has grown.
+const LOOK: Duration = Duration::from_millis(100);
+/// By so much it may grow before what is free goes back at once: a thousand files that grow and end would double what
+/// they hold within a second.
+const GROWN_BYTES: u64 = 64 << 20;
 /// With less in use there is little to give back.
 const LEAST_BYTES: u64 = 32 << 20;
 
-/// Gives back what is free, every second while `budget` is in use, until the result is dropped.
+/// Gives back what is free, every second while `budget` is in use and where the process has grown much since, until the
+/// result is dropped.
 pub fn give_back(budget: Budget, clock: Arc<dyn Clock>) -> Spawned<()> {
     spawn("memory", async move {
         loop {
             clock.sleep(EVERY).await;
-            if budget.used() >= LEAST_BYTES && tokio::task::spawn_blocking(trim).await.is_err() {
-                tracing::warn!("memory that is free stays with the process");
+            while budget.used() >= LEAST_BYTES {
+                if tokio::task::spawn_blocking(trim).await.is_err() {
+                    tracing::warn!("memory that is free stays with the process");
+                }
+                grown_or_late(resident_bytes(), &*clock).await;
             }
         }
     })
+}
+
+/// Waits until the process is [`GROWN_BYTES`] larger than `before`, or [`EVERY`] is over.
+async fn grown_or_late(before: u64, clock: &dyn Clock) {
+    for _ in 0..EVERY.as_millis() / LOOK.as_millis() {
+        clock.sleep(LOOK).await;
+        if resident_bytes() >= before + GROWN_BYTES {
+            return;
+        }
+    }
+}
+
+/// Memory of this process in use, in bytes; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0_u64) << 10
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -38,13 +65,44 @@ fn trim() {}
 
 #[cfg(test)]
 mod tests {
-    use super::trim;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// Memory of this process in use, in bytes.
-    fn resident() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
-        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
-        pages.expect("a number of pages") * 4096
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Counts the looks at it, which take no time.
+    #[derive(Default)]
+    struct Looks(AtomicU32);
+
+    #[async_trait]
+    impl Clock for Looks {
+        fn now_ms(&self) -> i64 {
+            0
+        }
+
+        fn monotonic(&self) -> Duration {
+            LOOK * self.0.load(Ordering::Relaxed)
+        }
+
+        async fn sleep(&self, duration: Duration) {
+            assert_eq!(duration, LOOK);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_grown_gives_back_before_a_second_is_over() {
+        let held = vec![1_u8; GROWN_BYTES as usize];
+        let clock = Looks::default();
+        grown_or_late(u64::MAX - GROWN_BYTES, &clock).await;
+        assert_eq!(clock.monotonic(), EVERY);
+        if cfg!(target_os = "linux") {
+            let clock = Looks::default();
+            grown_or_late(0, &clock).await;
+            assert_eq!(clock.monotonic(), LOOK);
+        }
+        assert_eq!(held.last(), Some(&1));
     }
 
     #[test]
@@ -60,15 +118,15 @@ mod tests {
     #[test]
     #[ignore = "started by the test above"]
     fn alone() {
-        const PIECE: usize = 64 << 10;
+        const PIECE: u64 = 64 << 10;
         if cfg!(not(all(target_os = "linux", target_env = "gnu"))) {
             return;
         }
-        let mut pieces: Vec<_> = (0..2_000).map(|_| Some(vec![1_u8; PIECE])).collect();
+        let mut pieces: Vec<_> = (0..2_000).map(|_| Some(vec![1_u8; PIECE as usize])).collect();
         pieces.iter_mut().skip(1).step_by(2).for_each(|piece| *piece = None);
-        let before = resident();
+        let before = resident_bytes();
         trim();
-        let after = resident();
+        let after = resident_bytes();
         assert!(after + 500 * PIECE < before, "{before} bytes became {after}");
         assert_eq!(pieces.iter().flatten().count(), 1_000);
     }
