@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use self::path::awaits;
+use crate::broker::group::SESSION_MS;
 
 /// Where a trap begins to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,18 @@ pub(crate) enum Stretch {
     Doubt,
     /// Another's entry stands where one was to be written.
     Lost,
+    /// Another's entry stands where one was to be written that publishes something.
+    Taken,
+    /// The group is asked whose the partition is, then.
+    Claims,
+    /// It is asked once more.
+    Reclaims,
+    /// A broker that lags behind told of the topic that was.
+    Older,
+    /// Records are encoded while files ahead of where the chain resumes are known.
+    Ahead,
+    /// An election took back records that were read.
+    Cut,
     /// Partitions are to be handed over, or the task is to end.
     Release,
     /// Partitions went with their topics.
@@ -68,11 +81,18 @@ impl Blow {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
+            Self::Stop { for_ms } if for_ms > SESSION_MS => LONG_STOP,
             Self::Stop { .. } => "stop",
             Self::Rebalance => "rebalance",
         }
     }
 }
+
+/// A stop that makes a zombie: the group gives to others what the process had.
+const LONG_STOP: &str = "long stop";
+
+/// Every blow's name, in the order of the tables.
+const BLOWS: [&str; 4] = ["crash", "stop", LONG_STOP, "rebalance"];
 
 /// Strikes a process at one of its awaits.
 #[derive(Debug, Clone, Copy)]
@@ -133,9 +153,14 @@ impl Trap {
 
     /// Its process, which runs, asks for `what`.
     pub(crate) fn asks(&mut self, what: &str) {
-        let Stretch::Asks(kind) = self.stretch else { return };
+        let kind = match self.stretch {
+            Stretch::Asks(kind) => kind,
+            Stretch::Ahead => "encodes",
+            _ => return,
+        };
         if !self.begun && kind_of(what) == kind {
-            self.reach(&Stretch::Asks(kind));
+            let stretch = self.stretch;
+            self.reach(&stretch);
         }
     }
 
@@ -223,21 +248,24 @@ impl Struck {
 }
 
 impl Struck {
-    /// What no crash, no stop or no rebalance has met of the requests, and no crash or no stop of the awaits in the
-    /// commit path's code.
+    /// What no crash, no short stop, no long one or no rebalance has met of the requests, and of the awaits in the
+    /// commit path's code that ask for all of them; what no crash or no stop has met of the other awaits.
     pub(crate) fn spared(&self) -> Vec<String> {
-        let names = ["crash", "stop"];
         let mut spared = Vec::new();
         for kind in REQUESTS.iter().chain(IN_PARTS).chain(AT_START) {
             let by_stage = || self.by_request.iter().filter(|((what, _), _)| what == kind);
-            let blows = names.into_iter().chain(["rebalance"]);
-            let missing = blows.filter(|blow| !by_stage().any(|(_, blows)| blows.contains_key(blow)));
+            let missing = BLOWS.into_iter().filter(|blow| !by_stage().any(|(_, blows)| blows.contains_key(blow)));
             spared.extend(missing.map(|blow| format!("{kind}: no {blow}")));
         }
         for one in awaits().into_iter().filter(|one| !one.is_exempt()) {
             let blows = self.by_line.get(&(one.file.to_owned(), one.at));
-            let missing = names.into_iter().filter(|blow| blows.is_none_or(|blows| !blows.contains_key(blow)));
-            spared.extend(missing.map(|blow| format!("{one}: no {blow}")));
+            let met = |names: &[&str]| blows.is_some_and(|blows| names.iter().any(|name| blows.contains_key(name)));
+            let either = [("crash", ["crash"].as_slice()), ("stop", &["stop", LONG_STOP])];
+            let missing: Vec<_> = match one.is_thorough() {
+                true => BLOWS.into_iter().filter(|blow| !met(&[*blow])).collect(),
+                false => either.iter().filter(|(_, names)| !met(names)).map(|(blow, _)| *blow).collect(),
+            };
+            spared.extend(missing.iter().map(|blow| format!("{one}: no {blow}")));
         }
         spared
     }
@@ -248,13 +276,15 @@ impl fmt::Display for Struck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "| the last request without an answer | how far it is | crash | stop | rebalance |\n|---|---|---|---|---|"
+            "| the last request without an answer | how far it is | {0} |\n|---|---|{1}",
+            BLOWS.join(" | "),
+            "---|".repeat(BLOWS.len())
         )?;
         for ((what, stage), blows) in &self.by_request {
             let stage = stage.map_or(String::new(), |stage| format!("{stage:?}"));
             writeln!(f, "| {what} | {stage} | {} |", counts(Some(blows)))?;
         }
-        writeln!(f, "\n| crash | stop | rebalance | await |\n|---|---|---|---|")?;
+        writeln!(f, "\n| {} | await |\n|---|{}", BLOWS.join(" | "), "---|".repeat(BLOWS.len()))?;
         for one in awaits() {
             let blows = self.by_line.get(&(one.file.to_owned(), one.at));
             writeln!(f, "| {} | {one} |", counts(blows))?;
@@ -265,7 +295,7 @@ impl fmt::Display for Struck {
 
 fn counts(blows: Option<&BTreeMap<&'static str, u64>>) -> String {
     let count = |name| blows.and_then(|blows| blows.get(name)).copied().unwrap_or(0).to_string();
-    ["crash", "stop", "rebalance"].map(count).join(" | ")
+    BLOWS.map(count).join(" | ")
 }
 
 /// The request without the names in it: "puts an entry".
@@ -298,7 +328,7 @@ mod tests {
     fn whoever_strikes_nobody_spares_everything() {
         let spared = Struck::default().spared();
         for kind in REQUESTS.iter().chain(IN_PARTS).chain(AT_START) {
-            for blow in ["crash", "stop", "rebalance"] {
+            for blow in BLOWS {
                 assert!(spared.contains(&format!("{kind}: no {blow}")), "{spared:#?}");
             }
         }
@@ -306,6 +336,10 @@ mod tests {
             let line =
                 |spared: &&String| spared.contains("self.store.put_opts(") && spared.ends_with(&format!("no {blow}"));
             assert!(spared.iter().any(|spared| line(&spared)), "{spared:#?}");
+        }
+        for blow in BLOWS {
+            let says = format!(": match shared.context.commit(&positions).await {{: no {blow}");
+            assert!(spared.iter().any(|spared| spared.ends_with(&says)), "{spared:#?}");
         }
     }
 }

@@ -197,7 +197,7 @@ fn nothing_is_lost_doubled_or_left_behind() {
     let (struck, sights, restored) =
         (struck.into_inner().unwrap(), sights.into_inner().unwrap(), restored.into_inner());
     println!("{struck}\n{sights}");
-    println!("{restored} of {seeds} seeds restored records");
+    println!("{restored} of {seeds} seeds restored records, beside {} drills", plans.len() as u64 - seeds);
     assert!(!is_aimed || restored * 100 >= seeds * RESTORED_PERCENT, "only {restored} restored a record");
     let idle: Vec<_> = drilled.into_inner().unwrap().into_iter().filter(|(_, struck)| *struck == 0).collect();
     assert!(idle.is_empty(), "no drill strikes at {idle:?}");

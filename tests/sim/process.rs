@@ -26,6 +26,8 @@ struct Life {
     /// What it asked for and has no answer to, in that order.
     asked: Vec<(u64, String, Stage)>,
     next: u64,
+    /// Where it lost a number that was to publish something, by chain folder, and how often it asked whose that is.
+    lost: BTreeMap<String, u64>,
     /// When it heard last that a request to the store went wrong, or was too late, by what it asked for.
     troubled_at_ms: BTreeMap<String, u64>,
 }
@@ -109,6 +111,26 @@ impl Process {
         let (topic, folder) = (format!("/{}/", partition.topic), format!("/partition={}/", partition.partition));
         let is_of_it = |what: &str| what.contains(&topic) && what.contains(&folder);
         self.life.lock().unwrap().troubled_at_ms.iter().any(|(what, at)| *at >= ms && is_of_it(what))
+    }
+
+    /// Its last entry in `chain` did not get its number.
+    pub(crate) fn loses(&self, chain: &str) {
+        self.life.lock().unwrap().lost.insert(chain.to_owned(), 0);
+        self.reach(Stretch::Taken);
+    }
+
+    /// Its last entry in `chain` got its number.
+    pub(crate) fn wins(&self, chain: &str) {
+        self.life.lock().unwrap().lost.remove(chain);
+    }
+
+    /// It asks whose `chain` is, where it lost a number of it.
+    pub(crate) fn claims(&self, chain: &str) {
+        let mut life = self.life.lock().unwrap();
+        let Some(asked) = life.lost.get_mut(chain) else { return };
+        *asked += 1;
+        let stretch = if *asked == 1 { Stretch::Claims } else { Stretch::Reclaims };
+        life.traps.iter_mut().for_each(|trap| trap.reach(&stretch));
     }
 
     /// It comes to a stretch of the commit path.

@@ -292,7 +292,8 @@ impl SimStore {
     }
 }
 
-fn chain_of(partition: &TopicPartition) -> String {
+/// The folder of a partition's chain.
+pub(crate) fn chain_of(partition: &TopicPartition) -> String {
     format!("topics/{}/_manifests/partition={}", partition.topic, partition.partition)
 }
 

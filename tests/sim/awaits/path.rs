@@ -65,6 +65,12 @@ impl Await {
         places.filter(|place| self.place.starts_with(place)).collect()
     }
 
+    /// Every blow is to meet it, by its own name.
+    pub(super) fn is_thorough(&self) -> bool {
+        let of_file = THOROUGH.iter().filter(|(file, _)| *file == self.file);
+        of_file.flat_map(|(_, places)| *places).any(|place| self.place.starts_with(place))
+    }
+
     pub(super) fn is_exempt(&self) -> bool {
         !self.exemptions().is_empty()
     }
@@ -89,6 +95,30 @@ const COMMIT_PATH: &[&str] = &[
 
 /// Places by their file.
 type Places = &'static [(&'static str, &'static [&'static str])];
+
+/// Awaits behind another accident, to which drills of their own lead: each is to be struck by a crash, a short stop,
+/// one that makes a zombie, and a rebalance.
+const THOROUGH: Places = &[
+    ("src/task/sink.rs", &["hear: Event::Truncated(partition, divergence) => self.cut_back("]),
+    ("src/task/sink/assignment.rs", &["cut_back: self.open().await"]),
+    (
+        "connectors/lake/src/sink/partition.rs",
+        &["route: self.fill(&rest.until(", "route: self.close_stretch().await?;"],
+    ),
+    (
+        "connectors/lake/src/sink/start.rs",
+        &["find: Some(end) => last_of_topic_id(", "last_of_topic_id: let read = shared.manifests.read(name, seq)"],
+    ),
+    (
+        "connectors/lake/src/sink/commit.rs",
+        &[
+            "commit: None => Err(whose_it_is(",
+            "reclaim: match whose_it_is(&shared, &name).await",
+            "whose_it_is: let end = shared.manifests.end(name)",
+            "whose_it_is: match shared.context.commit(&positions)",
+        ],
+    ),
+];
 
 /// Awaits that need not be struck, and why: by file, function and text, as [`Await::place`] has them. Each is of one
 /// await: another one that waits for the same thing has to be struck, or to be listed, too.
@@ -237,13 +267,9 @@ const EXEMPT: &[(&str, Places)] = &[
     (
         "an accident behind another one, which few seeds meet",
         &[
-            ("src/task/sink.rs", &["hear: Event::Truncated(partition, divergence) => self.cut_back("]),
             (
                 "src/task/sink/assignment.rs",
                 &[
-                    "cut_back: let published = self.publish(",
-                    "cut_back: self.commit_and_forget(one)",
-                    "cut_back: self.open().await",
                     "publish: self.await_commit()",
                     "try_open: self.place_again(",
                     "place_again: let views = views(&self.parts.context",
@@ -269,19 +295,7 @@ const EXEMPT: &[(&str, Places)] = &[
             ),
             (
                 "connectors/lake/src/sink/partition.rs",
-                &[
-                    "route: self.fill(&rest.until(",
-                    "route: self.close_stretch().await?;",
-                    "fill: self.end_file(",
-                    "advance: let find = async move { Start::find(&shared, &name).await };",
-                ],
-            ),
-            (
-                "connectors/lake/src/sink/start.rs",
-                &[
-                    "find: Some(end) => last_of_topic_id(",
-                    "last_of_topic_id: let read = shared.manifests.read(name, seq)",
-                ],
+                &["fill: self.end_file(", "advance: let find = async move { Start::find(&shared, &name).await };"],
             ),
             (
                 "connectors/lake/src/sink/commit.rs",
@@ -291,8 +305,6 @@ const EXEMPT: &[(&str, Places)] = &[
                     "reason_of_holes: Err(error) if error.is_retriable() => wait(shared, name, &error,",
                     "create: Err(error) if error.is_retriable() => wait(shared, name, &error,",
                     "wait: shared.context.clock().sleep(backoff(",
-                    "reclaim: match whose_it_is(&shared, &name).await",
-                    "whose_it_is: match shared.context.commit(&positions)",
                     "whose_it_is: Err(error) if error.is_retriable() => wait(shared, name, &error,",
                 ],
             ),
@@ -335,14 +347,20 @@ const EXEMPT: &[(&str, Places)] = &[
     ),
     (
         "a partition of which the task does not say where to begin: the lake's sink says it of each that it opens",
-        &[(
-            "src/task/sink/opening.rs",
-            &[
-                "committed: if asked.is_empty()",
-                "steps: (None, Some(None)) => by_reset(",
-                "by_reset: let view = context.partition(",
-            ],
-        )],
+        &[
+            (
+                "src/task/sink/opening.rs",
+                &[
+                    "committed: if asked.is_empty()",
+                    "steps: (None, Some(None)) => by_reset(",
+                    "by_reset: let view = context.partition(",
+                ],
+            ),
+            (
+                "src/task/sink/assignment.rs",
+                &["cut_back: let published = self.publish(", "cut_back: self.commit_and_forget(one)"],
+            ),
+        ],
     ),
 ];
 
@@ -351,7 +369,7 @@ mod tests {
     use super::*;
 
     /// As many as there are: one more is to be seen by whoever reads the change.
-    const MOST_EXEMPT: usize = 110;
+    const MOST_EXEMPT: usize = 102;
 
     #[test]
     fn every_exemption_is_of_one_await_that_is_there() {
@@ -360,6 +378,7 @@ mod tests {
         for (file, place) in EXEMPT
             .iter()
             .flat_map(|(_, files)| *files)
+            .chain(THOROUGH)
             .flat_map(|(file, places)| places.iter().map(move |place| (*file, *place)))
         {
             let met = awaits.iter().filter(|one| one.file == file && one.place.starts_with(place)).count();
@@ -369,6 +388,8 @@ mod tests {
         }
         let twice = awaits.iter().filter(|one| one.exemptions().len() > 1);
         flaws.extend(twice.map(|one| format!("{one}: exempt by {:?}", one.exemptions())));
+        let both = awaits.iter().filter(|one| one.is_exempt() && one.is_thorough());
+        flaws.extend(both.map(|one| format!("{one}: need not be struck, and must be by every blow")));
         assert!(flaws.is_empty(), "{flaws:#?}");
         let exempt = awaits.iter().filter(|one| one.is_exempt()).count();
         assert!(awaits.len() > 180 && exempt <= MOST_EXEMPT, "{exempt} of {} need not be struck", awaits.len());

@@ -10,6 +10,7 @@ use lakeferry_api::{ConnectError, PartitionView, Positions, Result, TopicPartiti
 use super::client::SimClients;
 use super::log::Log;
 use super::{Broker, State, Topic};
+use crate::awaits::Stretch;
 
 /// Of 1,000 answers so many are of a broker that lags behind, where one does.
 const LAGGING_ANSWERS: u64 = 150;
@@ -30,11 +31,13 @@ impl Admin for SimAdmin {
 
     async fn partition(&self, partition: &TopicPartition) -> Result<PartitionView> {
         let (partition, member) = (partition.clone(), self.member.clone());
-        self.clients
+        let (answer, is_stale) = self
+            .clients
             .request("asks about a partition", move |state, broker| {
                 let (stale, asked) =
                     (stale_view(state, broker, &partition, &member), (member, partition.topic.to_string()));
-                if stale.is_some() {
+                let is_stale = stale.is_some();
+                if is_stale {
                     state.misled.insert(asked)
                 } else {
                     state.misled.remove(&asked)
@@ -45,9 +48,13 @@ impl Admin for SimAdmin {
                 };
                 let told = (partition, answer.topic_id.clone().unwrap_or_default());
                 state.told_ends.entry(told).or_default().insert(answer.last_stable_offset);
-                Ok(answer)
+                Ok((answer, is_stale))
             })
-            .await
+            .await?;
+        if is_stale {
+            self.clients.process.reach(Stretch::Older);
+        }
+        Ok(answer)
     }
 
     async fn topic(&self, topic: &str) -> Result<TopicView> {

@@ -21,7 +21,7 @@ use super::producer::SimProducer;
 use super::{Broker, State};
 use crate::awaits::{Stage, Stretch, seen};
 use crate::process::Process;
-use crate::store::spawn;
+use crate::store::{chain_of, spawn};
 
 /// Of 1,000 fetches so many go to a broker that lags behind, where one does.
 const LAGGING_FETCHES: u64 = 20;
@@ -368,7 +368,12 @@ impl Consumer for SimConsumer {
             let broker = Arc::clone(&self.clients.broker);
             let changed = broker.changed.notified();
             match self.look() {
-                Next::Say(event) => return event,
+                Next::Say(event) => {
+                    if matches!(event, Event::Truncated(..)) {
+                        self.clients.process.reach(Stretch::Cut);
+                    }
+                    return event;
+                }
                 Next::Wait(ms) => {
                     tokio::select! {
                         biased;
@@ -448,6 +453,12 @@ impl GroupMember for Membership {
     async fn commit(&self, positions: &Positions) -> Result<()> {
         let (member, positions, worker) = (self.member, positions.clone(), self.clients.worker.clone());
         let group = self.group.clone();
+        // Whoever asks with an offset at which the chain ends asks whose the partition is.
+        if let Some((partition, offset)) = positions.first_key_value().filter(|_| positions.len() == 1)
+            && self.clients.broker.store.resume(partition) == Some(*offset)
+        {
+            self.clients.process.claims(&chain_of(partition));
+        }
         let membership = self.clients.broker.lock().groups[&self.group].membership(member);
         self.clients
             .request("commits offsets", move |state, broker| {

@@ -11,7 +11,7 @@ use super::Broker;
 use crate::process::Process;
 
 /// After which a member that shows no life is expelled.
-const SESSION_MS: u64 = 10_000;
+pub(crate) const SESSION_MS: u64 = 10_000;
 /// After which a member that does not hand over is expelled.
 const REBALANCE_MS: u64 = 120_000;
 

@@ -53,6 +53,18 @@ impl Client {
         }
     }
 
+    /// The entry at `path` was sent, and its number is settled, or in doubt: who loses one that publishes something
+    /// asks the group whose the partition is.
+    fn note_number(&self, path: &Path, entry: &Bytes, error: Option<&Error>) {
+        let publishes = serde_json::from_slice(entry).is_ok_and(|entry: serde_json::Value| entry["kind"] == "commit");
+        let chain = path.as_ref().rsplit_once('/').map_or("", |(chain, _)| chain);
+        match error {
+            None => self.process.wins(chain),
+            Some(Error::AlreadyExists { .. }) if publishes => self.process.loses(chain),
+            Some(_) => {}
+        }
+    }
+
     /// What comes in the way of a request at `point`.
     fn meet(&self, point: Point) -> Option<Accident> {
         let mut books = self.store.books.lock().unwrap();
@@ -189,7 +201,8 @@ impl ObjectStore for Client {
         }
         let (path, what) = (location.clone(), format!("puts {location} ({} bytes)", bytes.len()));
         let (process, sent_ms) = (Arc::clone(&self.process), self.store.clock.ms());
-        self.request(what, Some(points(location)), move |store| {
+        let sent = bytes.clone();
+        let outcome = self.request(what, Some(points(location)), move |store| {
             async move {
                 let taken = opts.mode == PutMode::Create && store.objects.head(&path).await.is_ok();
                 if !taken {
@@ -203,8 +216,12 @@ impl ObjectStore for Client {
                 put
             }
             .boxed()
-        })
-        .await
+        });
+        let outcome = outcome.await;
+        if is_manifest(location) {
+            self.note_number(location, &sent, outcome.as_ref().err());
+        }
+        outcome
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
