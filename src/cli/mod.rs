@@ -97,7 +97,7 @@ impl Cli {
     /// Those of the command; `Fatal` where it is another one.
     pub async fn restore_in(self, around: Surroundings, context: Context) -> anyhow::Result<Exit> {
         match self.command {
-            Command::Restore(args) => restore::run_in(*args, around, context, std::io::sink()).await,
+            Command::Restore(args) => Box::pin(restore::run_in(*args, around, context, std::io::sink())).await,
             _ => Err(ConnectError::fatal("only a restore has surroundings").into()),
         }
     }

@@ -7,6 +7,7 @@
 
 mod account;
 mod identity;
+mod lost;
 mod nothing;
 mod plan;
 mod run;
@@ -50,8 +51,9 @@ const TARGET_REMEDY: &str = "restore under another name with --rename, delete th
 /// Bring archived topics back, up to a point in time: bytes, keys, headers, timestamps and partitions as they were
 ///
 /// Exit code: 0 everything is restored (or planned, with --dry-run); 1 the archive is damaged: a manifest, or a file
-/// that one names, is missing or altered; 2 wrong usage or configuration, or a target that must not be written to; 3 a
-/// service failed or stood still for too long, a signal came, or another instance took over.
+/// that one names, is missing or altered; or a target has lost records that were restored to it; 2 wrong usage or
+/// configuration, or a target that must not be written to; 3 a service failed or stood still for too long, a signal
+/// came, or another instance took over.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -102,7 +104,7 @@ pub(super) struct Args {
     /// Write behind the records that a target holds already
     #[arg(long)]
     append: bool,
-    /// Write to topics whose configs would delete, compact or re-stamp records
+    /// Write to topics whose configs would delete, compact or re-stamp records, or that lost what was restored to them
     #[arg(long)]
     force: bool,
     /// Give the restored topics their archived configs at the end
@@ -198,7 +200,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
         is_watched: true,
     };
     let _giving_back = memory::give_back(around.budget.clone(), Arc::clone(&around.clock));
-    run_in(args, around, context, std::io::stdout()).await
+    Box::pin(run_in(args, around, context, std::io::stdout())).await
 }
 
 /// As [`run`], in surroundings that the caller chooses.
@@ -229,13 +231,20 @@ pub(super) async fn run_in(
     if !is_watched {
         run.progress.hide();
     }
-    let outcome = run.until_end(replay, &context.stop).await;
+    let (ledger, clock) = (run.context.ledger.clone(), Arc::clone(&run.context.clock));
+    let mut outcome = run.until_end(replay, &context.stop).await;
+    let mut kept = Ok(());
+    if let Some(ledger) = ledger.filter(|_| outcome.result.is_ok()) {
+        let looking = Box::pin(lost::look(admin.as_ref(), clock.as_ref(), ledger.holdings()));
+        kept = outcome.account.close(context.unless_stopped(lost::NOT_LOOKED, looking).await, args.force);
+    }
     outcome.account.tell(args.json, plan.nothing(), &mut out)?;
     if let Err(error) = outcome.result {
         let words = ended_early(outcome.account.records, error.kind(), outcome.is_damaged);
         let error = if outcome.is_damaged { Damage(error).into() } else { anyhow::Error::from(error) };
         return Err(error.context(words));
     }
+    kept?;
     let settling = settle_configs(&args, admin.as_ref(), &plan, &mut out);
     context.unless_stopped("every record is restored, but not every config is applied", settling).await?;
     Ok(Exit::Done)
@@ -304,12 +313,15 @@ impl Args {
         }
         self.judge(&prepared, &mut targets).await.map_err(Damage::of)?;
         let surveys = prepared.survey().await.map_err(Damage::of)?;
-        let plan = plan::Plan::new((&prepared, &surveys), &targets, &identity).await.map_err(Damage::of)?;
+        let mut plan = plan::Plan::new((&prepared, &surveys), &targets, &identity).await.map_err(Damage::of)?;
+        let lost = Box::pin(lost::look(source.admin.as_ref(), source.clock.as_ref(), ledger.holdings())).await?;
+        plan.note_lost(&lost);
         if self.json {
             plan.tell_json(out)?
         } else {
             plan.tell(out)?
         };
+        lost::refuse_unexplained(&lost, self.force)?;
         refuse_impossible((&prepared, &surveys), (&plan, &targets), source.admin.as_ref()).await?;
         Ok(Planned { source, settings, prepared, plan, parts, ledger, patience })
     }

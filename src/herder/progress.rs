@@ -111,6 +111,6 @@ impl Target {
     }
 
     fn mark(self, stored: Option<SourceOffset>) -> Mark {
-        Mark { stored, tail: Some(Tail::before(self.end())), topic_id: self.0.topic_id, what: None }
+        Mark { stored, tail: Some(Tail::before(self.end())), first: None, topic_id: self.0.topic_id, what: None }
     }
 }

@@ -16,6 +16,6 @@ mod ledger;
 mod mark;
 mod transactions;
 
-pub(crate) use self::ledger::{Ledger, LedgerParts, Tolerated};
+pub(crate) use self::ledger::{Holding, Ledger, LedgerParts, Tolerated};
 pub(crate) use self::mark::{Mark, Tail};
 pub(crate) use self::transactions::{Settled, Transactions};

@@ -2,6 +2,7 @@
 //! option of `lakeferry restore` does to the target.
 
 mod cut_back;
+mod lost;
 mod targets;
 
 use std::collections::BTreeMap;

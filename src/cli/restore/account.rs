@@ -10,6 +10,7 @@ use lakeferry_api::{Clock, Result};
 use lakeferry_lake::source::stored::archived_partition;
 use serde_json::json;
 
+use super::lost::{Lost, refuse_unexplained};
 use crate::cli::inspect::bytes;
 use crate::task::exact::Settled;
 
@@ -21,7 +22,10 @@ pub(super) struct Account {
     pub(super) records: u64,
     pub(super) raw_bytes: u64,
     pub(super) took: Duration,
+    /// Every record was written, and is there.
     pub(super) is_complete: bool,
+    /// What was written and is gone again.
+    pub(super) lost: Vec<Lost>,
     records_by_topic: BTreeMap<String, u64>,
 }
 
@@ -49,6 +53,19 @@ impl Account {
         Ok(())
     }
 
+    /// Every record was written: takes in what is `lost` of them.
+    ///
+    /// # Errors
+    /// As [`refuse_unexplained`], and where it is not known.
+    pub(super) fn close(&mut self, lost: Result<Vec<Lost>>, force: bool) -> anyhow::Result<()> {
+        let kept = lost.map_err(anyhow::Error::from).and_then(|lost| {
+            self.lost = lost;
+            refuse_unexplained(&self.lost, force)
+        });
+        self.is_complete = kept.is_ok();
+        kept
+    }
+
     /// Tells it; `nothing` is why there was nothing to restore, where that is so.
     pub(super) fn tell(&self, as_json: bool, nothing: Option<String>, out: &mut impl Write) -> anyhow::Result<()> {
         let seconds = self.took.as_secs_f64().max(0.001);
@@ -59,6 +76,7 @@ impl Account {
                 "raw_bytes": self.raw_bytes,
                 "seconds": seconds,
                 "records_by_topic": self.records_by_topic,
+                "lost": self.lost,
             });
             writeln!(out, "{account}")?;
             return Ok(());
@@ -67,6 +85,7 @@ impl Account {
             writeln!(out, "nothing was restored: {why}")?;
             return Ok(());
         }
+        self.lost.iter().try_for_each(|lost| writeln!(out, "{lost}"))?;
         for (topic, records) in &self.records_by_topic {
             writeln!(out, "restored {topic}: {records} records")?;
         }

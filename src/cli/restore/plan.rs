@@ -13,6 +13,7 @@ use lakeferry_lake::source::target::new_topic;
 use serde::Serialize;
 
 use super::identity::Identity;
+use super::lost::Lost;
 use super::nothing::Nothing;
 use crate::cli::inspect::bytes;
 
@@ -59,6 +60,8 @@ pub(super) struct TopicPlan {
     /// Partitions that were not asked for and cannot be read, and why.
     damaged: Vec<(i32, String)>,
     objections: Vec<String>,
+    /// What was restored to it before and is gone.
+    lost: Vec<Lost>,
     /// The target has its configs from a restore: from this one, or from one that was cut short before it.
     #[serde(skip)]
     made: bool,
@@ -111,6 +114,7 @@ impl Plan {
                 left_out: topic.left_out.clone(),
                 damaged: topic.damaged.clone(),
                 objections: target.objections.iter().map(ToString::to_string).collect(),
+                lost: Vec::new(),
                 archived_configs: topic
                     .settings
                     .as_ref()
@@ -154,6 +158,13 @@ impl Plan {
             settled.extend(archived.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
             (!settled.is_empty()).then_some((topic.target.as_str(), settled))
         })
+    }
+
+    /// Takes in what the targets have lost.
+    pub(super) fn note_lost(&mut self, lost: &[Lost]) {
+        for topic in &mut self.topics {
+            topic.lost = lost.iter().filter(|lost| lost.target == topic.target).cloned().collect();
+        }
     }
 
     /// False where no record is to be restored and a target is missing all the same.
@@ -228,6 +239,7 @@ impl TopicPlan {
         if self.untimed > 0 {
             writeln!(out, "  {} records have no timestamp or timestamp 0", self.untimed)?;
         }
+        self.lost.iter().try_for_each(|lost| writeln!(out, "  {lost}"))?;
         self.objections.iter().try_for_each(|objection| writeln!(out, "  {objection}"))
     }
 }

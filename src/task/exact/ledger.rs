@@ -71,7 +71,20 @@ struct Pages {
 pub(super) struct Page {
     pub(super) stored: Option<SourceOffset>,
     pub(super) tail: Tail,
+    /// The first offset that was delivered, where that is known: nothing from there to the tail may be gone.
+    pub(super) first: Option<i64>,
     pub(super) topic_id: Option<String>,
+}
+
+/// What a target partition must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holding {
+    /// The first offset that was delivered, where that is known.
+    pub(crate) first: Option<i64>,
+    /// The last that was.
+    pub(crate) last: i64,
+    /// The topic's id, where the broker tells.
+    pub(crate) topic_id: Option<String>,
 }
 
 /// A page that holds if nothing is visible in a stretch of the target.
@@ -122,6 +135,15 @@ impl Ledger {
         self.pages().page_by_target.clear();
     }
 
+    /// What the targets must hold, where anything was delivered to them.
+    pub(crate) fn holdings(&self) -> BTreeMap<TopicPartition, Holding> {
+        let pages = self.pages();
+        let held = pages.page_by_target.iter().filter(|(_, page)| page.stored.is_some());
+        let holding =
+            |page: &Page| Holding { first: page.first, last: page.tail.last, topic_id: page.topic_id.clone() };
+        held.map(|(target, page)| (target.clone(), holding(page))).collect()
+    }
+
     pub(super) fn parts(&self) -> &LedgerParts {
         &self.parts
     }
@@ -140,7 +162,8 @@ impl Ledger {
     ) -> Result<Commits> {
         let commit = |(target, page): (&TopicPartition, &Page)| {
             let (stored, topic_id) = (page.stored.clone(), page.topic_id.clone());
-            let mark = Mark { stored, tail: Some(page.tail), topic_id, what: self.parts.what.clone() };
+            let what = self.parts.what.clone();
+            let mark = Mark { stored, tail: Some(page.tail), first: page.first, topic_id, what };
             Ok((target.clone(), mark.commit()?))
         };
         pages.into_iter().map(commit).collect()
@@ -180,7 +203,7 @@ impl Ledger {
     /// What `mark` and `view` say of `target`; without I/O.
     fn judge(&self, target: &TopicPartition, mark: Option<Mark>, view: Option<&PartitionView>) -> Result<Judged> {
         let Some(view) = view else {
-            let page = Page { stored: None, tail: Tail::before(0), topic_id: None };
+            let page = Page { stored: None, tail: Tail::before(0), first: None, topic_id: None };
             return Ok(Judged { page, look: None, delivered: None });
         };
         // An id that is another means a topic that is another: what was delivered went with the old one.
@@ -207,7 +230,8 @@ impl Ledger {
             )));
         }
         let start = view.log_start_offset;
-        let page = |stored| Page { stored, tail: Tail::before(end), topic_id: view.topic_id.clone() };
+        let first = mark.as_ref().and_then(|mark| mark.first);
+        let page = |stored| Page { stored, tail: Tail::before(end), first, topic_id: view.topic_id.clone() };
         let Some(mark) = mark else {
             let look = (start < end && self.parts.tolerated == Tolerated::Nothing).then_some((start, end));
             return Ok(Judged { page: page(None), look, delivered: None });
@@ -314,7 +338,7 @@ mod tests {
     fn mark(last: i64) -> Mark {
         let stored = SourceOffset::new(json!({ "offset": 7 }).as_object().unwrap().clone()).unwrap();
         let tail = Some(Tail { last, marker: true });
-        Mark { stored: Some(stored), tail, topic_id: Some("id".to_owned()), what: None }
+        Mark { stored: Some(stored), tail, first: Some(4), topic_id: Some("id".to_owned()), what: None }
     }
 
     #[test]
@@ -330,6 +354,8 @@ mod tests {
         let other = Mark { topic_id: Some("old".to_owned()), ..mark(9) };
         let of_new = judge(Some(other), &view(0, 4, 4)).unwrap();
         assert_eq!((of_new.look, of_new.page.stored), (Some((0, 4)), None), "the offset is of a topic that is gone");
+        assert_eq!(of_new.page.first, None);
+        assert_eq!(judge(Some(mark(9)), &view(6, 11, 11)).unwrap().page.first, Some(4), "also where that is gone");
         let by_hand = judge(Some(Mark { tail: None, ..mark(9) }), &view(0, 40, 40)).unwrap();
         assert_eq!((by_hand.look, by_hand.page.tail), (None, Tail::before(40)));
         assert_eq!(ledger.judge(&target, Some(mark(9)), None).unwrap().page.tail, Tail::before(0), "no topic");

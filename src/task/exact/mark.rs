@@ -15,6 +15,8 @@ pub(crate) struct Mark {
     /// The last offset of the target that was delivered, and whether the marker of a commit lies behind it.
     /// `None`: somebody set the offset by other means.
     pub(crate) tail: Option<Tail>,
+    /// The first offset of the target that was delivered, where any was and that was written down.
+    pub(crate) first: Option<i64>,
     /// The target's id.
     pub(crate) topic_id: Option<String>,
     /// What was restored: only the same goes on.
@@ -38,6 +40,8 @@ struct Text {
     delivered: i64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     marker: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     topic_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,7 +80,7 @@ impl Mark {
         let number = ("offset".to_owned(), Value::from(committed.offset));
         let Ok(text) = serde_json::from_str::<Text>(&committed.metadata) else {
             let stored = source_offset(Map::from_iter([number]))?;
-            return Ok(Self { stored: Some(stored), tail: None, topic_id: None, what: None });
+            return Ok(Self { stored: Some(stored), tail: None, first: None, topic_id: None, what: None });
         };
         if text.lakeferry != VERSION {
             return Err(format!(
@@ -94,7 +98,8 @@ impl Mark {
             source_offset(at).map_err(|why| format!("`at` of its metadata: {why}; {REMEDY}"))
         });
         let tail = Tail { last: text.delivered, marker: text.marker };
-        Ok(Self { stored: stored.transpose()?, tail: Some(tail), topic_id: text.topic_id, what: text.what })
+        let Text { first, topic_id, what, .. } = text;
+        Ok(Self { stored: stored.transpose()?, tail: Some(tail), first, topic_id, what })
     }
 
     /// The commit.
@@ -112,7 +117,7 @@ impl Mark {
             return Ok(Committed { offset, metadata: String::new() });
         };
         let (topic_id, what) = (self.topic_id.clone(), self.what.clone());
-        let text = Text { lakeferry: VERSION, at: map, delivered: last, marker, topic_id, what };
+        let text = Text { lakeferry: VERSION, at: map, delivered: last, marker, first: self.first, topic_id, what };
         let metadata = serde_json::to_string(&text)
             .map_err(|error| ConnectError::fatal("a mark cannot be written").caused_by(error))?;
         Ok(Committed { offset, metadata })
@@ -174,7 +179,7 @@ mod tests {
         ) {
             let metadata = json!({
                 "lakeferry": version, "at": { "lineage": 2, "offset": 7, "x": null }, "delivered": delivered,
-                "marker": true, "topic_id": "id", "what": "w",
+                "marker": true, "first": 3, "topic_id": "id", "what": "w",
             });
             let mut metadata = metadata.to_string();
             take(&Committed { offset, metadata: metadata.clone() })?;
@@ -203,7 +208,8 @@ mod tests {
         for stored in [None, stored(json!({ "lineage": 2, "offset": 77 }))] {
             for marker in [false, true] {
                 let tail = Some(Tail { last: 41, marker });
-                let mark = Mark { stored: stored.clone(), tail, topic_id: Some("id".into()), what: Some("w".into()) };
+                let (topic_id, what) = (Some("id".into()), Some("w".into()));
+                let mark = Mark { stored: stored.clone(), tail, first: Some(7), topic_id, what };
                 let commit = mark.commit().unwrap();
                 assert_eq!(commit.offset, if stored.is_some() { 77 } else { 0 });
                 assert_eq!(read(&commit).unwrap(), mark);
@@ -214,7 +220,8 @@ mod tests {
     #[test]
     fn the_group_s_number_counts_and_a_bare_one_stands_for_itself() {
         let tail = Some(Tail { last: 41, marker: true });
-        let mark = Mark { stored: stored(json!({ "lineage": 2, "offset": 77 })), tail, topic_id: None, what: None };
+        let stored_at = stored(json!({ "lineage": 2, "offset": 77 }));
+        let mark = Mark { stored: stored_at, tail, first: None, topic_id: None, what: None };
         let moved = Committed { offset: 50, ..mark.commit().unwrap() };
         assert_eq!(read(&moved).unwrap().stored, stored(json!({ "lineage": 2, "offset": 50 })));
         for metadata in ["", "by hand", "{}"] {

@@ -273,6 +273,7 @@ impl Open {
         let written = answer.map_err(|error| error.context(format!("a record for {target} was not written")))?;
         let page = self.pages.get_mut(&target).ok_or_else(|| ConnectError::fatal(format!("{target} has no page")))?;
         let is_first = self.written.insert(target.clone());
+        page.first = page.first.or(written.map(|written| written.first));
         page.tail = match follow(&target, page.tail, written, (records, is_first))? {
             Landed::Next(tail) => tail,
             Landed::Behind(unknown, tail) => {
@@ -358,7 +359,7 @@ mod tests {
         let answers = [Ok(Some(Written { first: 0, last: 4 })), Ok(None), Err(ConnectError::retriable("lost"))];
         for (answer, whole) in answers.into_iter().zip([true, false, false]) {
             let target = TopicPartition::new("t", 0);
-            let page = Page { stored: None, tail: Tail::before(0), topic_id: None };
+            let page = Page { stored: None, tail: Tail::before(0), first: None, topic_id: None };
             let mut open = Open::new(Duration::ZERO);
             open.pages.insert(target.clone(), page);
             let delivery = Box::pin(async { answer });

@@ -17,7 +17,7 @@ const LATE: i64 = 1_730_000_000_000;
 const BETWEEN: &str = "2024-06-01T00:00:00Z";
 
 /// A lake with two topics, `<name>-early` and `<name>-late`, of records before and after [`BETWEEN`].
-fn lake_of_two(kafka: &kit::Kafka, name: &str) -> Lake {
+pub(super) fn lake_of_two(kafka: &kit::Kafka, name: &str) -> Lake {
     let (early, late) = (format!("{name}-early"), format!("{name}-late"));
     let lake = Lake::of(kafka, &early, &[thick(20, 10, EARLY)], &[("retention.ms", "-1")]);
     kafka.create_topic(&late, 1, &[("retention.ms", "-1")]).unwrap();

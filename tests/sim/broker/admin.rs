@@ -185,7 +185,7 @@ fn target(topic: &Topic) -> TargetTopic {
     TargetTopic {
         partitions: topic.logs.len() as u32,
         configs: BTreeMap::from([("cleanup.policy".to_owned(), "delete".to_owned())]),
-        offsets: topic.logs.iter().map(|log| (log.start(), log.stable())).collect(),
+        offsets: topic.logs.iter().map(|log| (log.start(), log.end())).collect(),
     }
 }
 

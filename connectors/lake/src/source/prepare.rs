@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lakeferry_api::simulation::sabotage::{self, Fault};
 use lakeferry_api::source::{NewTopic, TargetTopic};
@@ -24,6 +25,10 @@ use super::target::{Demand, Objection, new_topic, objections};
 use crate::layout::Layout;
 use crate::manifest::ManifestStore;
 use crate::manifest::read::Archive;
+
+/// How long a topic that was just made may take to answer, and how often it is asked.
+const MEETING: Duration = Duration::from_secs(30);
+const MEET_AGAIN: Duration = Duration::from_millis(100);
 
 /// A replay that has not begun.
 pub struct Prepared {
@@ -271,6 +276,35 @@ pub(super) async fn make_targets(
                 look_at(context, topic, settings).await?.check(settings.force)?;
             }
             Err(error) => return Err(error),
+        }
+        meet(context, topic).await?;
+    }
+    Ok(())
+}
+
+/// Lets whoever keeps the progress in `topic` see the target that was made: which one it is, and that it is empty.
+///
+/// # Errors
+/// `Retriable` where the progress is another than before; otherwise as [`SourceContext::offsets`].
+async fn meet(context: &dyn SourceContext, topic: &ChosenTopic) -> Result<()> {
+    let partitions = topic.logs.iter().map(|log| source_partition(&log.plan.partition)).collect::<Result<Vec<_>>>()?;
+    let clock = context.clock();
+    let deadline = clock.monotonic() + MEETING;
+    let all_stored = loop {
+        match context.offsets(&partitions).await {
+            // A leader that all brokers name may not know yet that it is one.
+            Err(error) if error.is_retriable() && clock.monotonic() < deadline => clock.sleep(MEET_AGAIN).await,
+            outcome => break outcome?,
+        }
+    };
+    for (log, stored) in topic.logs.iter().zip(all_stored) {
+        let offset = stored.as_ref().map(Stored::read).transpose()?.map_or(0, |stored| stored.offset);
+        if offset != log.plan.position && !sabotage::is(Fault::RestoreFromBeginning) {
+            let (partition, target) = (&log.plan.partition, &topic.target);
+            return Err(ConnectError::retriable(format!(
+                "the progress of {partition} changed while {target} was made: it is at {offset}, and was at {}",
+                log.plan.position
+            )));
         }
     }
     Ok(())
