@@ -156,6 +156,19 @@ impl Archive {
         Ok(numbers)
     }
 
+    /// The topic ids that the chain of `partition` knows, though it cannot be read as one: its last entry names them
+    /// all. `None` where that cannot be read.
+    ///
+    /// # Errors
+    /// As [`explain`].
+    pub(crate) async fn known_ids(&self, partition: &TopicPartition) -> Result<Option<BTreeSet<Option<String>>>> {
+        let Some(last) = self.numbers(partition).await?.pop() else { return Ok(None) };
+        let Some(bytes) = self.manifests.read_bytes(partition, last).await? else { return Ok(None) };
+        let entry = wire::decode(self.manifests.layout.entry(partition, last).as_ref(), &bytes).ok();
+        let entry = entry.filter(|entry| entry.partition() == *partition);
+        Ok(entry.map(|entry| entry.lineages.into_iter().map(|line| line.topic_id).collect()))
+    }
+
     /// The chain of `partition`; `None` where nothing was ever archived.
     ///
     /// # Errors

@@ -41,6 +41,8 @@ pub struct ChosenTopic {
     pub left_out: Vec<(i32, String)>,
     /// Partitions that were not asked for and cannot be read, and why: which incarnations they hold is not known.
     pub damaged: Vec<(i32, String)>,
+    /// Those of them that are of other incarnations only, as the last entry of their chain says.
+    pub damaged_elsewhere: BTreeSet<i32>,
     /// Where the newest incarnation is empty and that is why another was chosen: that newest one.
     pub passed_over: Option<PassedOver>,
     /// Incarnations that hold records and are not replayed.
@@ -71,10 +73,11 @@ pub struct ChosenLog {
 }
 
 impl ChosenTopic {
-    /// How many partitions a target gets that is made for it: those that are damaged count, too, whichever incarnation
-    /// they hold, so that what is restored of them once they are mended has its place.
+    /// How many partitions a target gets that is made for it: those that are damaged count, too, unless they are known
+    /// to be of other incarnations, so that what is restored of them once they are mended has its place.
     pub fn new_partitions(&self) -> u32 {
-        self.damaged.iter().map(|(partition, _)| partition.unsigned_abs() + 1).fold(self.partitions, u32::max)
+        let of_it = self.damaged.iter().filter(|(partition, _)| !self.damaged_elsewhere.contains(partition));
+        of_it.map(|(partition, _)| partition.unsigned_abs() + 1).fold(self.partitions, u32::max)
     }
 
     /// What users should know of its incarnations, and of where it ends, in sentences; they set `lineage` by `option`.
@@ -83,10 +86,10 @@ impl ChosenTopic {
         let others = self.others.iter().map(|other| other.tell(option));
         let left_behind = self.left_behind.iter().map(|left| left.tell(option));
         let damaged = self.damaged.iter().map(|(partition, why)| {
-            let room = if partition.unsigned_abs() >= self.partitions {
-                "; a target that is made gets this partition all the same"
-            } else {
-                ""
+            let room = match (partition.unsigned_abs() < self.partitions, self.damaged_elsewhere.contains(partition)) {
+                (true, _) => "",
+                (false, true) => "; it is of other incarnations only, so that a target that is made does not get it",
+                (false, false) => "; a target that is made gets this partition all the same",
             };
             format!(
                 "partition {partition} was not asked for and is damaged{room}; a newer incarnation that is archived in it \
@@ -140,7 +143,9 @@ pub async fn choose(archive: &Archive, settings: &SourceSettings) -> Result<Vec<
     let mut chosen = Vec::new();
     for topic in topics(archive, settings).await? {
         let (chains, damaged) = read(archive, &topic, settings).await?;
-        chosen.push(ChosenTopic { damaged, ..choose_topic(&topic, &chains, settings)? });
+        let topic = choose_topic(&topic, &chains, settings)?;
+        let damaged_elsewhere = elsewhere(archive, &topic, &damaged).await?;
+        chosen.push(ChosenTopic { damaged, damaged_elsewhere, ..topic });
     }
     look_for_renamed(&chosen, settings)?;
     refuse_shared_targets(&chosen)?;
@@ -174,6 +179,19 @@ async fn read(archive: &Archive, topic: &str, settings: &SourceSettings) -> Resu
         pass_over(&partition, error)?;
     }
     Ok((chains, damaged))
+}
+
+/// Those of the `damaged` partitions of `topic` that hold nothing of the chosen incarnation.
+async fn elsewhere(archive: &Archive, topic: &ChosenTopic, damaged: &[(i32, String)]) -> Result<BTreeSet<i32>> {
+    let mut elsewhere = BTreeSet::new();
+    // What a broker without ids made may be of any.
+    let Some(chosen) = &topic.topic_id else { return Ok(elsewhere) };
+    for (number, _) in damaged {
+        let known = archive.known_ids(&TopicPartition::new(topic.topic.as_str(), *number)).await?;
+        let is_other = |id: &Option<String>| id.as_ref().is_some_and(|id| id != chosen);
+        elsewhere.extend(known.filter(|ids| ids.iter().all(is_other)).map(|_| *number));
+    }
+    Ok(elsewhere)
 }
 
 /// A name that was mistyped must not leave its topic to be written under its own. Names beside `topics` were refused
@@ -288,6 +306,7 @@ fn choose_topic(topic: &str, chains: &[Chain], settings: &SourceSettings) -> Res
         logs: Vec::new(),
         left_out: Vec::new(),
         damaged: Vec::new(),
+        damaged_elsewhere: BTreeSet::new(),
         passed_over: is_latest.then(|| known.passed_over(wanted_id.as_deref())).flatten(),
         others: if lineages.is_empty() { Vec::new() } else { known.others(&read)? },
         left_behind: match settings.lineage {

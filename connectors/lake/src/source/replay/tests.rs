@@ -381,6 +381,35 @@ async fn a_target_that_is_made_has_room_for_damaged_partitions_and_one_that_is_t
 }
 
 #[tokio::test]
+async fn a_target_that_is_made_has_no_room_for_damaged_partitions_of_other_incarnations() {
+    let (mut archive, config) = archive("damaged-old");
+    archive.partitions = 6;
+    let [whole, unread, known] =
+        [archive.open("orders", 0, 0).await, archive.open("orders", 4, 0).await, archive.open("orders", 5, 0).await];
+    for partition in [&whole, &unread, &known] {
+        archive.publish(partition, &[row(0, 1)], 0).await;
+    }
+    archive.written_at += 1_000;
+    archive.partitions = 1;
+    archive.recreate(&whole).await;
+    archive.publish(&whole, &[row(0, 11)], 0).await;
+    archive.store.delete(&archive.layout.entry(&known, 0)).await.unwrap();
+    let made = async |archive: &TestArchive, lineage: &str| {
+        let config = with(&config, &[("replay.offsets", "orders:0:0:9"), ("lineage", lineage)]);
+        let chosen = choose(&archive.archive(), &SourceSettings::parse(&config).unwrap()).await.unwrap().remove(0);
+        let told = chosen.remarks("");
+        let left_out = told.iter().filter(|told| told.contains("of other incarnations only, so that")).count();
+        (chosen.new_partitions(), left_out)
+    };
+    assert_eq!(made(&archive, "latest").await, (1, 1), "its last entry tells of which incarnations it is");
+    assert_eq!(made(&archive, "Qm9").await, (6, 0));
+    // What nobody can read may be of the one that is chosen.
+    let end = archive.layout.entry(&unread, 1);
+    archive.store.put(&end, "{".into()).await.unwrap();
+    assert_eq!(made(&archive, "latest").await, (5, 1));
+}
+
+#[tokio::test]
 async fn a_topic_created_anew_is_not_mixed_with_the_old_one() {
     let (mut archive, config) = archive("anew");
     let [first, second] = [archive.open("orders", 0, 0).await, archive.open("orders", 1, 0).await];
