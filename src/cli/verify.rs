@@ -90,7 +90,7 @@ a compacted topic. Archived records behind the end of the topic are a difference
 election took them back. So is a partition that the topic does not have.
 
 --match order: the topic holds the archived records, in order and nothing else. A record that is missing or too many is \
-told as one, as long as both sides meet again within 1024 records.";
+told as one, as long as both sides meet again within 1024 records, or 64 MiB of them.";
 
 /// How deep to look.
 #[derive(Debug, Clone, Copy, ValueEnum, Serialize)]

@@ -17,6 +17,8 @@ use lakeferry_api::batch::Row;
 
 /// How far one side may be ahead of the other before a difference is taken as it is.
 const LOOK_AHEAD: usize = 1024;
+/// Or how many bytes of records, where those are large.
+const LOOK_AHEAD_BYTES: usize = if cfg!(test) { 64 } else { 64 << 20 };
 /// Bytes of a value that a difference shows.
 const SHOWN_BYTES: usize = 48;
 
@@ -68,6 +70,8 @@ pub struct Comparison {
 #[derive(Default)]
 struct Side {
     rows: VecDeque<(Arc<Batch>, usize)>,
+    /// What their keys, values and headers take.
+    bytes: usize,
     ended: bool,
 }
 
@@ -124,9 +128,9 @@ impl Comparison {
     pub fn wants_archive(&self) -> bool {
         let enough = match self.alignment {
             Alignment::Offset => 1,
-            Alignment::Order => self.found.rows.len().min(LOOK_AHEAD),
+            Alignment::Order => self.found.rows.len().max(1),
         };
-        !self.archived.ended && self.archived.rows.len() < enough.max(1)
+        !self.archived.is_full() && self.archived.rows.len() < enough
     }
 
     /// Goes on as far as what is there tells.
@@ -181,8 +185,7 @@ impl Comparison {
 
     /// The fronts differ: a record changed, or some are missing or too many.
     fn meet_again(&mut self) -> bool {
-        let full = |side: &Side| side.ended || side.rows.len() >= LOOK_AHEAD;
-        if !full(&self.archived) || !full(&self.found) {
+        if !self.archived.is_full() || !self.found.is_full() {
             return false;
         }
         let window = |side: &Side| side.rows.len().min(LOOK_AHEAD);
@@ -203,7 +206,7 @@ impl Comparison {
     }
 
     fn pair(&mut self) -> bool {
-        let (Some((one, at)), Some((other, of))) = (self.archived.rows.pop_front(), self.found.rows.pop_front()) else {
+        let (Some((one, at)), Some((other, of))) = (self.archived.pop(), self.found.pop()) else {
             return false;
         };
         let (one, other) = (one.row(at), other.row(of));
@@ -219,18 +222,18 @@ impl Comparison {
 
     fn missing(&mut self, count: usize) -> bool {
         if self.compacted {
-            self.archived.rows.drain(..count);
+            self.archived.take(count);
             self.gone += count as u64;
             return true;
         }
-        for (batch, at) in self.archived.rows.drain(..count).collect::<Vec<_>>() {
+        for (batch, at) in self.archived.take(count) {
             self.report("missing", (Some(batch.row(at).offset()), Some(summary(&batch.row(at)))), (None, None));
         }
         true
     }
 
     fn extra(&mut self, count: usize) -> bool {
-        for (batch, at) in self.found.rows.drain(..count).collect::<Vec<_>>() {
+        for (batch, at) in self.found.take(count) {
             self.report("extra", (None, None), (Some(batch.row(at).offset()), Some(summary(&batch.row(at)))));
         }
         true
@@ -260,7 +263,23 @@ impl Comparison {
 impl Side {
     fn push(&mut self, batch: Batch) {
         let batch = Arc::new(batch);
+        self.bytes += batch.raw_bytes();
         self.rows.extend((0..batch.len()).map(|at| (Arc::clone(&batch), at)));
+    }
+
+    fn pop(&mut self) -> Option<(Arc<Batch>, usize)> {
+        let (batch, at) = self.rows.pop_front()?;
+        self.bytes -= batch.slice(at..at + 1).raw_bytes();
+        Some((batch, at))
+    }
+
+    fn take(&mut self, count: usize) -> Vec<(Arc<Batch>, usize)> {
+        (0..count).map_while(|_| self.pop()).collect()
+    }
+
+    /// True where no more of it are to wait: as many do as may, or there are no more.
+    fn is_full(&self) -> bool {
+        self.ended || self.rows.len() >= LOOK_AHEAD || self.bytes >= LOOK_AHEAD_BYTES && !self.rows.is_empty()
     }
 }
 

@@ -131,3 +131,36 @@ fn only_so_many_differences_are_kept() {
     comparison.finish();
     assert_eq!((comparison.different(), comparison.differences().len()), (6, 2));
 }
+
+#[test]
+fn no_more_than_so_many_bytes_wait_for_the_other_side() {
+    const VALUE: usize = 20;
+    let row = |offset: i64, letter: u8| {
+        let mut builder = BatchBuilder::new(TopicPartition::new("t", 3), offset);
+        builder.push(offset, (1, None), None, Some(&[letter; VALUE]));
+        builder.build(offset + 1)
+    };
+    let (rows, mut taken) = (300_i64, 0);
+    let mut comparison = Comparison::new(TopicPartition::new("t", 3), Alignment::Order, false, 10);
+    for offset in 0..rows {
+        comparison.found(row(offset, b'x'));
+        while comparison.wants_archive() {
+            if taken == rows {
+                comparison.archive_ended();
+            } else {
+                // The first is missing, and the rest is there, but for one: no meeting again is within reach of it.
+                comparison.archived(row(taken, if taken == 0 || taken == 200 { b'a' } else { b'x' }));
+                taken += 1;
+            }
+            comparison.run();
+        }
+        for side in [&comparison.archived, &comparison.found] {
+            assert!(side.bytes == side.rows.len() * VALUE && side.bytes < LOOK_AHEAD_BYTES + VALUE, "{}", side.bytes);
+        }
+    }
+    comparison.finish();
+    assert_eq!((comparison.archived.bytes, comparison.found.bytes), (0, 0));
+    assert_eq!(comparison.equal() + comparison.different(), rows as u64);
+    let fields: Vec<_> = comparison.differences().iter().map(|difference| difference.field).collect();
+    assert_eq!(fields, ["value", "value"]);
+}
