@@ -10,6 +10,7 @@ mod identity;
 mod lost;
 mod nothing;
 mod plan;
+mod refuse;
 mod run;
 
 use std::collections::BTreeMap;
@@ -18,11 +19,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Kind, Result, TopicPartition};
+use lakeferry_api::{Budget, Clock, Config, ConnectError, Executor, Kind, Result};
 use lakeferry_lake::source::choose::refuse_unknown;
 use lakeferry_lake::source::config::{SourceSettings, Topics};
 use lakeferry_lake::source::prepare::{Prepared, Target};
-use lakeferry_lake::source::read::Survey;
 use lakeferry_lake::source::replay::Replay;
 
 use self::identity::Identity;
@@ -257,6 +257,7 @@ impl Args {
             None => Config::new(),
         };
         properties.insert("bootstrap.servers".to_owned(), self.bootstrap_server.clone());
+        refuse::long_transactions(&properties, self.transaction_ms)?;
         Ok(properties)
     }
 
@@ -322,7 +323,8 @@ impl Args {
             plan.tell(out)?
         };
         lost::refuse_unexplained(&lost, self.force)?;
-        refuse_impossible((&prepared, &surveys), (&plan, &targets), source.admin.as_ref()).await?;
+        refuse::too_much_at_once(prepared.held_by_time()?, refuse::available(), self.force)?;
+        refuse::impossible((&prepared, &surveys), (&plan, &targets), source.admin.as_ref()).await?;
         Ok(Planned { source, settings, prepared, plan, parts, ledger, patience })
     }
 
@@ -420,21 +422,6 @@ fn ended_early(records: u64, kind: Kind, is_damaged: bool) -> String {
     format!(
         "the restore ended early: {records} records are restored and stay; the same command{first} goes on behind them"
     )
-}
-
-/// Refuses data objects that are gone, records that cannot be produced as they were, and targets that the brokers could
-/// not make.
-async fn refuse_impossible(
-    (prepared, surveys): (&Prepared, &BTreeMap<TopicPartition, Survey>),
-    (plan, targets): (&plan::Plan, &[Target]),
-    admin: &dyn Admin,
-) -> anyhow::Result<()> {
-    prepared.check_objects(surveys).await.map_err(Damage::of)?;
-    prepared.refuse_untimed().await?;
-    for target in targets.iter().filter(|target| plan.makes(&target.name)) {
-        admin.check_new_topic(&target.new_topic).await?;
-    }
-    Ok(())
 }
 
 /// What makes a producer fast, and give up where the brokers are gone: somebody waits for the end, and can go on. No

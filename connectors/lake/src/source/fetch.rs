@@ -297,6 +297,14 @@ fn unreadable(file: &FileEntry) -> ConnectError {
     ))
 }
 
+/// What a reader that stands within `file` holds, near enough: what it fetched last, and one block of that decoded.
+pub(crate) fn held_bytes(file: &FileEntry) -> u64 {
+    let largest = file.blocks.iter().map(|block| block.len).max().unwrap_or(file.stored_bytes).min(file.stored_bytes);
+    let fetched = file.stored_bytes.min(largest.max(REQUEST_BYTES));
+    let share = u128::from(file.raw_bytes) * u128::from(largest) / u128::from(file.stored_bytes.max(1));
+    fetched.saturating_add(u64::try_from(share).unwrap_or(u64::MAX))
+}
+
 /// The error of an object that is not what its manifest says.
 pub(crate) fn altered(file: &FileEntry, how: &str) -> ConnectError {
     ConnectError::fatal(format!(
@@ -312,6 +320,19 @@ mod tests {
 
     use super::*;
     use crate::testing::file_entry;
+
+    #[test]
+    fn a_reader_holds_a_request_and_a_block_of_it_decoded() {
+        let block = |at, len| Block { at, len, sha256: String::new() };
+        let small = FileEntry { stored_bytes: 100, raw_bytes: 400, ..file_entry() };
+        assert_eq!(held_bytes(&FileEntry { blocks: vec![block(0, 75), block(75, 25)], ..small.clone() }), 100 + 300);
+        assert_eq!(held_bytes(&small), 100 + 400);
+        let large = FileEntry { stored_bytes: 10 * REQUEST_BYTES, raw_bytes: u64::MAX, ..file_entry() };
+        let blocks = (0..10).map(|at| block(at * REQUEST_BYTES, REQUEST_BYTES)).collect();
+        assert_eq!(held_bytes(&FileEntry { blocks, ..large.clone() }), REQUEST_BYTES + u64::MAX / 10);
+        assert_eq!(held_bytes(&large), u64::MAX);
+        assert_eq!(held_bytes(&FileEntry { stored_bytes: 0, raw_bytes: 0, ..small }), 0);
+    }
 
     proptest! {
         #[test]

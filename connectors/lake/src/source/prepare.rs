@@ -16,6 +16,7 @@ use super::begun;
 use super::choose::{ChosenLog, ChosenTopic, choose};
 use super::config::SourceSettings;
 use super::cut::CutMode;
+use super::fetch::held_bytes;
 use super::plan::{Outline, Walk};
 use super::present;
 use super::read::{Access, Survey, survey};
@@ -122,6 +123,24 @@ impl Prepared {
     pub fn outlines(&self) -> Result<BTreeMap<TopicPartition, Outline>> {
         let logs = self.topics.iter().flat_map(|topic| &topic.logs);
         logs.map(|log| Ok((log.plan.partition.clone(), log.plan.walk()?.outline()))).collect()
+    }
+
+    /// What the readers of all partitions hold at once, near enough, where those take turns by time: no budget bounds
+    /// it, since the next record of each must be known. `None` where they do not.
+    ///
+    /// # Errors
+    /// As [`Walk::new`].
+    pub fn held_by_time(&self) -> Result<Option<(usize, u64)>> {
+        if !self.settings.by_time {
+            return Ok(None);
+        }
+        let (mut partitions, mut bytes) = (0, 0_u64);
+        for log in self.topics.iter().flat_map(|topic| &topic.logs) {
+            let held = log.plan.walk()?.ahead().map(|segment| held_bytes(&segment.file)).max();
+            partitions += usize::from(held.is_some());
+            bytes = bytes.saturating_add(held.unwrap_or(0));
+        }
+        Ok(Some((partitions, bytes)))
     }
 
     /// Looks for records that cannot be produced as they were, unless they are to be stamped now.
