@@ -219,6 +219,35 @@ fn a_restore_refuses_a_target_that_something_else_wrote_to() {
     assert_eq!(found.last(), Some(&foreign()), "nothing of ours behind it");
 }
 
+#[test]
+fn two_restores_of_different_names_into_one_target_write_no_record_twice() {
+    let kafka = need!(kit::kafka());
+    let truth: Vec<_> = (0..2).map(|_| thick(200, 1000, 1_700_000_000_000)).collect();
+    let lake = Lake::of(kafka, "back-two", &truth, &[("retention.ms", "-1")]);
+    let (url, bootstrap, target) = (lake.url(), kafka.bootstrap(), "back-two-target");
+    let rename = format!("back-two={target}");
+    let same = ["restore", &url, "--bootstrap-server", &bootstrap, "--rename", &rename, "--yes"];
+    let begin =
+        |id: &str| Restore::start(&[&same[..], &["--id", id, "--rate", "40000", "--transaction-ms", "300"]].concat());
+    let both = [begin("back-two-one"), begin("back-two-other")];
+    let ended = both.map(|mut restore| {
+        let status = restore.process.wait(SOON).expect("it ends by itself");
+        (status.code().unwrap(), restore.end("TERM").1)
+    });
+    let codes = ended.each_ref().map(|(code, _)| *code);
+    assert!(codes.iter().any(|code| [2, 3].contains(code)) && !codes.contains(&1), "{ended:?}");
+    for (code, words) in ended.iter().filter(|(code, _)| *code != 0) {
+        let is_told =
+            words.contains("something else w") || words.contains("is not empty") || words.contains("is waited for");
+        assert!(is_told, "{code}: {words}");
+    }
+    for (partition, truth) in (0..).zip(&truth) {
+        let found = consume(&bootstrap, target, partition);
+        assert!(found == truth[..found.len()], "partition {partition}: {} records", found.len());
+        assert!(!codes.contains(&0) || found.len() == truth.len(), "{ended:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_target_that_is_deleted_is_filled_anew_and_a_lost_group_is_no_fresh_start() {
     let kafka = need!(kit::kafka());
