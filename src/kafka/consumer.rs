@@ -13,6 +13,8 @@ mod rebalance;
 mod room;
 mod slot;
 mod starts;
+#[cfg(test)]
+mod testing;
 mod truncation;
 
 pub(super) use slot::{NotUtf8, Slot};

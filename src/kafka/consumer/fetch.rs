@@ -103,19 +103,24 @@ impl Fetch {
 
     fn poll_until_closed(mut self) {
         while !self.spec.orders.lock().closing && !self.spec.sender.is_closed() {
-            self.look_at_clock();
-            self.take_orders();
-            self.begin_starts();
-            self.settle_revocation();
-            self.set_fetching();
-            self.send();
-            if self.make_room() {
-                self.read();
-            } else {
-                self.wait_for_room();
-            }
+            self.round();
         }
         self.close();
+    }
+
+    /// Does what was ordered, sends what waits, and polls once.
+    pub(super) fn round(&mut self) {
+        self.look_at_clock();
+        self.take_orders();
+        self.begin_starts();
+        self.settle_revocation();
+        self.set_fetching();
+        self.send();
+        if self.make_room() {
+            self.read();
+        } else {
+            self.wait_for_room();
+        }
     }
 
     /// Read once a round: records are too many to ask for each.

@@ -120,3 +120,66 @@ fn is_assigned(result: Result<(), Failure>, partitions: &[TopicPartition]) -> bo
     }
     result.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lakeferry_api::{Batch, EpochMark};
+
+    use super::super::testing::Polling;
+    use super::super::{COOPERATIVE, Said};
+    use super::*;
+
+    fn batches(heard: &[Said]) -> impl Iterator<Item = &Batch> {
+        heard
+            .iter()
+            .flat_map(|said| match said {
+                Said::Batches(batches) => batches.as_slice(),
+                _ => &[],
+            })
+            .map(|(_, batch)| batch)
+    }
+
+    fn offsets(heard: &[Said]) -> BTreeMap<i32, Vec<i64>> {
+        let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        for batch in batches(heard) {
+            offsets.entry(batch.partition().partition).or_default().extend(batch.offsets());
+        }
+        offsets
+    }
+
+    fn marked(offset: i64, leader_epoch: i32, upto: i64) -> Place {
+        Place { offset, mark: Some(EpochMark { leader_epoch, upto }) }
+    }
+
+    /// Three partitions are out of range at once and begin anew, one by its mark; a fourth goes on where it was.
+    async fn begin_anew_together(strategy: &str) {
+        let mut polling = Polling::join_many(strategy, &[], 4);
+        for partition in 0..4 {
+            polling.fill(partition, 10).await;
+        }
+        polling.take_given();
+        polling.order(&[(0, 500.into()), (1, 600.into()), (2, 700.into()), (3, 1.into())]);
+        let heard = polling.hear(|heard| {
+            let lost = heard.iter().filter(|said| matches!(said, Said::OutOfRange(..))).count();
+            lost == 3 && offsets(heard).get(&3).is_some_and(|offsets| offsets.len() == 9)
+        });
+        assert_eq!(offsets(&heard), BTreeMap::from([(3, (1..10).collect())]));
+        polling.order(&[(0, 4.into()), (1, marked(7, 0, 7)), (2, 8.into())]);
+        polling.fill(3, 5).await;
+        let heard = polling.hear(|heard| offsets(heard).values().map(Vec::len).sum::<usize>() >= 6 + 3 + 2 + 5);
+        let wanted: [Vec<i64>; 4] = [4..10, 7..10, 8..10, 10..15].map(Iterator::collect);
+        assert_eq!(offsets(&heard), (0..).zip(wanted).collect());
+    }
+
+    #[tokio::test]
+    async fn partitions_of_a_group_that_assigns_all_at_once_begin_anew_each_at_its_place() {
+        begin_anew_together("range").await;
+    }
+
+    #[tokio::test]
+    async fn so_do_those_of_a_group_that_moves_them_one_by_one() {
+        begin_anew_together(COOPERATIVE).await;
+    }
+}
