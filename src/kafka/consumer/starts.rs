@@ -131,6 +131,8 @@ mod tests {
     use super::super::{COOPERATIVE, Said};
     use super::*;
 
+    const PARTITIONS: i32 = 16;
+
     fn batches(heard: &[Said]) -> impl Iterator<Item = &Batch> {
         heard
             .iter()
@@ -181,5 +183,25 @@ mod tests {
     #[tokio::test]
     async fn so_do_those_of_a_group_that_moves_them_one_by_one() {
         begin_anew_together(COOPERATIVE).await;
+    }
+
+    #[tokio::test]
+    async fn all_partitions_can_be_assigned_anew_again_and_again() {
+        let mut polling = Polling::join_many("range", &[], PARTITIONS);
+        for partition in 0..PARTITIONS {
+            polling.fill(partition, 10).await;
+        }
+        let given = polling.next(true);
+        for _ in 0..3 {
+            polling.fetch.take_assignment(given.clone());
+            let places: Vec<_> = (0..PARTITIONS).map(|partition| (partition, marked(4, 0, 4))).collect();
+            polling.order(&places);
+            polling.hear(|heard| offsets(heard).len() == given.len());
+            let overdue: Vec<_> = given.iter().map(|partition| (partition.clone(), marked(4, 0, 4))).collect();
+            for _ in 0..20 {
+                assert!(polling.fetch.assign_all_anew(&overdue));
+            }
+            polling.fetch.let_go(&given);
+        }
     }
 }

@@ -58,7 +58,8 @@ impl Handle {
         })
     }
 
-    /// True where the group moves partitions one by one (cooperative), false where it takes all away first.
+    /// True where the group moves partitions one by one (cooperative), false where it takes all away first. Asks
+    /// librdkafka's main thread.
     pub(in crate::kafka) fn is_cooperative(&self) -> bool {
         // SAFETY: gives a static text or null.
         unsafe { super::text(sys::rd_kafka_rebalance_protocol(self.raw())) }.as_deref() == Some("COOPERATIVE")
@@ -73,14 +74,23 @@ impl Handle {
     /// Replaces the assignment.
     pub(in crate::kafka) fn assign(&self, rows: &[FetchFrom]) -> Result<(), Failure> {
         let list = List::of_starts(rows)?;
+        self.outlast_stops();
         // SAFETY: client and list live.
         Failure::of(unsafe { sys::rd_kafka_assign(self.raw(), list.raw()) })
     }
 
     /// Gives the whole assignment up.
     pub(in crate::kafka) fn unassign(&self) -> Result<(), Failure> {
+        self.outlast_stops();
         // SAFETY: null stands for an empty assignment.
         Failure::of(unsafe { sys::rd_kafka_assign(self.raw(), ptr::null()) })
+    }
+
+    /// Replacing an assignment stops what is fetched, by orders that librdkafka's main thread gives itself. It ends the
+    /// process where the next replacement comes before they are done: it stops a partition twice then. They are done
+    /// before anything that is asked of it after the first replacement.
+    fn outlast_stops(&self) {
+        self.is_cooperative();
     }
 
     /// Adds partitions to the assignment.
