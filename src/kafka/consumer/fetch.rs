@@ -136,7 +136,7 @@ impl Fetch {
         self.slots_by_topic.get_mut(&partition.topic)?.get_mut(&partition.partition)
     }
 
-    fn take_orders(&mut self) {
+    pub(super) fn take_orders(&mut self) {
         let (starts, held) = {
             let mut orders = self.spec.orders.lock();
             (std::mem::take(&mut orders.starts), std::mem::take(&mut orders.held))
@@ -318,9 +318,16 @@ impl Fetch {
     /// The client has stopped fetching where it is.
     fn stop_without_record(&mut self, partition: &TopicPartition, failure: &Failure) {
         let Some(slot) = self.slot(partition).filter(|slot| slot.is_reading()) else { return };
+        let cause = truncation::cause(failure);
+        // librdkafka has one question under way, and takes the answer to one about an earlier place (its epoch ended
+        // where it did) for that about the present one. What it says twice is about this.
+        if cause != Cause::OutOfRange && slot.ask_again() {
+            tracing::info!("{partition}: whether its log was cut back is asked once more: {}", failure.text);
+            return;
+        }
         let (generation, batch) = (slot.generation, slot.stop(true));
         batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-        self.say(match truncation::cause(failure) {
+        self.say(match cause {
             Cause::OutOfRange => Said::OutOfRange(generation, partition.clone()),
             Cause::EpochUnknown => {
                 tracing::warn!("{partition}: the broker cannot tell whether its log was cut back: {}", failure.text);

@@ -36,6 +36,8 @@ pub(in crate::kafka) struct Slot {
     position: i64,
     /// What the log must still hold below the position.
     mark: Option<EpochMark>,
+    /// The broker was asked twice about the mark since the start.
+    asked_again: bool,
     /// From here to the position the log had no record.
     bare_from: i64,
     open: Option<Open>,
@@ -60,6 +62,7 @@ impl Slot {
             fetching: false,
             position: -1,
             mark: None,
+            asked_again: false,
             bare_from: -1,
             open: None,
             room: (0, 0),
@@ -71,6 +74,7 @@ impl Slot {
         let dead = self.is_dead();
         self.open = None;
         self.generation = start.generation;
+        self.asked_again = false;
         // A dead partition is not worth a wait before the client is told to begin from scratch.
         let since = if dead { Duration::ZERO } else { now };
         self.phase = Phase::Starting { place: start.place, since };
@@ -88,6 +92,17 @@ impl Slot {
     pub(super) fn stop(&mut self, dead: bool) -> Option<Batch> {
         self.phase = Phase::Stopped { dead };
         self.take()
+    }
+
+    /// Waits to begin where it is, so that the broker is asked about the mark once more; false where it was already,
+    /// and where there is none. For a partition that the client has stopped fetching.
+    pub(super) fn ask_again(&mut self) -> bool {
+        let asks = self.mark.is_some() && !self.asked_again;
+        if asks {
+            self.asked_again = true;
+            self.phase = Phase::Starting { place: self.place(), since: Duration::ZERO };
+        }
+        asks
     }
 
     /// The next offset to read.

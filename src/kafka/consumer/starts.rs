@@ -204,4 +204,32 @@ mod tests {
             polling.fetch.let_go(&given);
         }
     }
+
+    #[tokio::test]
+    async fn the_answer_about_an_earlier_place_does_not_cut_the_log_at_a_later_one() {
+        let mut polling = Polling::join(COOPERATIVE, &[]);
+        polling.fill(0, 10).await;
+        polling.cluster.partition_leader("t", 0, Some(1)).unwrap();
+        polling.fill(0, 10).await;
+        polling.take_given();
+        // The first start is under way, the broker asked, but slow to answer, when the second comes.
+        polling.order(&[(0, 1.into())]);
+        polling.hear(|heard| batches(heard).count() > 0);
+        polling.cluster.broker_round_trip_time(1, Duration::from_secs(1)).unwrap();
+        polling.order(&[(0, marked(5, 0, 5))]);
+        polling.fetch.take_orders();
+        polling.fetch.begin_starts();
+        polling.order(&[(0, marked(15, 1, 15))]);
+        polling.fetch.take_orders();
+        polling.fetch.begin_starts();
+        let heard = polling.hear(|heard| {
+            heard.iter().any(|said| matches!(said, Said::Truncated(..))) || offsets(heard).contains_key(&0)
+        });
+        let truncated = heard.iter().find_map(|said| match said {
+            Said::Truncated(_, _, divergence) => Some(*divergence),
+            _ => None,
+        });
+        assert_eq!(truncated, None, "nothing was taken back");
+        assert_eq!(batches(&heard).next().map(Batch::base_offset), Some(15));
+    }
 }
