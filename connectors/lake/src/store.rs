@@ -24,6 +24,7 @@ pub mod memory;
 pub(crate) mod names;
 mod probe;
 mod s3;
+mod site;
 mod staged;
 mod staging;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use hdfs_native::ClientBuilder;
+use hdfs_native::{ClientBuilder, HdfsError};
 use hdfs_native_object_store::HdfsObjectStore;
 use lakeferry_api::{ConnectError, Result};
 use object_store::prefix::PrefixStore;
@@ -16,6 +16,7 @@ use url::Url;
 
 use super::deadline::Deadline;
 use super::leftovers::Leftovers;
+use super::site;
 use super::staged::Staged;
 use super::staging::{HdfsStaging, lease_of};
 use super::{Checked, Opened, Refusal, path_of};
@@ -67,6 +68,14 @@ pub(super) fn open(url: &Url, options: &BTreeMap<String, String>, hadoop_conf_di
     }
     let lease = lease_of(options, hadoop_conf_dir);
     let client = builder.with_config(settings).build().map_err(|error| {
+        if let (HdfsError::XmlParseError(_) | HdfsError::IOError(_), Some(folder)) =
+            (&error, site::folder(hadoop_conf_dir))
+        {
+            let which = site::unreadable(&folder);
+            let which = which.unwrap_or_else(|| format!("core-site.xml or hdfs-site.xml in {}", folder.display()));
+            let what = format!("store.url={url} cannot be opened: {which}: {error}; correct that file");
+            return ConnectError::config(what).caused_by(error);
+        }
         ConnectError::config(format!(
             "store.url={url} cannot be opened: {error}; name the NameNode and its port (hdfs://host:8020/dir), or set \
              hadoop.conf.dir to the folder whose files define the name service and fs.defaultFS"

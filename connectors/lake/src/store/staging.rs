@@ -15,6 +15,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt};
 
 use super::explain;
 use super::leftovers::{StagedFile, Staging};
+use super::site;
 use super::staged::{Purpose, STAGING};
 
 /// How long HDFS lets a silent writer hold its file: the setting, and what holds where nobody sets it.
@@ -124,30 +125,9 @@ impl<S: ObjectStore> Staging for HdfsStaging<S> {
 
 /// The hard limit of leases that `options` or Hadoop's configuration name, else HDFS's own.
 pub(super) fn lease_of(options: &BTreeMap<String, String>, hadoop_conf_dir: Option<&str>) -> Duration {
-    let configured = || {
-        let dir = hadoop_conf_dir.map(str::to_owned).or_else(|| std::env::var("HADOOP_CONF_DIR").ok())?;
-        let site = std::fs::read_to_string(FsPath::new(&dir).join("hdfs-site.xml")).ok()?;
-        seconds_in(&site)
-    };
+    let configured = || site::setting(&site::folder(hadoop_conf_dir)?, LEASE_KEY)?.parse().ok();
     let seconds = options.get(LEASE_KEY).and_then(|value| value.trim().parse().ok()).or_else(configured);
     Duration::from_secs(seconds.unwrap_or(LEASE_SECONDS))
-}
-
-fn seconds_in(site: &str) -> Option<u64> {
-    #[derive(serde::Deserialize)]
-    struct Site {
-        #[serde(default, rename = "property")]
-        properties: Vec<Property>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Property {
-        name: String,
-        #[serde(default)]
-        value: String,
-    }
-    let site: Site = quick_xml::de::from_str(site).ok()?;
-    let found = site.properties.into_iter().rfind(|property| property.name.trim() == LEASE_KEY)?;
-    found.value.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -156,11 +136,6 @@ mod tests {
 
     #[test]
     fn the_lease_is_the_clusters() {
-        let site = format!(
-            "<?xml version=\"1.0\"?>\n<configuration>\n<property><name>dfs.replication</name><value>1</value></property>\
-             <property><name>{LEASE_KEY}</name><value> 7200 </value><final>true</final></property></configuration>"
-        );
-        assert_eq!((seconds_in(&site), seconds_in("<configuration/>"), seconds_in("no xml")), (Some(7200), None, None));
         let options = BTreeMap::from([(LEASE_KEY.to_owned(), "90".to_owned())]);
         assert_eq!(lease_of(&options, None), Duration::from_secs(90));
         assert_eq!(lease_of(&BTreeMap::new(), Some("/no/such/folder")), Duration::from_secs(LEASE_SECONDS));
