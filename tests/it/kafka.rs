@@ -20,6 +20,7 @@ use crate::kit::{self, Kafka, KafkaOptions};
 
 mod admin;
 mod members;
+mod producing;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
