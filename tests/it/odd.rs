@@ -13,7 +13,7 @@ use crate::journey::{Worker, run, s3_settings};
 use crate::kit::kafka::RawRecord;
 use crate::kit::proxy::{Fault, HttpProxy, HttpRequest};
 use crate::kit::{self, Kafka, KafkaOptions, need, poll_until, wait_until};
-use crate::lake::{Lake, files_below, restore, sink, task_state, wait_trace};
+use crate::lake::{Lake, files_below, restore, sink, task_state, task_trace, wait_trace};
 use crate::topic::{Record, consume, produce, records};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -154,6 +154,60 @@ fn a_header_key_that_is_no_text_fails_the_task_until_it_is_skipped() {
     let (code, out, err) = restore(&lake, &bootstrap, topic, "odd-header-target");
     assert_eq!(code, 0, "{out}\n{err}");
     assert_eq!(consume(&bootstrap, "odd-header-target", 0), good);
+}
+
+/// What a failed task's trace says to send: the path, and the body.
+fn advised(worker: &Worker, name: &str) -> (String, Value) {
+    let trace = task_trace(worker, name);
+    let (path, rest) = trace.split_once("PATCH ").and_then(|(_, rest)| rest.split_once(" with ")).expect("a remedy");
+    let (body, _) = rest.split_once(", and resume it").expect("the whole remedy");
+    (path.to_owned(), serde_json::from_str(body).unwrap())
+}
+
+#[test]
+fn what_a_task_without_a_reset_policy_advises_moves_that_partition_alone() {
+    let kafka = need!(kit::kafka());
+    let (topic, beside, bootstrap, lake) = ("odd-none", "odd-none-beside", kafka.bootstrap(), Lake::new());
+    for topic in [topic, beside] {
+        kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+        produce(&bootstrap, topic, 0, &records(10));
+    }
+    // One that keeps no positions of its own: where to go on nobody else can say.
+    let connector = json!({ "name": topic, "config": {
+        "connector.class": "FileStreamSink", "topics": format!("{topic},{beside}"), "file": lake.dir.join("lines"),
+        "consumer.override.auto.offset.reset": "none",
+    }});
+    let worker = Worker::start(&bootstrap, &[("offset.flush.interval.ms", "500")], &[connector]);
+    let put = |what: &str, code: u16| {
+        assert_eq!(worker.request("PUT", &format!("/connectors/{topic}/{what}"), &Value::Null).0, code)
+    };
+    let patch = |path: &str, body: &Value| {
+        wait_until("the offsets are altered", SOON, || worker.request("PATCH", path, body).0 == 200).unwrap();
+    };
+    wait_trace(&worker, topic, "no reset policy");
+    put("stop", 204);
+    let start = [topic, beside].map(
+        |topic| json!({ "partition": { "kafka_topic": topic, "kafka_partition": 0 }, "offset": { "kafka_offset": 0 } }),
+    );
+    patch(&format!("/connectors/{topic}/offsets"), &json!({ "offsets": start }));
+    put("resume", 202);
+    worker.wait_state(topic, "RUNNING", SOON);
+    worker.wait_archived(topic, 20, SOON);
+    put("pause", 202);
+    worker.wait_state(topic, "PAUSED", SOON);
+    produce(&bootstrap, topic, 0, &records(10));
+    kafka.delete_records(topic, 0, 15).unwrap();
+    put("resume", 202);
+    wait_trace(&worker, topic, "odd-none-0 begins at offset 15 now");
+
+    let (path, body) = advised(&worker, topic);
+    assert_eq!(body["offsets"].as_array().unwrap().len(), 1, "{body}");
+    put("stop", 204);
+    patch(&path, &body);
+    assert_eq!(worker.archived(topic), 15 + 10, "the other topic stays where it was");
+    put("resume", 202);
+    worker.wait_state(topic, "RUNNING", SOON);
+    worker.wait_archived(topic, 20 + 10, SOON);
 }
 
 /// Not deleted by hand: the broker's own retention, which leaves the log empty.

@@ -15,7 +15,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lakeferry_api::sink::OffsetReset;
-use lakeferry_api::{Batch, Closing, ConnectError, Kind, PartitionView, Places, Result, TopicPartition};
+use lakeferry_api::{
+    Batch, Closing, ConnectError, Kind, PartitionView, Places, Result, SinkContext as _, TopicPartition,
+};
 
 use super::opening::{Beginning, Step, Waits, views};
 use super::{SinkLoop, unrecoverable};
@@ -80,7 +82,8 @@ impl SinkLoop {
             if self.parts.context.offset_reset == OffsetReset::None {
                 return Err(ConnectError::config(format!(
                     "an unclean election took back the records of {partition} from offset {divergence} on, and \
-                     auto.offset.reset=none does not go on; set the connector's offset to {divergence}"
+                     auto.offset.reset=none does not go on; to go on there {}",
+                    self.set_offset(partition, divergence)
                 )));
             }
             let published = self.publish(one, self.parts.timing.release_patience).await;
@@ -238,11 +241,16 @@ impl SinkLoop {
     /// asked again for a while.
     async fn ask_again(&mut self, partition: &TopicPartition, doubt: Doubt, waits: &mut Waits) -> Result<()> {
         if let Some(Insisted { position, since }) = doubt.position_insisted_on() {
-            let error = beyond_end(partition, position);
-            if self.clock.monotonic().saturating_sub(since) >= INSISTING {
-                return Err(error);
+            let told = format!(
+                "{partition} ends before offset {position}, from which the task wants to go on, or has other records there: \
+                 the log was cut or the topic made anew"
+            );
+            let is_over = self.clock.monotonic().saturating_sub(since) >= INSISTING;
+            if is_over && let Some(view) = waits.admit(self.parts.context.partition(partition).await)? {
+                let remedy = self.set_offset(partition, view.log_start_offset);
+                return Err(ConnectError::fatal(format!("{told}; to read what is there now {remedy}")));
             }
-            waits.admit::<()>(Err(ConnectError::retriable(error.message())))?;
+            waits.admit::<()>(Err(ConnectError::retriable(told)))?;
         }
         self.begin_anew(partition, doubt).await;
         Ok(())
@@ -305,7 +313,8 @@ impl SinkLoop {
         if self.parts.context.offset_reset == OffsetReset::None {
             return Err(ConnectError::config(format!(
                 "{partition} begins at offset {log_start} now: the records from {position} on were removed before \
-                 they were read, and auto.offset.reset=none does not go on; reset the connector's offsets"
+                 they were read, and auto.offset.reset=none does not go on; to go on there {}",
+                self.set_offset(partition, log_start)
             )));
         }
         tracing::warn!(%partition, position, log_start, "retention overtook the position; reading goes on behind it");
@@ -319,6 +328,17 @@ impl SinkLoop {
         self.close_lost(std::slice::from_ref(partition)).await;
         self.opening.open_last(partition.clone());
         self.doubts().raise(partition, doubt);
+    }
+
+    /// How a user makes the connector go on at `offset` of `partition`, and leaves its other partitions where they are.
+    fn set_offset(&self, partition: &TopicPartition, offset: i64) -> String {
+        let TopicPartition { topic, partition } = partition;
+        format!(
+            "stop the connector, PATCH /connectors/{}/offsets with {{\"offsets\": [{{\"partition\": {{\"kafka_topic\": \
+             \"{topic}\", \"kafka_partition\": {partition}}}, \"offset\": {{\"kafka_offset\": {offset}}}}}]}}, and resume it; a \
+             reset of all offsets would set every other partition back, too",
+            self.parts.context.id.connector
+        )
     }
 
     pub(super) fn doubts(&self) -> &Doubts {
@@ -346,11 +366,4 @@ impl SinkLoop {
         }
         open
     }
-}
-
-fn beyond_end(partition: &TopicPartition, position: i64) -> ConnectError {
-    ConnectError::fatal(format!(
-        "{partition} ends before offset {position}, from which the task wants to go on, or has other records there: the \
-         log was cut or the topic made anew; reset the connector's offsets to read what is there now"
-    ))
 }

@@ -101,6 +101,31 @@ async fn a_log_that_ends_before_the_position_is_opened_anew() {
     world.clock.until(&world.journal, waits, || world.journal.has_prefix(waits)).await;
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-1 ends before offset 20"), "{failed}");
+    assert_sets_offset(&failed, 1, 0);
+}
+
+/// The remedy sets this offset, and touches no other partition.
+fn assert_sets_offset(failed: &str, number: i32, offset: i64) {
+    let body = format!(
+        "PATCH /connectors/c/offsets with {{\"offsets\": [{{\"partition\": {{\"kafka_topic\": \"t\", \"kafka_partition\": \
+         {number}}}, \"offset\": {{\"kafka_offset\": {offset}}}}}]}}, and resume it"
+    );
+    assert!(failed.contains(&body), "{failed}");
+}
+
+#[tokio::test]
+async fn without_a_reset_policy_what_retention_took_fails_a_task_without_positions() {
+    let world = World::new(&[]);
+    world.cluster.set_committed(at(&[(0, 10)]));
+    let reset = ("consumer.override.auto.offset.reset", "none");
+    let (_sink, _handle) = world.sink(RecordForm::Bytes, &[reset]);
+    world.cluster.say(assigned(&[0]));
+    world.until("start_at t-0@10").await;
+    world.cluster.set_log(0, 100, 200);
+    world.cluster.say(Event::OutOfRange(partition(0)));
+    let failed = world.until_failed().await.pop().unwrap();
+    assert!(failed.contains("t-0 begins at offset 100 now") && failed.contains("auto.offset.reset"), "{failed}");
+    assert_sets_offset(&failed, 0, 100);
 }
 
 /// Opens partition 2 of a task that keeps its positions, and lets it take records 5 to 7.
@@ -338,6 +363,7 @@ async fn without_a_reset_policy_a_cut_log_fails_a_task_without_positions() {
     world.cluster.say(Event::Truncated(partition(0), 7));
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-0 from offset 7 on") && failed.contains("auto.offset.reset"), "{failed}");
+    assert_sets_offset(&failed, 0, 7);
 }
 
 #[tokio::test]
