@@ -1,10 +1,12 @@
 //! The one reading of Kafka client properties: Java's names in, librdkafka's settings out. Users write what Java
-//! clients take; names that librdkafka shares pass as they are, the others are mapped by the tables below, names that
-//! only matter inside a JVM are dropped, and unknown ones are dropped with a warning, as Java does.
+//! clients take; names that librdkafka shares pass as they are, the others are mapped by the tables below, values
+//! that it refuses alone or together are brought within its bounds (`limits`), names that only matter inside a JVM are
+//! dropped, and unknown ones are dropped with a warning, as Java does.
 //!
 //! Who calls: everything in this folder that opens a client. What a client must have for the worker to be correct is
 //! not decided here but forced by its opener (`consumer`, `producer`).
 
+mod limits;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -92,6 +94,7 @@ pub(super) fn client_config(properties: &Config, role: Role) -> Result<Settings>
         if JVM_ONLY.contains(&key.as_str()) || tls::is_handled(key) {
             continue;
         }
+        let value = limits::bounded(key, value);
         if key == "request.timeout.ms" {
             // How long an answer may take is one setting in Java and two in librdkafka.
             settings.insert("socket.timeout.ms".to_owned(), value.clone());
@@ -100,13 +103,14 @@ pub(super) fn client_config(properties: &Config, role: Role) -> Result<Settings>
             }
         }
         let (name, value) = match RENAMED.iter().find(|(java, ..)| java == key) {
-            Some((_, name, convert)) => (*name, convert.apply(key, value)?),
-            None => (key.as_str(), value.clone()),
+            Some((_, name, convert)) => (*name, convert.apply(key, &value)?),
+            None => (key.as_str(), value),
         };
         settings.insert(name.to_owned(), value);
     }
     tls::apply(properties, &mut settings)?;
     apply_login(properties, &mut settings)?;
+    limits::reconcile(&mut settings, role);
     keep_known(properties, settings)
 }
 

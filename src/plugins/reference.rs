@@ -26,7 +26,9 @@ fn page(catalog: &Catalog) -> String {
     section(&mut page, "Sinks, in addition", &without_common(connector::sink_def()));
     section(&mut page, "Sources, in addition", &without_common(connector::source_def()));
     let client = "Besides, for every connector: overrides of its Kafka clients' settings below `producer.override.`, \
-                  `consumer.override.` and `admin.override.`.";
+                  `consumer.override.` and `admin.override.`. Numbers that Java's clients take and the client library \
+                  here does not, alone (`max.poll.interval.ms=2147483647`) or beside another (`fetch.max.bytes` below \
+                  1000000), become the nearest that it takes, and the log says so.";
     let _ = writeln!(page, "\n{client}");
     for plugin in catalog.plugins() {
         let def = match plugin.make {
