@@ -82,6 +82,7 @@ pub fn open(spec: ConsumerSpec) -> Result<Box<dyn Consumer>> {
         sender,
         orders: Arc::clone(&orders),
         clock: spec.clock,
+        by_name: matches!(spec.subscription, Subscription::Topics(_)),
         // The client's own queue is paid for as long as the consumer lives.
         queue: spec.budget.take_standing(queue_bytes),
         release_within: max_poll_interval / 2,
@@ -185,7 +186,7 @@ enum Said {
     Batches(Vec<(u64, Batch)>),
     OutOfRange(u64, TopicPartition),
     Truncated(u64, TopicPartition, i64),
-    Error(ConnectError),
+    Told(Event),
 }
 
 /// What the loop wants, folded: a later order about a partition replaces an earlier one. And the one thing that the
@@ -297,7 +298,7 @@ impl GroupConsumer {
             Said::Truncated(generation, partition, divergence) => {
                 self.is_present(generation, &partition).then_some(Event::Truncated(partition, divergence))
             }
-            Said::Error(error) => Some(Event::Error(error)),
+            Said::Told(event) => Some(event),
         }
     }
 

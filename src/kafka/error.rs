@@ -102,6 +102,16 @@ pub(super) fn explain_reading(
     explain_needing(failure, what, right)
 }
 
+/// The topic that the brokers do not know, where `failure` says that.
+pub(super) fn missing_topic(failure: &Failure, partition: Option<&TopicPartition>) -> Option<String> {
+    if kind(failure) != Kind::NotFound {
+        return None;
+    }
+    // Of a topic as a whole the client tells in words alone.
+    let named = || failure.text.strip_prefix("Subscribed topic not available: ")?.split(':').next();
+    partition.map(|partition| &*partition.topic).or_else(named).map(str::to_owned)
+}
+
 /// As [`explain`], of what such a member asks of its group.
 pub(super) fn explain_asking(failure: &Failure, what: impl Display, member: &Membership) -> ConnectError {
     same_instance(failure, &what, member)
@@ -233,6 +243,10 @@ mod tests {
         let failure = Failure { code: RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, text };
         let error = explain_reading(&failure, None, &Membership::default());
         assert!(error.message().contains("orders: Broker") && error.message().contains("it was deleted, or never"));
+        assert_eq!(missing_topic(&failure, None).as_deref(), Some("orders"));
+        assert_eq!(missing_topic(&failure, Some(&TopicPartition::new("t", 0))).as_deref(), Some("t"));
+        let denied = Failure { code: RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, ..failure };
+        assert_eq!(missing_topic(&denied, None), None);
     }
 
     #[test]

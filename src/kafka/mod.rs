@@ -49,6 +49,9 @@ pub enum Event {
     /// The log of this partition parted from what was read of it at this offset (KIP-320): an unclean election took
     /// back the records from there on. Nothing of it follows until [`Consumer::start_at`].
     Truncated(TopicPartition, i64),
+    /// The brokers do not know this topic, which is subscribed to by its name: what is to be told of it. Said once, and
+    /// nothing says that it is there again. The consumer goes on.
+    Missing(String, ConnectError),
     /// Something failed; the kind says what the loop does. The consumer goes on after a retriable one.
     Error(ConnectError),
 }

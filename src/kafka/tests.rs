@@ -81,7 +81,7 @@ async fn assigned(consumer: &mut dyn Consumer) -> Vec<TopicPartition> {
     loop {
         match next(consumer).await {
             Event::Assigned(partitions) => return partitions,
-            Event::Error(error) if error.is_retriable() => {}
+            Event::Error(error) | Event::Missing(_, error) if error.is_retriable() => {}
             other => panic!("{other:?} before the assignment"),
         }
     }
@@ -93,7 +93,7 @@ async fn read_until(consumer: &mut dyn Consumer, until: i64) -> Vec<Batch> {
     while read.last().is_none_or(|batch| batch.next_offset() < until) {
         match next(consumer).await {
             Event::Batches(batches) => read.extend(batches),
-            Event::Error(error) if error.is_retriable() => {}
+            Event::Error(error) | Event::Missing(_, error) if error.is_retriable() => {}
             other => panic!("{other:?} among the batches"),
         }
     }
@@ -271,7 +271,7 @@ async fn a_position_that_the_log_does_not_have_is_told_and_can_be_left() {
     loop {
         match next(&mut *consumer).await {
             Event::OutOfRange(partition) => break assert_eq!(partition, place),
-            Event::Error(error) if error.is_retriable() => {}
+            Event::Error(error) | Event::Missing(_, error) if error.is_retriable() => {}
             other => panic!("{other:?}"),
         }
     }
@@ -434,7 +434,8 @@ async fn every_missing_topic_is_named_once() {
     let mut missing = std::collections::BTreeSet::from(["no-a", "no-b"]);
     while !missing.is_empty() {
         match next(&mut *consumer).await {
-            Event::Error(error) if error.is_retriable() => missing.retain(|name| !error.message().contains(name)),
+            Event::Missing(topic, error) if error.message().contains(&topic) => drop(missing.remove(&*topic)),
+            Event::Error(error) if error.is_retriable() => {}
             Event::Assigned(_) => {}
             other => panic!("{other:?} while {missing:?} are not named"),
         }

@@ -1,15 +1,16 @@
 //! The loop of a sink task: it owns the connector's task, the consumer and everything about them (A2), and it answers
-//! in this order: stop, pause, a commit that came back, what is due by the clock, the consumer. The clock stands before
-//! the records, or a stream that never pauses would starve ticks and commits; the next tick is due a while after the
-//! last one ended, so ticks cannot starve the records either.
+//! in this order: stop, pause, a commit that came back, an answer about missing topics, what is due by the clock, the
+//! consumer. The clock stands before the records, or a stream that never pauses would starve ticks and commits; the
+//! next tick is due a while after the last one ended, so ticks cannot starve the records either.
 //!
 //! Parts: `inbox` (batches until they are taken), `assignment` (open, place, close), `opening` (what is not read yet,
-//! and where it begins), `commit` (flush and commit); [`super::positions`] has the numbers. Deliberately absent:
-//! anything about what the task does with records.
+//! and where it begins), `commit` (flush and commit), `missing` (topics that are not there); [`super::positions`] has
+//! the numbers. Deliberately absent: anything about what the task does with records.
 
 mod assignment;
 mod commit;
 mod inbox;
+mod missing;
 mod opening;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::commit::Commit;
 use self::inbox::Inbox;
+use self::missing::Missing;
 use self::opening::Opening;
 use super::State;
 use super::backoff::{Backoff, Throttles};
@@ -66,6 +68,7 @@ pub(super) struct SinkLoop {
     opening: Opening,
     inbox: Inbox,
     commit: Commit,
+    missing: Missing,
     paused: bool,
     /// When it was seen that the task is to stop: all that it still waits for counts from then.
     stopped_at: Option<Duration>,
@@ -88,6 +91,7 @@ impl SinkLoop {
             opening: Opening::new(backoff()),
             inbox: Inbox::new(backoff()),
             commit: Commit::Idle,
+            missing: Missing::default(),
             paused: false,
             stopped_at: None,
             next_tick: now,
@@ -132,6 +136,7 @@ impl SinkLoop {
                     Wanted::Run => self.pause(false),
                 },
                 result = self.commit.ended() => self.commit_ended(result)?,
+                found = self.missing.answered() => self.topics_found(&found),
                 () = wait_for(self.clock.as_ref(), wait) => self.do_what_is_due().await?,
                 event = self.parts.consumer.next() => self.hear(event).await?,
             }
@@ -168,7 +173,7 @@ impl SinkLoop {
 
     fn next_due(&self) -> Duration {
         let records = self.inbox.due().filter(|_| !self.paused);
-        let others = [self.opening.due(), self.commit.overdue(), records];
+        let others = [self.opening.due(), self.commit.overdue(), self.missing.due(), records];
         others.into_iter().flatten().fold(self.next_tick.min(self.next_commit), Duration::min)
     }
 
@@ -179,6 +184,9 @@ impl SinkLoop {
         }
         if self.commit.overdue().is_some_and(|due| due <= now) {
             self.commit_is_overdue();
+        }
+        if self.missing.due().is_some_and(|due| due <= now) {
+            self.look_for_missing();
         }
         if self.next_commit <= now {
             self.begin_commit().await?;
@@ -232,6 +240,10 @@ impl SinkLoop {
                 Ok(())
             }
             Event::Truncated(partition, divergence) => self.cut_back(&partition, divergence).await,
+            Event::Missing(topic, error) => {
+                self.topic_is_missing(topic, &error);
+                Ok(())
+            }
             Event::Error(error) => self.consumer_failed(error),
         }
     }

@@ -213,6 +213,11 @@ impl Cluster {
         self.lock().views.insert(partition(number), view);
     }
 
+    /// A partition that the broker knows, with nothing in it.
+    pub(crate) fn add_log(&self, partition: &TopicPartition) {
+        self.lock().views.insert(partition.clone(), PartitionView::default());
+    }
+
     /// The next questions about a partition are answered by a broker that lags behind, for which the log begins there.
     pub(crate) fn lag(&self, number: i32, log_starts: &[i64]) {
         let mut shared = self.lock();

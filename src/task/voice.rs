@@ -12,6 +12,8 @@ use super::{State, StatusListener, TaskId};
 pub(super) enum Trouble {
     /// The consumer cannot reach its brokers.
     Consumer,
+    /// Topics are not there.
+    Topics,
     /// Partitions cannot be opened yet.
     Open,
     /// Records cannot be put yet.

@@ -258,8 +258,10 @@ fn a_topic_that_is_deleted_is_told_as_that_until_it_is_back() {
     let kafka = need!(kit::kafka());
     let (topic, lake, all) = ("deleted-and-told", Lake::new(), records(20));
     let refresh = ("consumer.override.metadata.max.age.ms", "500");
-    let connector = sink(topic, topic, &[("store.url", &lake.url()), refresh]);
+    let other = "deleted-and-told-beside";
+    let connector = sink(topic, &format!("{topic},{other}"), &[("store.url", &lake.url()), refresh]);
     kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
+    kafka.create_topic(other, 1, &[("retention.ms", "-1")]).unwrap();
     produce(&kafka.bootstrap(), topic, 0, &all[..10]);
     let mut worker = Worker::start(&kafka.bootstrap(), &[], &[connector]);
     worker.wait_archived(topic, 10, SOON);
@@ -269,6 +271,12 @@ fn a_topic_that_is_deleted_is_told_as_that_until_it_is_back() {
     let trace = task_trace(&worker, topic);
     assert!(trace.contains(topic) && trace.contains("deleted") && trace.contains("create it"), "{trace}");
     assert_eq!(task_state(&worker, topic), "RUNNING");
+    // What comes of another topic does not make it there.
+    produce(&kafka.bootstrap(), other, 0, &all);
+    let archived = || !lake.data(other, 0).is_empty();
+    wait_until("the other topic is archived", SOON, archived).unwrap();
+    let trace = task_trace(&worker, topic);
+    assert!(trace.contains(topic) && trace.contains("deleted"), "{trace}");
     kafka.create_topic(topic, 1, &[("retention.ms", "-1")]).unwrap();
     produce(&kafka.bootstrap(), topic, 0, &all[10..]);
     wait_until("the trouble is over", SOON * 2, || task_trace(&worker, topic).is_empty()).unwrap();

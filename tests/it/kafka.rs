@@ -59,7 +59,7 @@ async fn next(consumer: &mut dyn Consumer) -> Event {
 async fn news(consumer: &mut dyn Consumer) -> Event {
     loop {
         match next(consumer).await {
-            Event::Error(error) if error.is_retriable() => {}
+            Event::Error(error) | Event::Missing(_, error) if error.is_retriable() => {}
             event => return event,
         }
     }
@@ -400,7 +400,8 @@ async fn a_topic_that_comes_late_is_waited_for_by_name() {
     let kafka = kit::need!(kit::kafka());
     let quick = [("metadata.max.age.ms", "500")];
     let mut consumer = member(&kafka.bootstrap(), "k-later", "k-later", &quick);
-    let Event::Error(error) = next(&mut *consumer).await else { panic!("no error") };
+    let Event::Missing(topic, error) = next(&mut *consumer).await else { panic!("it is not missed") };
+    assert_eq!(topic, "k-later");
     assert!(error.is_retriable() && error.message().contains("k-later"), "{}", error.trace());
     create(kafka, "k-later", 1, &[]);
     assert_eq!(assigned(&mut *consumer).await, [place("k-later", 0)]);

@@ -12,7 +12,8 @@ use std::time::Duration;
 use lakeferry_api::{Batch, Clock, ConnectError, Kind, Permit, TopicPartition};
 use tokio::sync::mpsc;
 
-use super::super::error::{Membership, explain_reading, is_denied, kind};
+use super::super::Event;
+use super::super::error::{Membership, explain_reading, is_denied, kind, missing_topic};
 use super::super::ffi::{Code, Entry, Failure, Handle, Message, Polled};
 use super::pattern::Watch;
 use super::rebalance::Revocation;
@@ -38,6 +39,8 @@ pub(super) struct FetchSpec {
     pub(super) sender: mpsc::Sender<Said>,
     pub(super) orders: Arc<Shared>,
     pub(super) clock: Arc<dyn Clock>,
+    /// Whether the topics are subscribed to by their names.
+    pub(super) by_name: bool,
     pub(super) queue: Permit,
     pub(super) release_within: Duration,
 }
@@ -264,7 +267,7 @@ impl Fetch {
                     slot.partition
                 ));
                 batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-                self.say(Said::Error(error));
+                self.say(Said::Told(Event::Error(error)));
                 return None;
             };
             burst.spend(bytes);
@@ -334,11 +337,11 @@ impl Fetch {
                 Said::OutOfRange(generation, partition.clone())
             }
             Cause::Truncated(divergence) => Said::Truncated(generation, partition.clone(), divergence),
-            Cause::Unreadable => Said::Error(ConnectError::fatal(format!(
+            Cause::Unreadable => Said::Told(Event::Error(ConnectError::fatal(format!(
                 "the log of {partition} was cut back by an unclean election, but where is not said: {}; restart the \
                  task, and report this",
                 failure.text
-            ))),
+            )))),
         });
     }
 
@@ -357,10 +360,10 @@ impl Fetch {
         let Some(slot) = self.slot(partition).filter(|slot| slot.is_reading()) else { return };
         let (generation, position, batch) = (slot.generation, slot.position(), slot.stop(false));
         batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-        self.say(Said::Error(ConnectError::data(format!(
+        self.say(Said::Told(Event::Error(ConnectError::data(format!(
             "{partition} cannot be read from offset {position} on: {}",
             failure.text
-        ))));
+        )))));
     }
 
     /// What made the client unusable comes with a code of its own, as what passes does: the client is asked.
@@ -383,7 +386,12 @@ impl Fetch {
             Kind::NotFound | Kind::Data | Kind::Fenced | Kind::Conflict => ConnectError::retriable(error.message()),
             _ => error,
         };
-        self.say(Said::Error(error));
+        let missing = missing_topic(failure, partition.as_ref());
+        // One that a pattern matched is missed by nobody.
+        self.say(Said::Told(match missing.filter(|_| self.spec.by_name && error.is_retriable()) {
+            Some(topic) => Event::Missing(topic, error),
+            None => Event::Error(error),
+        }));
     }
 
     /// Leaves the group. What is still in the outbox nobody waits for.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lakeferry_api::{ConnectError, TopicPartition};
 
+use super::super::Event;
 use super::super::ffi::{Failure, FetchFrom};
 use super::Said;
 use super::fetch::Fetch;
@@ -156,10 +157,10 @@ impl Fetch {
     /// takes and gives back partitions of topics that it does not know.
     fn fail_rebalance(&mut self, what: &str, failure: &Failure) {
         self.tell_owned();
-        self.say(Said::Error(ConnectError::fatal(format!(
+        self.say(Said::Told(Event::Error(ConnectError::fatal(format!(
             "the Kafka client {what}: {}; restart the task, and report this",
             failure.text
-        ))));
+        )))));
     }
 
     fn tell_owned(&mut self) {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::super::clients::KafkaClients;
 use super::super::error::Membership;
 use super::super::ffi::{Handle, Polled, Role};
-use super::super::{Clients as _, Producer};
+use super::super::{Clients as _, Event, Producer};
 use super::fetch::{Fetch, FetchSpec};
 use super::rebalance::UNSTARTED;
 use super::starts::fetch_from;
@@ -63,6 +63,7 @@ impl Polling {
             member: Membership { group: "g".to_owned(), ..Membership::default() },
             sender,
             orders: Arc::clone(&orders),
+            by_name: true,
             clock: Arc::clone(&clock),
             queue: budget.take_standing(0),
             release_within: PATIENCE,
@@ -132,7 +133,7 @@ impl Polling {
     /// The one thing that was said is an error that ends the task.
     pub(super) fn assert_failed(&mut self, words: &str) {
         self.fetch.send();
-        let Ok(Said::Error(error)) = self.said.try_recv() else { panic!("no error was said") };
+        let Ok(Said::Told(Event::Error(error))) = self.said.try_recv() else { panic!("no error was said") };
         assert_eq!(error.kind(), Kind::Fatal, "{error}");
         assert!(error.message().contains(words), "{error}");
         assert!(error.message().contains("restart the task"), "{error}");

@@ -1,6 +1,7 @@
 mod chaos;
 mod converted;
 mod leaving;
+mod missing;
 mod places;
 mod rounds;
 

@@ -47,7 +47,7 @@ impl Follower {
             Event::Lost(partitions) | Event::Deleted(partitions) => {
                 self.positions.retain(|partition, _| !partitions.contains(partition))
             }
-            Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
+            Event::Error(error) | Event::Missing(_, error) => assert!(error.is_retriable(), "{}", error.trace()),
             event @ (Event::OutOfRange(_) | Event::Truncated(..)) => panic!("{event:?}"),
         }
         true
@@ -148,7 +148,7 @@ async fn a_member_that_hangs_loses_its_partitions() {
     let lost = loop {
         match next(&mut *consumer).await {
             Event::Lost(lost) => break lost,
-            Event::Error(error) => assert!(error.is_retriable(), "{}", error.trace()),
+            Event::Error(error) | Event::Missing(_, error) => assert!(error.is_retriable(), "{}", error.trace()),
             other => panic!("{other:?}"),
         }
     };
