@@ -52,6 +52,9 @@ pub enum Event {
     /// The brokers do not know this topic, which is subscribed to by its name: what is to be told of it. Said once, and
     /// nothing says that it is there again. The consumer goes on.
     Missing(String, ConnectError),
+    /// The record at this offset of a partition cannot be given out. Nothing of the partition follows until
+    /// [`Consumer::start_at`].
+    Unreadable(TopicPartition, i64, ConnectError),
     /// Something failed; the kind says what the loop does. The consumer goes on after a retriable one.
     Error(ConnectError),
 }

@@ -260,14 +260,12 @@ impl Fetch {
         while slot.is_next(message.offset()) {
             let Ok(bytes) = slot.push(&message, now) else {
                 let (generation, batch) = (slot.generation, slot.stop(false));
+                let (partition, offset) = (slot.partition.clone(), message.offset());
                 let error = ConnectError::data(format!(
-                    "the record at offset {} of {} has a header key that is not UTF-8; delete it or skip it by \
-                     altering the offsets",
-                    message.offset(),
-                    slot.partition
+                    "the record at offset {offset} of {partition} has a header key that is not UTF-8"
                 ));
                 batch.into_iter().for_each(|batch| self.make_ready(generation, batch));
-                self.say(Said::Told(Event::Error(error)));
+                self.say(Said::Told(Event::Unreadable(partition, offset, error)));
                 return None;
             };
             burst.spend(bytes);

@@ -331,7 +331,7 @@ impl SinkLoop {
     }
 
     /// How a user makes the connector go on at `offset` of `partition`, and leaves its other partitions where they are.
-    fn set_offset(&self, partition: &TopicPartition, offset: i64) -> String {
+    pub(super) fn set_offset(&self, partition: &TopicPartition, offset: i64) -> String {
         let TopicPartition { topic, partition } = partition;
         format!(
             "stop the connector, PATCH /connectors/{}/offsets with {{\"offsets\": [{{\"partition\": {{\"kafka_topic\": \

@@ -48,7 +48,7 @@ impl Follower {
                 self.positions.retain(|partition, _| !partitions.contains(partition))
             }
             Event::Error(error) | Event::Missing(_, error) => assert!(error.is_retriable(), "{}", error.trace()),
-            event @ (Event::OutOfRange(_) | Event::Truncated(..)) => panic!("{event:?}"),
+            event @ (Event::OutOfRange(_) | Event::Truncated(..) | Event::Unreadable(..)) => panic!("{event:?}"),
         }
         true
     }

@@ -1,7 +1,7 @@
 //! Where a partition goes on when its log is no longer what it was: retention, a log that ends earlier, one that an
 //! unclean election cut back, a broker that was mistaken, and an end that is known once only.
 
-use lakeferry_api::{EpochMark, Place, Places, RecordForm};
+use lakeferry_api::{ConnectError, EpochMark, Place, Places, RecordForm};
 
 use super::{assigned, busy, reading};
 use crate::kafka::Event;
@@ -364,6 +364,19 @@ async fn without_a_reset_policy_a_cut_log_fails_a_task_without_positions() {
     let failed = world.until_failed().await.pop().unwrap();
     assert!(failed.contains("t-0 from offset 7 on") && failed.contains("auto.offset.reset"), "{failed}");
     assert_sets_offset(&failed, 0, 7);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_fails_the_task_and_the_remedy_leaves_out_that_record_alone() {
+    let (world, _sink, _handle) = reading().await;
+    world.cluster.say(Event::Batches(vec![batch(0, 10, 12)]));
+    let error = ConnectError::data("the record at offset 12 of t-0 is odd");
+    world.cluster.say(Event::Unreadable(partition(0), 12, error));
+    let lines = world.until_failed().await;
+    assert!(lines.iter().any(|line| line == "commit t-0@12"), "what came before it is not held up: {lines:?}");
+    let failed = lines.last().unwrap();
+    assert!(failed.contains("Caused by: the record at offset 12 of t-0 is odd; delete it, or to go on"), "{failed}");
+    assert_sets_offset(failed, 0, 13);
 }
 
 #[tokio::test]
