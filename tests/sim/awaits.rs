@@ -37,6 +37,8 @@ pub(crate) enum Stretch {
     Ahead,
     /// An election took back records that were read.
     Cut,
+    /// The task says that it is paused.
+    Paused,
     /// Partitions are to be handed over, or the task is to end.
     Release,
     /// Partitions went with their topics.

@@ -81,6 +81,7 @@ pub(crate) fn of(seed: u64) -> Option<Plan> {
         Stretch::Taken | Stretch::Claims | Stretch::Reclaims => claims(trap),
         Stretch::Older => older(trap),
         Stretch::Ahead => ahead(trap),
+        Stretch::Paused => paused(trap, early),
         _ => script(trap, early, in_parts),
     };
     Some(Plan { seed, settings, conditions: Conditions::calm(), steps })
@@ -121,10 +122,11 @@ fn thorough() -> impl Iterator<Item = Strike> {
     let stop = |for_ms| Blow::Stop { for_ms };
     let kinds = REQUESTS.iter().chain(IN_PARTS).chain(AT_START).copied().map(Stretch::Asks);
     let zombies = kinds.map(move |stretch| Strike { stretch, nth: 1, blow: stop(LONG_STOP_MS), early: true });
-    let behind = [Stretch::Cut, Stretch::Taken, Stretch::Claims, Stretch::Reclaims, Stretch::Older, Stretch::Ahead];
-    // Where files end by their number of records other awaits are met than where they end by age.
-    let sizes = |stretch| if stretch == Stretch::Ahead { &[true, false][..] } else { &[false] };
-    let each = behind.into_iter().flat_map(move |stretch| sizes(stretch).iter().map(move |early| (stretch, *early)));
+    let behind = [Stretch::Cut, Stretch::Taken, Stretch::Claims, Stretch::Reclaims, Stretch::Older];
+    // Where files end by their number of records other awaits are met than where they end by age, and where a task
+    // begins paused others than where it runs.
+    let twofold = [Stretch::Ahead, Stretch::Paused].into_iter().flat_map(|stretch| [(stretch, true), (stretch, false)]);
+    let each = behind.into_iter().map(|stretch| (stretch, false)).chain(twofold);
     let blows = move |(stretch, early)| {
         let blows = [Blow::Crash, stop(SHORT_STOP_MS), stop(LONG_STOP_MS), Blow::Rebalance];
         let all = (1..=DEPTH_BEHIND_ANOTHER).flat_map(move |nth| blows.map(|blow| (nth, blow)));
@@ -193,6 +195,18 @@ fn older(trap: impl Fn(u64) -> Step) -> Vec<(u64, Step)> {
         produce(1_000, 0),
         produce(0, 1),
     ]
+}
+
+/// The connector is paused: while its tasks run, or before they begin.
+fn paused(trap: impl Fn(u64) -> Step, before: bool) -> Vec<(u64, Step)> {
+    let produce = |gap_ms, partition| (gap_ms, Step::Produce { partition, records: 9, bytes: 20, end: None });
+    let mut steps = vec![produce(500, 0), produce(0, 1), (4_000, trap(0)), (0, trap(1))];
+    if before {
+        steps.extend([0, 1].map(|worker| (0, Step::ShutDown { worker, down_ms: 1_500 })));
+    }
+    steps.extend([produce(0, 0), produce(0, 1), (20, Step::Pause { for_ms: 9_000 }), produce(1_000, 0), produce(0, 1)]);
+    steps.extend([(9_000, Step::Rebalance), produce(2_000, 0)]);
+    steps
 }
 
 /// Files lie ahead of where the chain resumes, and the few records before them are read again, with what follows.

@@ -125,6 +125,10 @@ pub(crate) enum Step {
         partition: u64,
         per_mille: u64,
     },
+    /// The connector is paused, and resumed later.
+    Pause {
+        for_ms: u64,
+    },
     Torrent {
         partition: u64,
         for_ms: u64,
@@ -149,6 +153,7 @@ impl Plan {
             return plan;
         }
         plan.draw_takeovers();
+        plan.draw_pauses();
         plan.draw_large();
         // Dice of its own: whatever is changed about restores leaves the archives of all seeds as they are.
         let mut dice = StdRng::seed_from_u64(seed ^ 0xbac4);
@@ -186,6 +191,19 @@ impl Plan {
             let at = dice.random_range(self.steps.len() / 8..=self.steps.len());
             let step = Step::TakeOver(TakeOver { to, has_leave, fates, for_ms });
             self.steps.insert(at, (dice.random_range(0..6_000), step));
+        }
+    }
+
+    /// Dice of their own, too.
+    fn draw_pauses(&mut self) {
+        if !self.settings.rare.pauses {
+            return;
+        }
+        let mut dice = StdRng::seed_from_u64(self.seed ^ 0x9a05);
+        for _ in 0..dice.random_range(1..5) {
+            let for_ms = if dice.random() { dice.random_range(1..4_000) } else { dice.random_range(4_000..60_000) };
+            let at = dice.random_range(0..=self.steps.len());
+            self.steps.insert(at, (dice.random_range(0..3_000), Step::Pause { for_ms }));
         }
     }
 

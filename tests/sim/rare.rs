@@ -18,6 +18,8 @@ pub(crate) struct Rare {
     pub(crate) spill_mib: Option<u64>,
     /// Other connectors take the archive over.
     pub(crate) takes_over: bool,
+    /// The connector is paused and resumed.
+    pub(crate) pauses: bool,
 }
 
 /// `auto.offset.reset`.
@@ -56,6 +58,7 @@ impl Rare {
         let takes_over = reset != Reset::Latest && dice(0x7a7e).random_bool(0.15);
         let mut disk = dice(0xd15c);
         let spill_mib = disk.random_bool(0.08).then(|| if disk.random_bool(0.3) { 2 } else { 64 });
-        Self { spill_mib, takes_over, resizes: dice(0x7e512e).random_bool(0.4), reset, fails_on_gap, lags }
+        let (resizes, pauses) = (dice(0x7e512e).random_bool(0.4), dice(0x9a05e).random_bool(0.2));
+        Self { spill_mib, takes_over, resizes, reset, fails_on_gap, lags, pauses }
     }
 }

@@ -48,6 +48,8 @@ const SIGHTS: &[Sight] = &[
     sight("a connector goes on with the chain of another", &["w", " takes t", " over from "], 80),
     sight("a connector is refused what another archives", &["w", " is FAILED ", " is archived here by "], 70),
     sight("a writer hears that another took over", &["w", " is FAILED ", " took over this archive "], 4),
+    sight("a task is paused", &["w", "-", " is PAUSED"], 200),
+    sight("a task goes on behind a pause", &["w", " goes on behind its pause"], 150),
     sight("a broker behind the others answers", &["a broker behind the others tells of "], 100),
     sight("a broker behind the others refuses a fetch", &["a broker behind the others refuses "], 100),
     sight("an election takes records back", &[" loses what it had from "], 50),

@@ -6,6 +6,7 @@ mod ahead;
 pub(crate) mod alter;
 mod gap;
 pub(crate) mod parts;
+mod pause;
 mod steps;
 mod sweep;
 pub(crate) mod takeover;
@@ -26,6 +27,7 @@ use lakeferry_lake::store::memory;
 pub(crate) use self::steps::stop;
 
 use self::parts::{Disk, Listener, SlowExecutor, connector_config, join, worker_config};
+use self::pause::Pauses;
 use self::takeover::{Archivist, Archivists};
 use crate::awaits::{Blow, Hit, Stretch, Trap};
 use crate::broker::Broker;
@@ -77,6 +79,9 @@ pub(crate) struct World {
     cut_back: BTreeSet<TopicPartition>,
     /// The workers whose tasks are to fail where records are lost.
     failing_on_gap: Arc<Mutex<BTreeSet<String>>>,
+    paused: Pauses,
+    /// Until when the connector is paused, while it is.
+    paused_until_ms: Option<u64>,
     /// What traps have struck.
     pub(crate) struck: Arc<Mutex<Vec<(Blow, Hit)>>>,
     /// The faults have ceased.
@@ -178,6 +183,8 @@ impl World {
             herders: 0,
             cut_back: BTreeSet::new(),
             failing_on_gap: Arc::default(),
+            paused: Pauses::default(),
+            paused_until_ms: None,
             struck: Arc::default(),
             peace: false,
             recreated: BTreeMap::new(),
@@ -233,6 +240,7 @@ impl World {
 
     fn raise(&mut self) {
         self.hear_refusals();
+        self.resume(false);
         let now = self.clock.ms();
         for at in 0..self.workers.len() {
             let worker = &mut self.workers[at];
@@ -271,6 +279,7 @@ impl World {
         let archivist = self.archivist.clone();
         self.archivists.lock().unwrap().insert(name.clone(), archivist.clone());
         self.fail_on_gap(&name, fails_on_gap);
+        self.paused.forget(&name);
         self.diary.note(format!("{name} starts"));
         let disk = self.disk(&name, lives);
         self.workers[at].disk = disk.as_ref().map(|(folder, _)| folder.clone());
@@ -300,11 +309,13 @@ impl World {
             id: TaskId { connector: archivist.connector.to_owned(), task: at as u32 },
             connector_config: config.clone(),
             task_config: config,
-            paused: false,
+            paused: self.paused_until_ms.is_some(),
         };
         let _inside = process.enter();
         let (broker, diary) = (Arc::clone(&self.broker), self.diary.clone());
-        let listener = Arc::new(Listener { broker, diary, worker: name, gave_up: hears, archivist, refused });
+        let (paused, process) = (self.paused.clone(), Arc::downgrade(&process));
+        let (worker, gave_up) = (name, hears);
+        let listener = Arc::new(Listener { broker, diary, worker, gave_up, archivist, refused, paused, process });
         self.workers[at].handle = Some(Tasks::new(parts).spawn(spec, listener).unwrap());
     }
 
@@ -337,6 +348,7 @@ impl World {
     async fn heal(&mut self) {
         self.diary.note("peace");
         self.peace = true;
+        self.resume(true);
         self.set_faults(false);
         self.store.cancel_accidents();
         self.store.set_away(false);
@@ -417,7 +429,7 @@ impl World {
     /// Whoever handed a partition over publishes nothing of it any more.
     fn watch_writers(&self) {
         let (broker, failing) = (Arc::clone(&self.broker), Arc::clone(&self.failing_on_gap));
-        let archivists = Arc::clone(&self.archivists);
+        let (archivists, paused) = (Arc::clone(&self.archivists), self.paused.clone());
         self.store.set_judge(Arc::new(move |worker, entry| {
             Self::judge_owner(&broker.store, &archivists, worker, entry);
             let (Some(topic), Some(number)) =
@@ -438,6 +450,9 @@ impl World {
             }
             if let Some(gap) = gap::recorded(entry).filter(|_| failing.lock().unwrap().contains(worker)) {
                 broker.diary.accuse(format!("{worker} passes over {gap} of {partition} with errors.on.gap=fail"));
+            }
+            if let Some(wrong) = paused.wrong(worker, &partition, entry) {
+                broker.diary.accuse(format!("{worker} {wrong}"));
             }
             if broker.lock().groups.values().any(|group| group.has_handed_over(&member, &partition)) {
                 broker.diary.accuse(format!("{member} writes an entry of {partition} after it handed it over"));

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use lakeferry::config::WorkerConfig;
@@ -12,8 +12,9 @@ use lakeferry::task::{Handle, State, StatusListener, TaskId};
 use lakeferry_api::{Config, Executor};
 
 use super::gap;
+use super::pause::Pauses;
 use super::takeover::{self, Archivist};
-use crate::awaits::{Stage, waits_here};
+use crate::awaits::{Stage, Stretch, waits_here};
 use crate::broker::Broker;
 use crate::chance::Diary;
 use crate::clock::SimClock;
@@ -118,12 +119,18 @@ pub(super) struct Listener {
     pub(super) archivist: Archivist,
     /// The task has failed because this owner archives here, and was right to.
     pub(super) refused: Arc<Mutex<Option<String>>>,
+    pub(super) paused: Pauses,
+    pub(super) process: Weak<Process>,
 }
 
 impl StatusListener for Listener {
     fn task_changed(&self, id: &TaskId, state: State, trace: Option<String>) {
         let trace = trace.unwrap_or_default();
         self.diary.note(format!("{} {id} is {} {trace}", self.worker, state.name()));
+        self.paused.hear(&self.broker, &self.worker, state);
+        if let Some(process) = self.process.upgrade().filter(|_| state == State::Paused) {
+            process.reach(Stretch::Paused);
+        }
         if state != State::Failed {
             return;
         }

@@ -92,3 +92,30 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_is_paused_names_nothing_that_came_since() {
+        let at = |number| TopicPartition::new("t", number);
+        let ids = ["old", "now"].map(str::to_owned).into();
+        let ends = BTreeMap::from([(at(0), ("now".to_owned(), 10))]);
+        let paused = Pauses::default();
+        paused.0.lock().unwrap().insert("w0".to_owned(), Seen { ids, ends });
+        let wrong = |worker, number, id, last| {
+            let entry = json!({"source": {"topic_id": id}, "files": [{"last_offset": 3}, {"last_offset": last}]});
+            paused.wrong(worker, &at(number), &entry).is_some()
+        };
+        assert!(!wrong("w0", 0, "now", 9) && wrong("w0", 0, "now", 10), "read before, and came since");
+        assert!(wrong("w0", 1, "now", 5), "a partition that was added since");
+        assert!(wrong("w0", 0, "newer", 5), "a topic that was made since");
+        assert!(!wrong("w0", 0, "old", 50), "a topic that was deleted before");
+        assert!(!wrong("w1", 0, "now", 50), "who is not paused");
+        paused.forget("w0");
+        assert!(!wrong("w0", 0, "now", 50), "another process");
+    }
+}

@@ -66,6 +66,7 @@ impl World {
                 self.broker.tell();
             }
             Step::PublishAhead { partition, per_mille } => self.publish_ahead(partition, per_mille).await,
+            Step::Pause { for_ms } => self.pause(for_ms),
             Step::Torrent { partition, for_ms } => self.torrent(partition, for_ms).await,
             step => self.disturb(step).await,
         }
