@@ -7,6 +7,7 @@
 mod progress;
 mod topic;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +57,10 @@ pub(super) struct Args {
     /// What --from and --until mean where timestamps are out of order, as in restore
     #[arg(long, value_enum, default_value_t = Cut::Record, requires = "bootstrap_server")]
     cut: Cut,
+    /// Compare only these offsets: topic:partition:from:to, inclusive, in order, as restore wrote them; repeat it for
+    /// several. Topics of which none is named are not compared
+    #[arg(long = "offsets", value_name = "RANGE", requires = "bootstrap_server")]
+    offsets: Vec<String>,
     /// Which record of the topic is which of the archive; see below
     #[arg(long = "match", value_enum, default_value_t = Match::Auto, requires = "bootstrap_server")]
     matching: Match,
@@ -79,10 +84,11 @@ pub(super) struct Args {
 
 const COMPARING: &str = "\
 Comparing with a topic: key, value, headers, timestamp and partition of every record, as a read_committed consumer finds \
-them.
+them. Whoever archived and whoever compares have them from the same client library, which knows no time before 1970 and \
+ends the key of a header at a NUL byte: records that differ in nothing else are equal here.
 
 --match auto: by offset where the topic is the very log that was archived (the same name, cluster and topic id), else in \
-order, since a restored topic has offsets of its own.
+order, since a restored topic has offsets of its own. With --offsets in order.
 
 --match offset: records with the same offset are compared, as far as both the topic and the archive reach: what retention \
 removed from the topic, or was not archived yet, is counted and is no difference; nor is what the log cleaner removed from \
@@ -151,7 +157,7 @@ pub(super) async fn run(args: Args, context: Context) -> anyhow::Result<Exit> {
     let mut verification = Verification::default();
     let mut comparisons = args.bootstrap_server.as_ref().map(|_| Comparisons::new(args.list));
     let checking = async {
-        args.refuse_unknown_renames(&archive, &settings).await?;
+        args.refuse_unknown_names(&archive, &settings).await?;
         let progress = Progress::start();
         let asked = (args.lake.topics.as_slice(), args.level.into());
         verify(&access, &archive, asked, &progress, &mut verification).await?;
@@ -191,6 +197,12 @@ fn access(archive: &Archive) -> Result<Access> {
 impl Args {
     /// What a restore with the same arguments would replay: what is to be compared.
     fn replay(&self) -> Result<SourceSettings> {
+        if self.matching == Match::Offset && !self.offsets.is_empty() {
+            return Err(ConnectError::config(
+                "--match offset and --offsets exclude each other: what a restore of some offsets wrote has offsets of \
+                 its own; leave --match out, and the records are compared in order",
+            ));
+        }
         let lake = self.lake.settings()?;
         let mut config: Config = lake.options.into_iter().map(|(key, value)| (format!("store.{key}"), value)).collect();
         let renames: Vec<String> = self.renames.iter().map(|pair| pair.replacen('=', ":", 1)).collect();
@@ -205,16 +217,17 @@ impl Args {
             ("replay.from", self.from.clone()),
             ("replay.until", self.until.clone()),
             ("replay.cut", Some(cut.to_owned())),
+            ("replay.offsets", (!self.offsets.is_empty()).then(|| self.offsets.join(","))),
             ("lineage", Some(self.lineage.clone())),
         ];
         config.extend(keys.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         SourceSettings::parse(&config)
     }
 
-    /// A name that was mistyped would leave its topic to be compared with the one of its own name. Where nothing is
-    /// archived that is asked for, that is what to tell.
-    async fn refuse_unknown_renames(&self, archive: &Archive, settings: &SourceSettings) -> Result<()> {
-        if settings.rename.is_empty() {
+    /// A name that was mistyped would leave its topic to be compared with the one of its own name, or not at all. Where
+    /// nothing is archived that is asked for, that is what to tell.
+    async fn refuse_unknown_names(&self, archive: &Archive, settings: &SourceSettings) -> Result<()> {
+        if settings.rename.is_empty() && settings.offsets.is_none() {
             return Ok(());
         }
         let mut chosen = archive.topics().await?;
@@ -222,7 +235,9 @@ impl Args {
         if chosen.is_empty() {
             return Ok(());
         }
-        refuse_unknown("--rename", settings.rename.keys().map(String::as_str), &chosen)
+        refuse_unknown("--rename", settings.rename.keys().map(String::as_str), &chosen)?;
+        let named = settings.offsets.iter().flat_map(BTreeMap::keys).map(|partition| &*partition.topic);
+        refuse_unknown("--offsets", named, &chosen)
     }
 
     /// Kafka client properties.

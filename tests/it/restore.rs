@@ -120,6 +120,15 @@ fn a_restore_that_is_stopped_tells_the_way_on_and_it_is_true() {
         let words = format!("nothing was restored: all {all} records that are asked for were restored before");
         assert!(code == 0 && out.contains(&words), "{out}\n{err}");
         assert_holds(kafka, target, &expected);
+        // And the proof takes the same arguments.
+        let verify = ["verify", &url, "--bootstrap-server", &bootstrap, "--rename", &rename];
+        let (code, out, err) = run(&[&verify[..], more].concat());
+        assert!(code == 0 && out.contains(&format!("{all} records equal: no difference")), "{out}\n{err}");
+    }
+    let verify = ["verify", &url, "--bootstrap-server", &bootstrap, "--rename", "topic-stopped=topic-way-on-offsets"];
+    for (range, exit) in [("topic-stopped:0:10:38", 1), ("topic-stoped:0:10:39", 2)] {
+        let (code, out, err) = run(&[&verify[..], &["--offsets", range]].concat());
+        assert!(code == exit, "{range}: {code} {out}\n{err}");
     }
 }
 

@@ -186,7 +186,11 @@ impl<'a> Comparing<'a> {
     pub(super) async fn run(&self, progress: &Progress, comparisons: &mut Comparisons) -> Result<()> {
         let cluster_id = self.admin.cluster_id().await?;
         let archived = self.archive.topics().await?;
-        for topic in archived.into_iter().filter(|topic| self.args.lake.is_asked(topic)) {
+        let is_asked = |topic: &String| {
+            let named = |ranges: &BTreeMap<TopicPartition, _>| ranges.keys().any(|named| *named.topic == **topic);
+            self.args.lake.is_asked(topic) && self.settings.offsets.as_ref().is_none_or(named)
+        };
+        for topic in archived.into_iter().filter(is_asked) {
             let settings = SourceSettings { topics: Topics::Names(vec![topic.clone()]), ..self.settings.clone() };
             let (chains, chosen) = match self.choose(&topic, &settings).await {
                 Ok(chosen) => chosen,
@@ -206,13 +210,17 @@ impl<'a> Comparing<'a> {
     }
 
     /// The chains of `topic` by partition, and then what is chosen of it: no chain says more than was chosen. Both are
-    /// read before the topic's ends are, so that one that is still written never seems to lack what is archived.
+    /// read before the topic's ends are, so that one that is still written never seems to lack what is archived. A chain
+    /// of which no offsets are asked for may be damaged.
     async fn choose(&self, topic: &str, settings: &SourceSettings) -> Result<(Chains, Vec<ChosenTopic>)> {
         loop {
             let mut chains = Chains::new();
             for partition in self.archive.partitions(topic).await? {
-                let chain = self.archive.chain(&partition).await?;
-                chains.extend(chain.map(|chain| (partition.partition, chain)));
+                match self.archive.chain(&partition).await {
+                    Ok(chain) => chains.extend(chain.map(|chain| (partition.partition, chain))),
+                    Err(error) if is_fault(&error) && !settings.asks_for(&partition) => {}
+                    Err(error) => return Err(error),
+                }
             }
             let chosen = choose(self.archive, settings).await?;
             let is_known = |log: &ChosenLog| {
@@ -262,7 +270,7 @@ impl<'a> Comparing<'a> {
             let is_original = topic.topic == topic.target && is_same_log(chain, log, cluster_id, &view);
             let alignment = match self.args.matching {
                 Match::Offset => Alignment::Offset,
-                Match::Auto if is_original => Alignment::Offset,
+                Match::Auto if is_original && self.settings.offsets.is_none() => Alignment::Offset,
                 Match::Auto | Match::Order => Alignment::Order,
             };
             let mut compared = Compared {
