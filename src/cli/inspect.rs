@@ -210,7 +210,9 @@ pub(super) fn fate(leftover: &Leftover) -> &'static str {
         None => "a writer that is gone left it, `lakeferry sweep` removes it",
         Some(Kept::LiveEpoch) => "its epoch is the last one, whose writer may publish it yet",
         Some(Kept::ForeignName) => "no sink gives such a name here",
-        Some(Kept::Young) => "its writer may be at it this moment",
+        Some(Kept::Young) => {
+            "its writer may be at it this moment (none is after an hour, or the store's lease limit where that is longer)"
+        }
     }
 }
 

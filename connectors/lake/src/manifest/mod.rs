@@ -316,7 +316,7 @@ fn misplaced(path: &Path, entry: &Entry) -> ConnectError {
 fn removed(partition: &TopicPartition, evidence: String) -> ConnectError {
     ConnectError::fatal(format!(
         "manifest entries of {partition} were removed: {evidence}. What is archived there is not known without them: none \
-         of it is restored, and nothing is written behind it, or it would be archived again. Bring them back from a copy \
+         of it is restored, and whoever writes behind it stops as soon as it is noticed. Bring them back from a copy \
          or from the bucket's versions, and exclude _manifests/ from the bucket's lifecycle rules; a sink that cannot \
          wait for that archives to another store.url"
     ))

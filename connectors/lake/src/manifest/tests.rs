@@ -109,7 +109,7 @@ async fn a_chain_that_lost_entries_is_refused() {
         assert!(error.message().contains(evidence), "{error}");
         assert!(error.message().contains("lifecycle"), "{error}");
         // Whoever writes and whoever restores reads the same words.
-        assert!(error.message().contains("none of it is restored, and nothing is written behind it"), "{error}");
+        assert!(error.message().contains("none of it is restored, and whoever writes behind it stops"), "{error}");
     }
 }
 
