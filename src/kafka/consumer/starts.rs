@@ -36,16 +36,13 @@ impl Fetch {
             }
             Err(_) => rows.into_iter().map(|row| row.partition).collect(),
         };
-        let (mut taken, mut overdue) = (Vec::new(), Vec::new());
+        let mut overdue = Vec::new();
         for (partition, place, since) in due {
             if !refused.contains(&partition) {
-                taken.push((partition, place));
+                self.started(&partition, place);
             } else if self.now.saturating_sub(since) >= RESTART_AFTER {
                 overdue.push((partition, place));
             }
-        }
-        for (partition, place) in &taken {
-            self.started(partition, *place);
         }
         if overdue.is_empty() {
             return;
@@ -57,7 +54,13 @@ impl Fetch {
                 }
             }
         } else if self.assign_all_anew(&overdue) {
-            for (partition, place) in overdue.iter().chain(&taken) {
+            // What the brokers were asked about those that go on is forgotten with their assignment.
+            let marked = |slot: &mut Slot| {
+                let asks = slot.is_reading() && slot.place().mark.is_some();
+                asks.then(|| (slot.partition.clone(), slot.place()))
+            };
+            let marked: Vec<_> = self.slots().filter_map(marked).collect();
+            for (partition, place) in overdue.iter().chain(&marked) {
                 self.assigned(partition, *place);
             }
         }
@@ -183,6 +186,27 @@ mod tests {
     #[tokio::test]
     async fn so_do_those_of_a_group_that_moves_them_one_by_one() {
         begin_anew_together(COOPERATIVE).await;
+    }
+
+    #[tokio::test]
+    async fn where_all_are_assigned_anew_the_brokers_are_asked_again_about_those_that_go_on() {
+        let mut polling = Polling::join_many("range", &[], 2);
+        polling.fill(0, 10).await;
+        polling.fill(1, 10).await;
+        polling.take_given();
+        polling.order(&[(0, 500.into()), (1, 1.into())]);
+        polling.hear(|heard| {
+            let is_lost = heard.iter().any(|said| matches!(said, Said::OutOfRange(..)));
+            is_lost && offsets(heard).get(&1).is_some_and(|offsets| offsets.len() == 9)
+        });
+        polling.order(&[(0, 4.into())]);
+        polling.fetch.take_orders();
+        polling.fetch.begin_starts();
+        let slot = polling.fetch.slot(&TopicPartition::new("t", 1)).unwrap();
+        assert!(matches!(slot.phase, Phase::Starting { place, .. } if place == marked(10, 0, 10)), "{:?}", slot.phase);
+        polling.fill(1, 5).await;
+        let heard = polling.hear(|heard| offsets(heard).values().map(Vec::len).sum::<usize>() >= 6 + 5);
+        assert_eq!(offsets(&heard), BTreeMap::from([(0, (4..10).collect()), (1, (10..15).collect())]));
     }
 
     #[tokio::test]
