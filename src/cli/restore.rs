@@ -231,11 +231,12 @@ pub(super) async fn run_in(
     if !is_watched {
         run.progress.hide();
     }
-    let (ledger, clock) = (run.context.ledger.clone(), Arc::clone(&run.context.clock));
+    let (ledger, clock, patience) = (run.context.ledger.clone(), Arc::clone(&run.context.clock), run.patience);
     let mut outcome = run.until_end(replay, &context.stop).await;
     let mut kept = Ok(());
     if let Some(ledger) = ledger.filter(|_| outcome.result.is_ok()) {
-        let looking = Box::pin(lost::look(admin.as_ref(), clock.as_ref(), ledger.holdings()));
+        let held = ledger.holdings();
+        let looking = Box::pin(lost::look_patiently(admin.as_ref(), clock.as_ref(), &held, patience));
         kept = outcome.account.close(context.unless_stopped(lost::NOT_LOOKED, looking).await, args.force);
     }
     outcome.account.tell(args.json, plan.nothing(), &mut out)?;
@@ -315,7 +316,7 @@ impl Args {
         self.judge(&prepared, &mut targets).await.map_err(Damage::of)?;
         let surveys = prepared.survey().await.map_err(Damage::of)?;
         let mut plan = plan::Plan::new((&prepared, &surveys), &targets, &identity).await.map_err(Damage::of)?;
-        let lost = Box::pin(lost::look(source.admin.as_ref(), source.clock.as_ref(), ledger.holdings())).await?;
+        let lost = Box::pin(lost::look(source.admin.as_ref(), source.clock.as_ref(), &ledger.holdings())).await?;
         plan.note_lost(&lost);
         if self.json {
             plan.tell_json(out)?

@@ -22,7 +22,9 @@ use crate::task::exact::Holding;
 /// A broker that lags behind may not know yet of a topic that was just made.
 const INSISTING: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(250);
-/// What a signal at the end leaves undone.
+/// A broker that is away may come back.
+const AGAIN_LATER: Duration = Duration::from_secs(1);
+/// What a signal at the end leaves undone, or brokers that stay away.
 pub(super) const NOT_LOOKED: &str = "every record is restored, but nobody has looked whether all are still there";
 
 /// Records of one partition that were restored and are gone.
@@ -67,11 +69,11 @@ impl fmt::Display for Lost {
 pub(super) async fn look(
     admin: &dyn Admin,
     clock: &dyn Clock,
-    holdings: BTreeMap<TopicPartition, Holding>,
+    holdings: &BTreeMap<TopicPartition, Holding>,
 ) -> Result<Vec<Lost>> {
     let mut by_topic: BTreeMap<Arc<str>, BTreeMap<i32, Holding>> = BTreeMap::new();
     for (place, holding) in holdings {
-        by_topic.entry(place.topic).or_default().insert(place.partition, holding);
+        by_topic.entry(Arc::clone(&place.topic)).or_default().insert(place.partition, holding.clone());
     }
     let mut lost = Vec::new();
     for (topic, held) in by_topic {
@@ -87,6 +89,29 @@ pub(super) async fn look(
         lost.extend(of_topic(&topic, &found, &held)?);
     }
     Ok(lost)
+}
+
+/// The same, at the end of a restore: brokers that are away are waited for up to `patience`.
+///
+/// # Errors
+/// As [`look`].
+pub(super) async fn look_patiently(
+    admin: &dyn Admin,
+    clock: &dyn Clock,
+    holdings: &BTreeMap<TopicPartition, Holding>,
+    patience: Duration,
+) -> Result<Vec<Lost>> {
+    let deadline = clock.monotonic() + patience;
+    loop {
+        match look(admin, clock, holdings).await {
+            Err(error) if error.is_retriable() && clock.monotonic() < deadline => {
+                tracing::warn!(error = error.trace(), "whether all is still there is asked again");
+                clock.sleep(AGAIN_LATER).await;
+            }
+            Err(error) if error.is_retriable() => return Err(error.context(NOT_LOOKED)),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// The topic, where it is there and has that `id`.
@@ -108,6 +133,9 @@ fn replaced(topic: &str) -> ConnectError {
 }
 
 fn of_topic(topic: &str, found: &TargetTopic, held: &BTreeMap<i32, Holding>) -> Result<Vec<Lost>> {
+    if held.keys().any(|partition| usize::try_from(*partition).is_ok_and(|held| held >= found.offsets.len())) {
+        return Err(replaced(topic));
+    }
     let mut lost = Vec::new();
     for (partition, (log_start, end)) in (0..).zip(found.offsets.iter().copied()) {
         let Some(Holding { first, last, .. }) = held.get(&partition) else { continue };
@@ -206,6 +234,13 @@ mod tests {
         let held = BTreeMap::from([(0, Holding { first: None, last: 100, topic_id: None })]);
         let error = of_topic("t", &topic(&[], &[0]), &held).unwrap_err();
         assert!(error.message().contains("t-0 ends at offset 100, but offset 100 was delivered"), "{error}");
+    }
+
+    #[test]
+    fn a_topic_that_lacks_a_partition_is_another() {
+        let held = BTreeMap::from([(1, Holding { first: None, last: 0, topic_id: None })]);
+        let error = of_topic("t", &topic(&[], &[0]), &held).unwrap_err();
+        assert!(error.message().contains("topic t was deleted meanwhile"), "{error}");
     }
 
     #[test]
