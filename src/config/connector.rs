@@ -290,7 +290,7 @@ fn errors_def() -> ConfigDef {
                 String,
                 Medium,
                 "none: a record that fails fails the task; all: it is skipped. A sink's record with a header key that is \
-                 not UTF-8 fails it either way: delete it, or set the partition's offset behind it.",
+                 not UTF-8 fails it either way: set the partition's offset behind it.",
             )
             .default("none")
             .one_of(&["none", "all"])

@@ -246,7 +246,7 @@ impl SinkLoop {
             }
             Event::Unreadable(partition, offset, error) => {
                 let remedy = self.set_offset(&partition, offset + 1);
-                let told = format!("{}; delete it, or to go on behind it {remedy}", error.message());
+                let told = format!("{}; to go on behind it {remedy}", error.message());
                 Err(ConnectError::new(error.kind(), told).context("the consumer failed"))
             }
             Event::Error(error) => self.consumer_failed(error),

@@ -335,9 +335,10 @@ impl SinkLoop {
         let TopicPartition { topic, partition } = partition;
         format!(
             "stop the connector, PATCH /connectors/{}/offsets with {{\"offsets\": [{{\"partition\": {{\"kafka_topic\": \
-             \"{topic}\", \"kafka_partition\": {partition}}}, \"offset\": {{\"kafka_offset\": {offset}}}}}]}}, and resume it; a \
-             reset of all offsets would set every other partition back, too",
-            self.parts.context.id.connector
+             \"{topic}\", \"kafka_partition\": {partition}}}, \"offset\": {{\"kafka_offset\": {offset}}}}}]}}, and resume it; \
+             what lies between that and the offset which GET /connectors/{}/offsets tells is left out (where that should be \
+             archived, restart the task before), and a reset of all offsets would set every other partition back, too",
+            self.parts.context.id.connector, self.parts.context.id.connector
         )
     }
 

@@ -63,6 +63,8 @@ impl SinkLoop {
         if self.missing.told.is_empty() {
             self.missing.wait(now);
         }
+        // What is being asked may be about the time before.
+        self.missing.asked = None;
         self.missing.told.insert(topic, error.trace());
         self.parts.voice.trouble(Trouble::Topics, self.missing.shown());
     }
