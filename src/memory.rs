@@ -14,9 +14,9 @@ use crate::spawn::{Spawned, spawn};
 const EVERY: Duration = Duration::from_secs(1);
 /// So often it is seen how much the process holds.
 const LOOK: Duration = Duration::from_millis(100);
-/// A process that holds so much, and half as much again as its budget, gives back what is free at once where it has grown
-/// by [`GROWN_BYTES`] since: a thousand files that grow and end would double what they hold within a second. Whoever holds
-/// less has room for what is free, and the time that it takes to give it back.
+/// A process that holds so much, and half as much again as its budget, gives back what is free at once where it has
+/// grown by [`GROWN_BYTES`] since: a thousand files that grow and end would double what they hold within a second.
+/// Whoever holds less has room for what is free, and saves the time that it takes to give it back.
 const AMPLE_BYTES: u64 = 32 << 20;
 /// See [`AMPLE_BYTES`].
 const GROWN_BYTES: u64 = 16 << 20;

@@ -210,8 +210,8 @@ impl<'a> Comparing<'a> {
     }
 
     /// The chains of `topic` by partition, and then what is chosen of it: no chain says more than was chosen. Both are
-    /// read before the topic's ends are, so that one that is still written never seems to lack what is archived. A chain
-    /// of which no offsets are asked for may be damaged.
+    /// read before the topic's ends are, so that one that is still written never seems to lack what is archived. One of
+    /// which no offsets are asked for may be damaged.
     async fn choose(&self, topic: &str, settings: &SourceSettings) -> Result<(Chains, Vec<ChosenTopic>)> {
         loop {
             let mut chains = Chains::new();
