@@ -273,6 +273,7 @@ const EXEMPT: &[(&str, Places)] = &[
                     "try_open: self.place_again(",
                     "place_again: let views = views(&self.parts.context",
                     "place_in: self.hand_over(std::slice::from_ref(",
+                    "ask_again: if is_over && let Some(view) = waits.admit(",
                 ],
             ),
             (
@@ -371,7 +372,7 @@ mod tests {
     use super::*;
 
     /// As many as there are: one more is to be seen by whoever reads the change.
-    const MOST_EXEMPT: usize = 102;
+    const MOST_EXEMPT: usize = 103;
 
     #[test]
     fn every_exemption_is_of_one_await_that_is_there() {
