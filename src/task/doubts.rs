@@ -165,11 +165,12 @@ impl Doubts {
         all.get(partition).and_then(|known| known.log_start_believed).is_some_and(|log_start| log_start <= position)
     }
 
-    /// `partition` begins where the log has something. A position that was refused may be so again.
-    pub(super) fn settle(&self, partition: &TopicPartition) {
+    /// `partition` begins at `begin`, where the log has something. If that very position was refused it may be so again;
+    /// another one that was is reached by reading, and may be refused for another reason then.
+    pub(super) fn settle(&self, partition: &TopicPartition, begin: i64) {
         if let Some(known) = self.lock().get_mut(partition) {
             known.log_start_believed = known.log_start;
-            known.doubt.take_if(|doubt| !matches!(doubt, Doubt::Refused { .. }));
+            known.doubt.take_if(|doubt| *doubt != Doubt::Refused { position: begin });
         }
     }
 
@@ -279,13 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_refusal_outlives_a_new_beginning() {
+    fn only_a_refusal_of_that_very_place_outlives_a_new_beginning() {
         let doubts = Doubts::default();
         doubts.raise(&orders(), Doubt::BeyondEnd(INSISTED));
-        doubts.settle(&orders());
+        doubts.settle(&orders(), 9);
         assert_eq!(doubts.of(&orders()), None);
         doubts.raise(&orders(), Doubt::Refused { position: 9 });
-        doubts.settle(&orders());
+        doubts.settle(&orders(), 8);
+        assert_eq!(doubts.of(&orders()), None);
+        doubts.raise(&orders(), Doubt::Refused { position: 9 });
+        doubts.settle(&orders(), 9);
         assert!(doubts.is_refused(&orders(), 9) && !doubts.is_refused(&orders(), 8));
         doubts.forget(&orders());
         assert_eq!(doubts.of(&orders()), None);

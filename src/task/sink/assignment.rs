@@ -228,7 +228,7 @@ impl SinkLoop {
         for (partition, Beginning { place, committed }) in starts {
             tracing::info!(%partition, offset = place.offset, "reading begins");
             let sought = self.opening.placed(&partition);
-            self.doubts().settle(&partition);
+            self.doubts().settle(&partition, place.offset);
             let below = if committed { Below::Committed } else { self.opening.below(&partition) };
             self.positions.begin(partition.clone(), place.offset, below);
             if let Some(place) = sought {

@@ -186,6 +186,22 @@ async fn a_position_that_was_refused_though_the_log_has_it_is_asked_for_with_its
 }
 
 #[tokio::test]
+async fn a_position_that_is_reached_again_is_asked_for_with_its_epoch_as_if_it_had_never_been_refused() {
+    let (world, sink, _handle) = reading_own_positions().await;
+    world.cluster.set_log(2, 0, 100);
+    for _ in 0..2 {
+        sink.on_open(Answer::Give(marked(2, 5).into()));
+        world.cluster.say(Event::OutOfRange(partition(2)));
+        world.until("start_at t-2@5(3<4)").await;
+        assert_eq!(world.journal.take(), ["close Lost t-2", "open t-2", "start_at t-2@5(3<4)"]);
+        // Up to where it was refused: an election may have taken these back when it is refused there once more.
+        world.cluster.say(Event::Batches(vec![batch(2, 5, 8)]));
+        world.until("put t-2[5..8)").await;
+        world.journal.take();
+    }
+}
+
+#[tokio::test]
 async fn a_position_that_is_sought_is_asked_about_as_if_it_had_never_been_refused() {
     let (world, sink, _handle) = reading_own_positions().await;
     world.cluster.set_log(2, 0, 100);
