@@ -165,8 +165,8 @@ impl Doubts {
         all.get(partition).and_then(|known| known.log_start_believed).is_some_and(|log_start| log_start <= position)
     }
 
-    /// `partition` begins at `begin`, where the log has something. If that very position was refused it may be so again;
-    /// another one that was is reached by reading, and may be refused for another reason then.
+    /// `partition` begins at `begin`, where the log has something. If just that was refused it may be so again; another
+    /// position that was is reached by reading, and may be refused for another reason then.
     pub(super) fn settle(&self, partition: &TopicPartition, begin: i64) {
         if let Some(known) = self.lock().get_mut(partition) {
             known.log_start_believed = known.log_start;
