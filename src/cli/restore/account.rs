@@ -22,7 +22,7 @@ pub(super) struct Account {
     pub(super) records: u64,
     pub(super) raw_bytes: u64,
     pub(super) took: Duration,
-    /// Every record was written, and is there.
+    /// Every record was written, and what is gone again is explained, or `--force` takes the target so.
     pub(super) is_complete: bool,
     /// What was written and is gone again.
     pub(super) lost: Vec<Lost>,

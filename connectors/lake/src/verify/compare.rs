@@ -269,7 +269,7 @@ impl Side {
 
     fn pop(&mut self) -> Option<(Arc<Batch>, usize)> {
         let (batch, at) = self.rows.pop_front()?;
-        self.bytes -= batch.slice(at..at + 1).raw_bytes();
+        self.bytes -= raw_bytes(&batch.row(at));
         Some((batch, at))
     }
 
@@ -281,6 +281,12 @@ impl Side {
     fn is_full(&self) -> bool {
         self.ended || self.rows.len() >= LOOK_AHEAD || self.bytes >= LOOK_AHEAD_BYTES && !self.rows.is_empty()
     }
+}
+
+/// As [`Batch::raw_bytes`] counts it.
+fn raw_bytes(row: &Row<'_>) -> usize {
+    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    length(row.key()) + length(row.value()) + row.headers().map(|(key, value)| key.len() + length(value)).sum::<usize>()
 }
 
 fn is_same(one: &Row<'_>, other: &Row<'_>, stamped: bool) -> bool {
